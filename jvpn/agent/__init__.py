@@ -1,0 +1,1 @@
+"""The client process: session view, health monitor, candidates; runs one data worker."""

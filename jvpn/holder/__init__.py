@@ -1,0 +1,1 @@
+"""The descriptor holder (parent of the workers) and the one-shot BPF loader."""

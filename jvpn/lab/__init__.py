@@ -1,0 +1,1 @@
+"""Namespaces, links and impairments on a real kernel, for the demo and the tests."""

@@ -1,0 +1,1 @@
+"""Events, sinks, timeline and snapshots: what people and auditors see."""

@@ -1,0 +1,1 @@
+"""Policy model, health estimators and decisions: pure functions of their arguments."""

@@ -1,0 +1,1 @@
+"""JVP/1: wire format, handshake, keys, replay windows. Sans-I/O: time and randomness are arguments."""

@@ -1,0 +1,1 @@
+"""Ownership stores: who owns a session, durably."""

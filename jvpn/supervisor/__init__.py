@@ -1,0 +1,1 @@
+"""The gateway process that decides: handshakes, reattach, session table, steering, events."""
