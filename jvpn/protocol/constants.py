@@ -1,13 +1,13 @@
 """Every number of JVP/1, in one place.
 
-The first part is the protocol and may never change within version 1; the second part is this implementation's own
-bounds. `bpf/jvp.h` repeats some of the first part for C; a test holds the two against each other.
+The first part is the protocol and may never change within version 1; the second part is this implementation's
+own bounds. `bpf/jvp.h` repeats some of the first part for C; a test holds the two against each other.
 """
 
 from enum import IntEnum
 from typing import Final
 
-# --- the protocol -----------------------------------------------------------------------------------------------
+# --- the protocol --------------------------------------------------------------------------------
 
 VERSION: Final = 1
 
@@ -112,7 +112,7 @@ CONTROL_REPEAT_MIN_MS: Final = 50
 CONTROL_STATE_REPEAT_MS: Final = 1_000
 CLOSE_REPEATS: Final = 3
 
-# --- this implementation ----------------------------------------------------------------------------------------
+# --- this implementation --------------------------------------------------------------------------------
 
 #: Largest UDP_SEGMENT send or GRO run, in segments (Linux UDP_MAX_SEGMENTS of kernels before 6.9).
 MAX_SEGMENTS: Final = 64

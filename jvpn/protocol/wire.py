@@ -19,9 +19,7 @@ from jvpn.protocol.constants import (
 _HEADER = struct.Struct(">BBBB8sQ")
 _TYPES = {int(t): t for t in PacketType}
 #: Shortest datagram of each type; all sealed ones carry at least a tag behind the header.
-_MINIMUM = {t: HEADER_SIZE + TAG_SIZE for t in PacketType} | {
-    PacketType.REATTACH_REQUEST: REATTACH_REQUEST_SIZE,
-}
+_MINIMUM = dict.fromkeys(PacketType, HEADER_SIZE + TAG_SIZE)
 _EXACT = {PacketType.REATTACH_REQUEST: REATTACH_REQUEST_SIZE, PacketType.RESET: HEADER_SIZE + 16}
 
 
@@ -51,7 +49,7 @@ class Header(NamedTuple):
     def decode(cls, datagram: bytes | bytearray | memoryview) -> Self:
         """Read and check the header of a whole datagram.
 
-        Raises WireError with reason `truncated`, `unknown_type`, `bad_version`, `reserved_bits` or `bad_length`.
+        Raises WireError: `truncated`, `unknown_type`, `bad_version`, `reserved_bits` or `bad_length`.
         """
         size = len(datagram)
         if size < HEADER_SIZE:

@@ -1,0 +1,210 @@
+"""What a worker is told and what it tells, as typed messages (msgpack over a SEQPACKET Unix socket, never pickles).
+
+The other end is the supervisor on a gateway, the agent on a client. Descriptors travel beside a message as SCM_RIGHTS:
+exactly one with AttachPage, AttachTun and AttachSocket. Every command carries `seq` and is answered by Done{seq};
+the same AddSession or Rebind twice has the effect of one.
+
+Addresses are 16 bytes (IPv4 as ::ffff:a.b.c.d) with a port; times are CLOCK_BOOTTIME nanoseconds.
+"""
+
+from typing import Final
+
+import msgspec
+
+MAX_MESSAGE: Final = 192 * 1024
+
+
+class Endpoint(msgspec.Struct, frozen=True, array_like=True):
+    """One end of a path. A zero address as `local` lets the kernel choose the source address."""
+
+    address: bytes
+    port: int
+
+
+class Binding(msgspec.Struct, frozen=True, array_like=True):
+    """The path that DATA goes out on: which index, through which socket, from where to where."""
+
+    index: int
+    socket: int
+    local: Endpoint
+    remote: Endpoint
+
+
+class InstalledIndex(msgspec.Struct, frozen=True, array_like=True):
+    index: int
+    steering_id: bytes
+
+
+class PhaseKeys(msgspec.Struct, frozen=True, array_like=True):
+    """Data keys of one key phase, 32 bytes each."""
+
+    phase: int
+    send_key: bytes
+    receive_key: bytes
+
+
+# --- to the worker ----------------------------------------------------------------------------------------------
+
+
+class AttachPage(msgspec.Struct, frozen=True, tag=True):
+    """The shared page (one descriptor beside)."""
+
+    seq: int
+
+
+class AttachTun(msgspec.Struct, frozen=True, tag=True):
+    """One TUN queue (one descriptor beside); `vnet_header` as negotiated when it was opened."""
+
+    seq: int
+    vnet_header: bool
+    mtu: int
+
+
+class AttachSocket(msgspec.Struct, frozen=True, tag=True):
+    """A UDP socket (one descriptor beside), known as `socket` from now on; replaces one of the same number."""
+
+    seq: int
+    socket: int
+    gro: bool
+    segment: bool
+
+
+class DetachSocket(msgspec.Struct, frozen=True, tag=True):
+    seq: int
+    socket: int
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """Begin to work as `slot`, pinned to `cpu` (-1: not pinned); drops privileges to `uid`/`gid` first (-1: keep)."""
+
+    seq: int
+    slot: int
+    cpu: int
+    gateway: bool
+    uid: int
+    gid: int
+
+
+class AddSession(msgspec.Struct, frozen=True, tag=True):
+    """All that a worker knows of a session. Sent whole and again after any restart; `record` is its row of the page.
+
+    `allowed_sources` are inner prefixes ("10.8.0.2/32") that the peer may send from; `routes` are the inner prefixes
+    whose traffic goes into this session. `binding` None: no path yet, nothing is sent.
+    """
+
+    seq: int
+    record: int
+    session_id: bytes
+    suite: int
+    generation: int
+    phases: list[PhaseKeys]
+    allowed_sources: list[str]
+    routes: list[str]
+    indexes: list[InstalledIndex]
+    binding: Binding | None
+
+
+class InstallIndexes(msgspec.Struct, frozen=True, tag=True):
+    """Replace the whole set of installed indexes of a session."""
+
+    seq: int
+    record: int
+    indexes: list[InstalledIndex]
+
+
+class Rebind(msgspec.Struct, frozen=True, tag=True):
+    """Make `binding` the active path; `draining`: index still received on from its old source until `drain_until_ns`.
+
+    `accept` (client only): further indexes on which authenticated DATA is delivered, because a bind was asked for.
+    """
+
+    seq: int
+    record: int
+    binding: Binding | None
+    draining: int | None
+    drain_until_ns: int
+    accept: list[int]
+
+
+class RemoveSession(msgspec.Struct, frozen=True, tag=True):
+    seq: int
+    record: int
+
+
+class SendProbe(msgspec.Struct, frozen=True, tag=True):
+    """Send one PROBE on a path of a session, active or candidate; `timestamp_us` comes back in ProbeAnswered."""
+
+    seq: int
+    record: int
+    path: Binding
+    timestamp_us: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    seq: int
+
+
+Command = (
+    AttachPage
+    | AttachTun
+    | AttachSocket
+    | DetachSocket
+    | Start
+    | AddSession
+    | InstallIndexes
+    | Rebind
+    | RemoveSession
+    | SendProbe
+    | Stop
+)
+
+
+# --- from the worker --------------------------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Imports are done; the worker waits to be given its slot."""
+
+    pid: int
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """Command `seq` is in force; `error` is empty or says in one line why it is not."""
+
+    seq: int
+    error: str = ""
+
+
+class Datagram(msgspec.Struct, frozen=True, tag=True):
+    """A datagram that is not for the data plane (handshake, reattach, control), unread, as it came."""
+
+    socket: int
+    local: Endpoint
+    remote: Endpoint
+    data: bytes
+
+
+class ProbeAnswered(msgspec.Struct, frozen=True, tag=True):
+    """An authenticated PROBE_ACK. `timestamp_us` 0: unsolicited (the gateway saw DATA from another source).
+
+    `peer_received` and `peer_highest` are the other end's counters of this index, `flags` as in docs/protocol.md:
+    1 this index is active, 2 this source is the bound one. `remote` is where it came from.
+    """
+
+    record: int
+    index: int
+    socket: int
+    timestamp_us: int
+    flags: int
+    challenge: bytes
+    highest_installed: int
+    peer_received: int
+    peer_highest: int
+    remote: Endpoint
+
+
+Report = Ready | Done | Datagram | ProbeAnswered
+
+encode = msgspec.msgpack.Encoder().encode
+decode_command = msgspec.msgpack.Decoder(Command).decode
+decode_report = msgspec.msgpack.Decoder(Report).decode

@@ -1,0 +1,191 @@
+"""The shared page: one memfd mapped by the holder, the supervisor (or agent) and every worker.
+
+It outlives each of them but the first, so a supervisor that starts again and a worker that takes a dead one's place
+find here what no store could keep up with. Every byte has one writer: rows of the table below name it.
+
+    offset                 what                                              written by
+    0                      magic, version, capacity, challenge key, fence    holder (fence: supervisor)
+    COUNTERS + 1024 * s    128 counters of 64 bit of slot s                  the process in slot s
+    RECORDS + 512 * r      session record r, first 192 bytes                 supervisor (sequence lock)
+                           session record r, the rest                        the owning worker
+
+Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has
+eBPF for, and the supervisor's part has a sequence lock (odd while being written), so a reader never sees half.
+"""
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+MAGIC: Final = b"JVPPAGE1"
+HEADER_BYTES: Final = 4096
+COUNTER_SLOTS: Final = 64
+COUNTERS_PER_SLOT: Final = 128
+COUNTERS: Final = HEADER_BYTES
+RECORDS: Final = COUNTERS + COUNTER_SLOTS * COUNTERS_PER_SLOT * 8
+RECORD_BYTES: Final = 512
+WORKER_PART: Final = 192
+HIGHEST_TABLE: Final = 256
+HIGHEST_ENTRIES: Final = 16
+
+_FIXED = struct.Struct("=8sII32sQ")
+_FENCE_OFFSET = 48
+_SEQUENCE = struct.Struct("=I")
+_SUPERVISOR_PART = struct.Struct("=4xHBBQ16sQIiQ16sHBBQ")
+_ACTIVITY = struct.Struct("=QQQQQQ")
+_HIGHEST = struct.Struct("=IxxxxQ")
+_U64 = struct.Struct("=Q")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """The supervisor's part of a session record. `draining_index` is -1 when nothing drains."""
+
+    generation: int = 0
+    state: int = 0
+    state_version: int = 0
+    session_id: bytes = bytes(16)
+    last_attempt: int = 0
+    active_index: int = 0
+    draining_index: int = -1
+    drain_until_ns: int = 0
+    source: bytes = bytes(16)
+    source_port: int = 0
+    transport: int = 0
+    phase: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The worker's part: what authenticated traffic came and went. Times are CLOCK_BOOTTIME, 0 = never."""
+
+    received_ns: int
+    sent_ns: int
+    received_bytes: int
+    sent_bytes: int
+    received_packets: int
+    sent_packets: int
+
+
+class Page:
+    """A mapped shared page. `create` makes one, `attach` maps the one behind a descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Map `descriptor`, which stays open and belongs to the caller. ValueError when it is no shared page."""
+        self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        magic, version, capacity, key, _fence = _FIXED.unpack_from(self._map)
+        if magic != MAGIC or version != 1:
+            raise ValueError("this descriptor is not a shared page of version 1")
+        self.capacity: int = capacity
+        self.challenge_key: bytes = key
+
+    @staticmethod
+    def create(capacity: int, challenge_key: bytes) -> int:
+        """Return the descriptor of a new page with `capacity` session records and a 32-byte challenge key."""
+        descriptor = os.memfd_create("jvpn-page", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, RECORDS + capacity * RECORD_BYTES)
+        os.pwrite(descriptor, _FIXED.pack(MAGIC, 1, capacity, challenge_key, 0), 0)
+        return descriptor
+
+    def close(self) -> None:
+        self._map.close()
+
+    # Counters
+
+    def counters(self, slot: int) -> "memoryview[int]":
+        """The 128 counters of `slot`, as a writable view of unsigned 64-bit numbers."""
+        start = COUNTERS + slot * COUNTERS_PER_SLOT * 8
+        return memoryview(self._map)[start : start + COUNTERS_PER_SLOT * 8].cast("Q")
+
+    # Supervisor's part
+
+    def write_row(self, record: int, row: SessionRow) -> None:
+        start = RECORDS + record * RECORD_BYTES
+        (sequence,) = _SEQUENCE.unpack_from(self._map, start)
+        _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
+        _SUPERVISOR_PART.pack_into(
+            self._map,
+            start,
+            row.generation,
+            row.state,
+            row.phase,
+            row.state_version,
+            row.session_id,
+            row.last_attempt,
+            row.active_index,
+            row.draining_index,
+            row.drain_until_ns,
+            row.source,
+            row.source_port,
+            row.transport,
+            0,
+            row.epoch,
+        )
+        _SEQUENCE.pack_into(self._map, start, ((sequence | 1) + 1) & 0xFFFFFFFF)
+
+    def read_row(self, record: int) -> SessionRow:
+        """A consistent copy of the supervisor's part; spins while it is being written (some microseconds)."""
+        start = RECORDS + record * RECORD_BYTES
+        while True:
+            (before,) = _SEQUENCE.unpack_from(self._map, start)
+            fields = _SUPERVISOR_PART.unpack_from(self._map, start)
+            (after,) = _SEQUENCE.unpack_from(self._map, start)
+            if before == after and not before & 1:
+                break
+        generation, state, phase, version, session_id, attempt, active, draining = fields[:8]
+        until, source, port, transport, _zero, epoch = fields[8:]
+        return SessionRow(
+            generation,
+            state,
+            version,
+            session_id,
+            attempt,
+            active,
+            draining,
+            until,
+            source,
+            port,
+            transport,
+            phase,
+            epoch,
+        )
+
+    # Worker's part
+
+    def write_activity(self, record: int, *values: int) -> None:
+        """received_ns, sent_ns, received_bytes, sent_bytes, received_packets, sent_packets"""
+        _ACTIVITY.pack_into(self._map, RECORDS + record * RECORD_BYTES + WORKER_PART, *values)
+
+    def read_activity(self, record: int) -> Activity:
+        return Activity(*_ACTIVITY.unpack_from(self._map, RECORDS + record * RECORD_BYTES + WORKER_PART))
+
+    def write_highest(self, record: int, index: int, counter: int) -> None:
+        """Remember the highest counter received on an index; written before the packet reaches the TUN."""
+        _HIGHEST.pack_into(self._map, self._highest_at(record, index), index, counter)
+
+    def read_highest(self, record: int, index: int) -> int | None:
+        """Highest counter received on `index`, None when nothing was."""
+        stored, counter = _HIGHEST.unpack_from(self._map, self._highest_at(record, index))
+        return counter if stored == index and counter else None
+
+    @staticmethod
+    def _highest_at(record: int, index: int) -> int:
+        row = RECORDS + record * RECORD_BYTES + HIGHEST_TABLE
+        return row + (index % HIGHEST_ENTRIES) * _HIGHEST.size
+
+    def clear_record(self, record: int) -> None:
+        """Empty a record for its next session (both parts; no worker holds it)."""
+        start = RECORDS + record * RECORD_BYTES
+        self._map[start : start + RECORD_BYTES] = bytes(RECORD_BYTES)
+
+    # Fence
+
+    def write_fence(self, until_ns: int) -> None:
+        _U64.pack_into(self._map, _FENCE_OFFSET, until_ns)
+
+    def read_fence(self) -> int:
+        fence: int = _U64.unpack_from(self._map, _FENCE_OFFSET)[0]
+        return fence
