@@ -164,12 +164,13 @@ class Page:
 
     def write_highest(self, record: int, index: int, counter: int) -> None:
         """Remember the highest counter received on an index; written before the packet reaches the TUN."""
-        _HIGHEST.pack_into(self._map, self._highest_at(record, index), index, counter)
+        # Stored one higher, so that zero means "nothing yet" and counter 0 is remembered too.
+        _HIGHEST.pack_into(self._map, self._highest_at(record, index), index, counter + 1)
 
     def read_highest(self, record: int, index: int) -> int | None:
         """Highest counter received on `index`, None when nothing was."""
         stored, counter = _HIGHEST.unpack_from(self._map, self._highest_at(record, index))
-        return counter if stored == index and counter else None
+        return counter - 1 if stored == index and counter else None
 
     @staticmethod
     def _highest_at(record: int, index: int) -> int:
