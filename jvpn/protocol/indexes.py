@@ -1,0 +1,43 @@
+"""Which indexes of a session a gateway has installed, and their steering ids.
+
+With h the highest index on which anything was authenticated, installed are the active one, the draining one, and
+h - max_candidates … h + max_candidates + 2 (docs/protocol.md, "Names").
+"""
+
+from jvpn.protocol.constants import MAX_INDEX
+from jvpn.protocol.keys import SessionSecrets, steering_id
+
+
+def window(highest: int, max_candidates: int) -> range:
+    """The contiguous part of the installed indexes."""
+    return range(max(0, highest - max_candidates), min(MAX_INDEX, highest + max_candidates + 2) + 1)
+
+
+class IndexTable:
+    """Steering ids of the installed indexes of one session, kept up with what was authenticated and bound."""
+
+    def __init__(self, secrets: SessionSecrets, max_candidates: int) -> None:
+        self._secrets = secrets
+        self._max_candidates = max_candidates
+        self.highest_seen = 0
+        self.ids: dict[int, bytes] = {}
+        self.update(keep=())
+
+    @property
+    def highest_installed(self) -> int:
+        return max(self.ids)
+
+    def saw(self, index: int) -> bool:
+        """An authenticated datagram came on `index`. Returns whether the window has to move (call `update`)."""
+        if index <= self.highest_seen:
+            return False
+        self.highest_seen = index
+        return True
+
+    def update(self, keep: tuple[int, ...]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+        """Move the window; `keep` are the active and draining indexes. Returns (new ids, ids gone), by index."""
+        wanted = {*window(self.highest_seen, self._max_candidates), *keep}
+        added = {n: steering_id(self._secrets, n) for n in sorted(wanted - self.ids.keys())}
+        gone = {n: self.ids.pop(n) for n in sorted(self.ids.keys() - wanted)}
+        self.ids.update(added)
+        return added, gone
