@@ -1,0 +1,125 @@
+"""The three clocks of a session, as pure functions: lifetime, transport loss, recovery window.
+
+Times are CLOCK_BOOTTIME milliseconds. A deadline fires at its instant, not after it: `now_ms >= deadline`.
+
+* The session TTL runs from creation, in every state.
+* The transport-loss TTL runs while there is no active binding, from the moment the last one went; states passed
+  meanwhile do not restart it.
+* The recovery window runs while RECOVERING, from the entry.
+"""
+
+from dataclasses import dataclass, replace
+
+from jvpn.session.precedence import first_of
+from jvpn.session.record import SessionRecord
+from jvpn.session.table import Reason, State
+
+
+@dataclass(frozen=True, slots=True)
+class Fired:
+    """What to apply: a reason and, where it has two destinations, which."""
+
+    reason: Reason
+    to: State | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TtlClock:
+    """Deadlines of one session; None while not running."""
+
+    session_deadline_ms: int
+    loss_deadline_ms: int | None = None
+    window_deadline_ms: int | None = None
+
+    def entered(
+        self, state: State, bindings: int, now_ms: int, transport_loss_ttl_ms: int, recovery_window_ms: int
+    ) -> "TtlClock":
+        """The clock after a transition into `state`, or after a lost binding in RECOVERING (same state, other
+        count)."""
+        if state in (State.BIRTH, State.TERMINATED):
+            return replace(self, loss_deadline_ms=None, window_deadline_ms=None)
+        loss = self.loss_deadline_ms
+        if bindings:
+            loss = None
+        elif loss is None:
+            loss = now_ms + transport_loss_ttl_ms
+        window = self.window_deadline_ms
+        if state is not State.RECOVERING:
+            window = None
+        elif window is None:
+            window = now_ms + recovery_window_ms
+        return replace(self, loss_deadline_ms=loss, window_deadline_ms=window)
+
+    def next_deadline_ms(self) -> int:
+        """When `fired` has to be asked again."""
+        running = (self.session_deadline_ms, self.loss_deadline_ms, self.window_deadline_ms)
+        return min(deadline for deadline in running if deadline is not None)
+
+    def fired(self, state: State, bindings: int, now_ms: int, window_terminates: bool) -> Fired | None:
+        """What is over at `now_ms`, by precedence; None if nothing is.
+
+        A voluntary switch that outlasts the window while its old path still delivers is a refused switch, not a
+        lost session, whatever `on_recovery_window_exceeded` says.
+        """
+        if state is State.TERMINATED:
+            return None
+        over = []
+        if now_ms >= self.session_deadline_ms:
+            over.append(Reason.SESSION_TTL_EXPIRED)
+        if not bindings and self.loss_deadline_ms is not None and now_ms >= self.loss_deadline_ms:
+            over.append(Reason.TRANSPORT_LOSS_TTL_EXPIRED)
+        if (
+            state is State.RECOVERING
+            and self.window_deadline_ms is not None
+            and now_ms >= self.window_deadline_ms
+        ):
+            over.append(Reason.REATTACH_FAIL if bindings else Reason.RECOVERY_WINDOW_EXCEEDED)
+        reason = first_of(over)
+        if reason is None:
+            return None
+        if reason is Reason.RECOVERY_WINDOW_EXCEEDED:
+            return Fired(reason, State.TERMINATED if window_terminates else State.DEGRADED)
+        return Fired(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A moment as one node saw it: wall clock, CLOCK_BOOTTIME, and which boot that one belongs to."""
+
+    wall_ms: int
+    boot_ms: int
+    boot_id: str
+
+
+def revive(
+    record: SessionRecord,
+    heartbeat: Instant,
+    now: Instant,
+    transport_loss_ttl_ms: int,
+    recovery_window_ms: int,
+) -> TtlClock | Reason:
+    """The clock of a session loaded from the store, RECOVERING without a binding; or the reason why it stays dead.
+
+    `heartbeat`: the old owner's last sign of life in the store; zero bindings count from there. Within one boot
+    CLOCK_BOOTTIME counts. Otherwise wall time does, and a wall clock that reads earlier than the record's own
+    time revives nothing: it could stretch any lifetime.
+    """
+    if now.boot_id == record.boot_id:
+        session_left_ms = record.expires_boot_ms - now.boot_ms
+    elif now.wall_ms < record.stored_wall_ms:
+        return Reason.SESSION_TTL_EXPIRED
+    else:
+        session_left_ms = record.expires_wall_ms - now.wall_ms
+    if session_left_ms <= 0:
+        return Reason.SESSION_TTL_EXPIRED
+    same_boot = now.boot_id == heartbeat.boot_id
+    silent_ms = now.boot_ms - heartbeat.boot_ms if same_boot else now.wall_ms - heartbeat.wall_ms
+    # Clocks of two nodes differ a little: a heartbeat from the near future has been silent for no time.
+    silent_ms = max(0, silent_ms)
+    if silent_ms >= transport_loss_ttl_ms:
+        return Reason.TRANSPORT_LOSS_TTL_EXPIRED
+    return TtlClock(
+        session_deadline_ms=now.boot_ms + session_left_ms,
+        loss_deadline_ms=now.boot_ms + transport_loss_ttl_ms - silent_ms,
+        window_deadline_ms=now.boot_ms + recovery_window_ms,
+    )
