@@ -15,7 +15,7 @@ import struct
 from dataclasses import dataclass, field, replace
 
 from jvpn.protocol.constants import KEY_SIZE, MAC_SIZE, SALT_SIZE, Direction
-from jvpn.protocol.suites import Suite, hkdf_expand, hkdf_extract
+from jvpn.protocol.suites import Suite, hkdf_expand, hkdf_extract, require_size
 
 _NONCE = struct.Struct(">IQ")
 _EPOCH_LIMIT = 1 << 24
@@ -85,7 +85,7 @@ def reattach_key(secrets: SessionSecrets) -> bytes:
 
 def reply_key(secrets: SessionSecrets, salt: bytes) -> bytes:
     """Key of one REATTACH_ACK or FAIL, used with ZERO_NONCE; `salt` is 16 random bytes sent in clear."""
-    _expect(salt, SALT_SIZE, "a reply's salt")
+    require_size(salt, SALT_SIZE, "a reply's salt")
     return hkdf_expand(secrets.suite, secrets.session, b"jvp1 reply" + salt)
 
 
@@ -117,7 +117,7 @@ def cookie_key(suite: Suite, gateway_public: bytes, salt: bytes) -> bytes:
 
     X(Ex(salt = empty, gateway's public key), "cookie" ‖ salt).
     """
-    _expect(salt, SALT_SIZE, "a cookie's salt")
+    require_size(salt, SALT_SIZE, "a cookie's salt")
     return hkdf_expand(suite, hkdf_extract(suite, b"", gateway_public), b"cookie" + salt)
 
 
@@ -125,8 +125,3 @@ def _direction_epoch(direction: Direction, epoch: int) -> bytes:
     if not 0 <= epoch < _EPOCH_LIMIT:
         raise ValueError(f"an epoch has 24 bits, {epoch} does not fit")
     return bytes((direction,)) + epoch.to_bytes(3, "big")
-
-
-def _expect(value: bytes, size: int, name: str) -> None:
-    if len(value) != size:
-        raise ValueError(f"{name} has {size} bytes, not {len(value)}")

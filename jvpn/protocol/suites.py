@@ -25,10 +25,15 @@ class Aead(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes: ...
 
 
+def require_size(value: bytes, size: int, name: str) -> None:
+    """Raise ValueError, naming the value but not showing it, unless it has `size` bytes."""
+    if len(value) != size:
+        raise ValueError(f"{name} has {size} bytes, not {len(value)}")
+
+
 def _aes_256_gcm(key: bytes) -> Aead:
     # AESGCM would take 16 bytes as well and silently be AES-128.
-    if len(key) != KEY_SIZE:
-        raise ValueError(f"an AES-256-GCM key has {KEY_SIZE} bytes, not {len(key)}")
+    require_size(key, KEY_SIZE, "an AES-256-GCM key")
     return AESGCM(key)
 
 
