@@ -79,11 +79,6 @@ class SymmetricState:
         self._chaining_key = self.handshake_hash = start
         self._cipher = CipherState(suite)
 
-    def copy(self) -> "SymmetricState":
-        twin = copy.copy(self)
-        twin._cipher = copy.copy(self._cipher)
-        return twin
-
     def mix_key(self, ikm: bytes) -> None:
         self._chaining_key, key = noise_hkdf(self._suite, self._chaining_key, ikm, 2)
         self._cipher = CipherState(self._suite, key)
@@ -177,7 +172,7 @@ class HandshakeState:
         of the peer is a point of low order.
         """
         tokens = self._turn(writing=True)
-        symmetric, keys = self._symmetric.copy(), copy.copy(self._keys)
+        symmetric, keys = self._draft()
         keys.e = ephemeral_private
         message = b""
         for token in tokens:
@@ -200,7 +195,7 @@ class HandshakeState:
         bad.
         """
         tokens = self._turn(writing=False)
-        symmetric, keys = self._symmetric.copy(), copy.copy(self._keys)
+        symmetric, keys = self._draft()
         if len(message) > MAX_MESSAGE_SIZE:
             raise RemoteError("length")
         rest = message
@@ -230,6 +225,10 @@ class HandshakeState:
         if writing != (self._initiator == (self._done == 0)):
             raise LocalError("it is the peer's turn" if writing else "it is this end's turn")
         return self._messages[self._done]
+
+    def _draft(self) -> tuple[SymmetricState, _Keys]:
+        # Shallow is enough: every message mixes a key, and so makes a new cipher, before the first use of one.
+        return copy.copy(self._symmetric), copy.copy(self._keys)
 
     def _commit(self, symmetric: SymmetricState, keys: _Keys) -> None:
         self._symmetric, self._keys = symmetric, keys
