@@ -1,0 +1,206 @@
+"""A policy: one frozen value per name and version, read from YAML or from the snapshot that CONFIG carries.
+
+What each parameter means stands in `parameters.py`; this file only reads, checks, names and packs.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any, Final
+
+import yaml
+
+from jvpn.policy.parameters import BY_NAME, ORDERED, PARAMETERS, Kind, Parameter, Value
+from jvpn.policy.source import Source, SourceError, nearest
+
+#: Largest snapshot: one CONFIG chunk that fits a control datagram beside its frame.
+MAX_WIRE_BYTES: Final = 1_100
+NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+NAME_RULE: Final = "up to 32 of a-z, 0-9 and -, not beginning with -"
+
+
+class PolicyError(SourceError):
+    """A policy that cannot be used: file, line, field, problem and remedy in one line."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Every parameter of `PARAMETERS` under its own name, checked; see there for units, bounds and meaning."""
+
+    name: str
+    session_ttl_ms: int
+    transport_loss_ttl_ms: int
+    recovery_window_ms: int
+    on_recovery_window_exceeded: str
+    max_switches_per_minute: int
+    switch_cooldown_ms: int
+    switch_improvement_factor: float
+    volatility_hold_ms: int
+    volatile_to_degraded_ms: int
+    stability_window_ms: int
+    hysteresis: float
+    loss_floor: float
+    loss_window_ms: int
+    latency_floor_ms: int
+    jitter_floor_ms: int
+    max_candidates: int
+    allowed_transports: tuple[str, ...]
+    probe_interval_ms: int
+    idle_probe_interval_ms: int
+    drain_window_ms: int
+    resend_window_ms: int
+    resend_bytes: int
+    rekey_interval_ms: int
+    kem: str
+    security_failures_before_terminate: int
+    reauthenticate_on: tuple[str, ...]
+    reauthenticate_interval_h: int
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """JSON with sorted keys and no spaces: equal policies have equal bytes on every node."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":")).encode()
+
+    @cached_property
+    def version(self) -> str:
+        """First 8 hex digits of SHA-256 over the canonical form."""
+        return hashlib.sha256(self.canonical).hexdigest()[:8]
+
+    def to_wire(self) -> bytes:
+        """The snapshot for CONFIG, at most MAX_WIRE_BYTES: the canonical form."""
+        return self.canonical
+
+    @classmethod
+    def default(cls) -> "Policy":
+        """The built-in policy named "default"."""
+        return cls(name="default", **{p.name: p.default for p in PARAMETERS})  # type: ignore[arg-type]
+
+    @classmethod
+    def from_wire(cls, data: bytes) -> "Policy":
+        """Inverse of `to_wire`, checked like a file. Raises PolicyError (file "CONFIG", line 0)."""
+        if len(data) > MAX_WIRE_BYTES:
+            raise _wire_error("", f"{len(data)} bytes are more than {MAX_WIRE_BYTES}")
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError) as broken:
+            raise _wire_error("", "not JSON") from broken
+        if not isinstance(fields, dict):
+            raise _wire_error("", "not a list of fields")
+        unknown = set(fields) - set(BY_NAME) - {"name"}
+        if unknown:
+            name = min(unknown)
+            raise PolicyError("CONFIG", 0, name, "unknown field", nearest(name, BY_NAME))
+        return _from_fields(fields)
+
+
+def load(text: str, filename: str) -> Policy:
+    """A policy from YAML. Fields left out have their default; `name` may be left out if it is the file's stem.
+
+    Raises PolicyError for anything else than a policy: unknown or repeated fields, values out of bounds, a name that
+    is not the file's.
+    """
+    source = Source(filename, PolicyError)
+    root = source.root(text)
+    nodes = source.mapping(root, "", ["name", *BY_NAME])
+    stem = PurePath(filename).stem
+    name = source.text(nodes["name"], "name") if "name" in nodes else stem
+    if not NAME_PATTERN.fullmatch(name):
+        source.fail(nodes.get("name"), "name", f"{name[:60]!r} cannot be a policy's name", f"use {NAME_RULE}")
+    if name != stem:
+        source.fail(
+            nodes["name"], "name", f"{name!r} is not the file's name", f"write {stem}, or rename the file"
+        )
+    values = {
+        parameter.name: _read(source, nodes[parameter.name], parameter)
+        if parameter.name in nodes
+        else parameter.default
+        for parameter in PARAMETERS
+    }
+    broken = _out_of_order(values)
+    if broken:
+        smaller, larger, problem = broken
+        remedy = f"lower {smaller} or raise {larger}"
+        source.fail(nodes.get(smaller) or nodes.get(larger), smaller, problem, remedy)
+    return Policy(name=name, **values)  # type: ignore[arg-type]
+
+
+def _read(source: Source, node: yaml.Node, parameter: Parameter) -> Value:
+    name = parameter.name
+    if parameter.kind is Kind.INTEGER:
+        return source.integer(node, name, int(parameter.low), int(parameter.high))
+    if parameter.kind is Kind.RATIO:
+        return source.number(node, name, parameter.low, parameter.high)
+    if parameter.kind is Kind.CHOICE:
+        return _word(source, node, name, parameter)
+    items = source.items(node, name)
+    words = tuple(_word(source, item, where, parameter) for where, item in items)
+    if len(set(words)) != len(words):
+        source.fail(node, name, "a word is given twice", "remove one of the two")
+    if not words and not parameter.may_be_empty:
+        source.fail(node, name, "the list is empty", f"name at least one of: {', '.join(parameter.choices)}")
+    return words
+
+
+def _word(source: Source, node: yaml.Node, field: str, parameter: Parameter) -> str:
+    text = source.text(node, field)
+    for word, why in parameter.refused:
+        if text == word:
+            source.fail(
+                node, field, f"{word} is refused: {why}", f"write {parameter.name}: {parameter.default}"
+            )
+    return source.choice(node, field, parameter.choices)
+
+
+def _out_of_order(values: Mapping[str, Value]) -> tuple[str, str, str] | None:
+    for smaller, larger in ORDERED:
+        low, high = values[smaller], values[larger]
+        assert isinstance(low, int)
+        assert isinstance(high, int)
+        if low > high:
+            return smaller, larger, f"{low} is more than {larger}, which is {high}"
+    return None
+
+
+def _wire_error(field: str, problem: str) -> PolicyError:
+    return PolicyError("CONFIG", 0, field, problem, "update the older end, so that both know the same policy")
+
+
+def _from_fields(fields: dict[str, Any]) -> Policy:
+    name = fields.get("name")
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+        raise _wire_error("name", "not a policy's name")
+    values: dict[str, Value] = {}
+    for parameter in PARAMETERS:
+        if parameter.name not in fields:
+            raise _wire_error(parameter.name, "missing")
+        value = _checked(parameter, fields[parameter.name])
+        if value is None:
+            raise _wire_error(parameter.name, f"{str(fields[parameter.name])[:60]!r} is not allowed")
+        values[parameter.name] = value
+    broken = _out_of_order(values)
+    if broken:
+        raise _wire_error(broken[0], broken[2])
+    return Policy(name=name, **values)  # type: ignore[arg-type]
+
+
+def _checked(parameter: Parameter, value: object) -> Value | None:
+    """The value as the model holds it, None if the parameter does not allow it. bool is an int in Python, not here."""
+    if isinstance(value, bool):
+        return None
+    if parameter.kind is Kind.INTEGER:
+        return value if isinstance(value, int) and parameter.low <= value <= parameter.high else None
+    if parameter.kind is Kind.RATIO:
+        if not isinstance(value, int | float) or not parameter.low <= value <= parameter.high:
+            return None
+        return float(value)
+    if parameter.kind is Kind.CHOICE:
+        return value if isinstance(value, str) and value in parameter.choices else None
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        return None
+    words = tuple(value)
+    allowed = set(words) <= set(parameter.choices) and len(set(words)) == len(words)
+    return words if allowed and (words or parameter.may_be_empty) else None
