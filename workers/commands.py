@@ -203,7 +203,14 @@ class ProbeAnswered(msgspec.Struct, frozen=True, tag=True):
     remote: Endpoint
 
 
-Report = Ready | Done | Datagram | ProbeAnswered
+class IndexSeen(msgspec.Struct, frozen=True, tag=True):
+    """Something authenticated came on an index higher than any before (gateway: the installed window moves on)."""
+
+    record: int
+    index: int
+
+
+Report = Ready | Done | Datagram | ProbeAnswered | IndexSeen
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

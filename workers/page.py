@@ -35,6 +35,7 @@ _FENCE_OFFSET = 48
 _SEQUENCE = struct.Struct("=I")
 _SUPERVISOR_PART = struct.Struct("=4xHBBQ16sQIiQ16sHBBQ")
 _ACTIVITY = struct.Struct("=QQQQQQ")
+_HEARD_OFFSET = WORKER_PART + _ACTIVITY.size
 _HIGHEST = struct.Struct("=IxxxxQ")
 _U64 = struct.Struct("=Q")
 
@@ -60,7 +61,8 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The worker's part: what authenticated traffic came and went. Times are CLOCK_BOOTTIME, 0 = never."""
+    """The worker's part: what authenticated DATA came and went, and when anything authenticated (a probe too) was last
+    heard. Times are CLOCK_BOOTTIME, 0 = never."""
 
     received_ns: int
     sent_ns: int
@@ -68,6 +70,7 @@ class Activity:
     sent_bytes: int
     received_packets: int
     sent_packets: int
+    heard_ns: int = 0
 
 
 class Page:
@@ -160,7 +163,13 @@ class Page:
         _ACTIVITY.pack_into(self._map, RECORDS + record * RECORD_BYTES + WORKER_PART, *values)
 
     def read_activity(self, record: int) -> Activity:
-        return Activity(*_ACTIVITY.unpack_from(self._map, RECORDS + record * RECORD_BYTES + WORKER_PART))
+        start = RECORDS + record * RECORD_BYTES
+        values = _ACTIVITY.unpack_from(self._map, start + WORKER_PART)
+        return Activity(*values, *_U64.unpack_from(self._map, start + _HEARD_OFFSET))
+
+    def write_heard(self, record: int, now_ns: int) -> None:
+        """Anything authenticated came on this session, at CLOCK_BOOTTIME `now_ns`."""
+        _U64.pack_into(self._map, RECORDS + record * RECORD_BYTES + _HEARD_OFFSET, now_ns)
 
     def write_highest(self, record: int, index: int, counter: int) -> None:
         """Remember the highest counter received on an index; written before the packet reaches the TUN."""

@@ -93,6 +93,11 @@ def decode_reason(value: bytes) -> str:
     return _ascii(value)
 
 
+def raw_json(text: str | bytes) -> msgspec.Raw:
+    """JSON that is a part of a CONFIG already."""
+    return msgspec.Raw(text.encode() if isinstance(text, str) else text)
+
+
 def encode_config(config: Config) -> bytes:
     return msgspec.json.encode(config)
 

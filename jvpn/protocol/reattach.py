@@ -62,7 +62,7 @@ class Result(IntEnum):
 
 
 class Report(NamedTuple):
-    """What was received on an index: `next_counter` (0 nothing, all ones unknown), what of the 256 before is missing."""
+    """What came on an index: `next_counter` (0 nothing, all ones unknown) and what of the 256 before is missing."""
 
     path_index: int
     next_counter: int

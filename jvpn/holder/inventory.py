@@ -1,0 +1,53 @@
+"""What the holder is started with, and what it says to a supervisor: typed messages, msgpack."""
+
+import msgspec
+
+
+class HolderPlan(msgspec.Struct, frozen=True):
+    """What to create and keep. `listen` are (address, port); `pin_dir` "" without BPF; `slots` workers on `cpus`."""
+
+    run_dir: str
+    listen: list[tuple[str, int]]
+    slots: int
+    cpus: list[int]
+    tun_name: str
+    tun_mtu: int
+    capacity: int
+    offload: bool
+    pin_dir: str
+    uid: int
+    gid: int
+
+
+class WorkerSeat(msgspec.Struct, frozen=True):
+    slot: int
+    pid: int
+    cpu: int
+
+
+class Inventory(msgspec.Struct, frozen=True, tag=True):
+    """First message to every supervisor. Descriptors beside it: the page, then for each listener its sockets of
+    reuseport slots 0 and 1, then one channel for each seat, in order. `generation` rises with every supervisor."""
+
+    generation: int
+    plan: HolderPlan
+    pid: int
+    seats: list[WorkerSeat]
+
+
+class WorkerReplaced(msgspec.Struct, frozen=True, tag=True):
+    """A worker died and the spare took its seat (one descriptor beside: the new channel)."""
+
+    seat: WorkerSeat
+    exit_status: int
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """From the supervisor: end the workers and yourself."""
+
+
+HolderMessage = Inventory | WorkerReplaced | Shutdown
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(HolderMessage).decode
+MAX_MESSAGE = 65_536

@@ -1,0 +1,222 @@
+"""The holder: creates and keeps every socket, TUN queue and the shared page, and is the parent of the workers.
+
+It exists because closing one descriptor renumbers a reuseport group and a TUN's queues, so somebody must keep them
+all while workers and supervisors come and go. It reads nothing from the network and holds no key but the challenge
+key it makes. `python -m jvpn.holder.process PLAN` with a HolderPlan as JSON; it ends on Shutdown or SIGTERM.
+"""
+
+import os
+import selectors
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from multiprocess import get_context
+
+from jvpn.holder import bpf_syscall, descriptors, inventory
+from jvpn.holder.inventory import HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.protocol.constants import SLOT_FIRST_WORKER
+from workers import commands, tun, udp
+from workers.main import worker_main
+from workers.page import Page
+
+SOCKET_NAME = "holder.sock"
+SO_ATTACH_REUSEPORT_EBPF = 52
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker process; `channel` is the end that the supervisor gets. Without a seat it is the warm spare."""
+
+    pid: int
+    pidfd: int
+    channel: socket.socket
+    seat: WorkerSeat | None = None
+
+
+class Holder:
+    def __init__(self, plan: HolderPlan) -> None:
+        self.plan = plan
+        self.generation = 0
+        self._spawn = get_context("spawn")
+        self._selector = selectors.DefaultSelector()
+        self._supervisor: socket.socket | None = None
+        self._running = True
+        self.page = Page.create(plan.capacity, os.urandom(32))
+        self.groups = [self._open_group(address, port) for address, port in plan.listen]
+        self.queues = [
+            tun.open_queue(plan.tun_name, multi_queue=True, offload=plan.offload) for _ in range(plan.slots)
+        ]
+        self._attach_programs()
+        self.workers = [self._start_worker() for _ in range(plan.slots)]
+        for slot, worker in enumerate(self.workers):
+            self._seat(worker, slot)
+        self.spare = self._start_worker()
+
+    def _open_group(self, address: str, port: int) -> list[socket.socket]:
+        """Sockets of one listener, in the order that the reuseport program counts them."""
+        count = SLOT_FIRST_WORKER + self.plan.slots
+        return [udp.open_socket(address, port, reuseport=True) for _ in range(count)]
+
+    def _attach_programs(self) -> None:
+        if not self.plan.pin_dir:
+            return
+        pick = bpf_syscall.obj_get(Path(self.plan.pin_dir) / "jvp_pick")
+        for group in self.groups:
+            group[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, pick.to_bytes(4, sys.byteorder))
+        os.close(pick)
+        queue = bpf_syscall.obj_get(Path(self.plan.pin_dir) / "jvp_tun_queue")
+        tun.attach_steering(self.queues[0].fd, queue)
+        os.close(queue)
+
+    # Workers
+
+    def _start_worker(self) -> Worker:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        process = self._spawn.Process(target=worker_main, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        pid: int = process.pid
+        worker = Worker(pid, os.pidfd_open(pid), ours)
+        self._selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._on_exit(worker))
+        return worker
+
+    def _seat(self, worker: Worker, slot: int) -> None:
+        """Give a worker its slot's descriptors and let it begin. Sequence number 0: nobody waits for the answers."""
+        plan = self.plan
+        cpu = plan.cpus[slot % len(plan.cpus)]
+        worker.seat = WorkerSeat(slot, worker.pid, cpu)
+        queue = self.queues[slot]
+        descriptors.send(worker.channel, commands.encode(commands.AttachPage(0)), [self.page])
+        attach_tun = commands.AttachTun(0, queue.vnet_header, plan.tun_mtu)
+        descriptors.send(worker.channel, commands.encode(attach_tun), [queue.fd])
+        for number, group in enumerate(self.groups):
+            attach = commands.AttachSocket(0, number, gro=plan.offload, segment=plan.offload)
+            member = group[SLOT_FIRST_WORKER + slot].fileno()
+            descriptors.send(worker.channel, commands.encode(attach), [member])
+        start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid)
+        descriptors.send(worker.channel, commands.encode(start))
+
+    def _on_exit(self, worker: Worker) -> None:
+        self._selector.unregister(worker.pidfd)
+        os.close(worker.pidfd)
+        _pid, status = os.waitpid(worker.pid, 0)
+        worker.channel.close()
+        if not self._running:
+            return
+        seat = worker.seat
+        if seat is None:
+            self.spare = self._start_worker()
+            return
+        successor, self.spare = self.spare, self._start_worker()
+        self.workers[seat.slot] = successor
+        self._seat(successor, seat.slot)
+        print(
+            f"worker {seat.slot} (pid {worker.pid}) ended with status {os.waitstatus_to_exitcode(status)}; "
+            f"pid {successor.pid} took its seat",
+            file=sys.stderr,
+            flush=True,
+        )
+        if self._supervisor is not None and successor.seat is not None:
+            told = WorkerReplaced(successor.seat, os.waitstatus_to_exitcode(status))
+            self._tell(inventory.encode(told), [successor.channel.fileno()])
+
+    # Supervisors
+
+    def _tell(self, message: bytes, passed: list[int]) -> None:
+        if self._supervisor is None:
+            return
+        try:
+            descriptors.send(self._supervisor, message, passed)
+        except OSError:
+            self._forget_supervisor()
+
+    def _on_connect(self, listener: socket.socket) -> None:
+        newcomer, _address = listener.accept()
+        # The newest supervisor is the supervisor: an older one that still runs has lost its place.
+        self._forget_supervisor()
+        self._supervisor = newcomer
+        self._selector.register(newcomer, selectors.EVENT_READ, self._on_supervisor)
+        self.generation += 1
+        seats = [worker.seat for worker in self.workers if worker.seat is not None]
+        first = Inventory(self.generation, self.plan, os.getpid(), seats)
+        passed = [self.page]
+        passed += [member.fileno() for group in self.groups for member in group[:SLOT_FIRST_WORKER]]
+        passed += [worker.channel.fileno() for worker in self.workers]
+        self._tell(inventory.encode(first), passed)
+
+    def _on_supervisor(self) -> None:
+        if self._supervisor is None:
+            return
+        try:
+            message, _none = descriptors.receive(self._supervisor, inventory.MAX_MESSAGE)
+        except OSError:
+            message = b""
+        if not message:
+            self._forget_supervisor()
+        elif isinstance(inventory.decode(message), Shutdown):
+            self._running = False
+
+    def _forget_supervisor(self) -> None:
+        if self._supervisor is not None:
+            self._selector.unregister(self._supervisor)
+            self._supervisor.close()
+            self._supervisor = None
+
+    # Life
+
+    def run(self) -> None:
+        path = Path(self.plan.run_dir) / SOCKET_NAME
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            old_mask = os.umask(0o177)
+            listener.bind(str(path))
+            os.umask(old_mask)
+            listener.listen(4)
+            self._selector.register(listener, selectors.EVENT_READ, lambda: self._on_connect(listener))
+            self._watch_signals()
+            while self._running:
+                for key, _events in self._selector.select():
+                    key.data()
+        path.unlink(missing_ok=True)
+        self._end_workers()
+
+    def _watch_signals(self) -> None:
+        """SIGTERM and SIGINT end the loop through a pipe, so that no handler runs in the middle of anything."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+
+        def stop() -> None:
+            os.read(reader, 64)
+            self._running = False
+
+        self._selector.register(reader, selectors.EVENT_READ, stop)
+
+    def _end_workers(self) -> None:
+        for worker in [*self.workers, self.spare]:
+            try:
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                continue
+
+
+def main() -> int:
+    plan = msgspec.json.decode(sys.argv[1], type=HolderPlan)
+    try:
+        holder = Holder(plan)
+    except OSError as error:
+        where = ", ".join(f"{address}:{port}" for address, port in plan.listen)
+        print(f"data plane on {where}, TUN {plan.tun_name}: {error}", file=sys.stderr, flush=True)
+        return 1
+    holder.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Socket addresses as 16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, which is how dual-stack sockets see both."""
+
+import ipaddress
+import socket
+
+ANY = bytes(16)
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def to_bytes(text: str) -> bytes:
+    """The 16 bytes of an IPv4 or IPv6 address in text. Raises ValueError when it is neither."""
+    try:
+        return _MAPPED + socket.inet_pton(socket.AF_INET, text)
+    except OSError:
+        try:
+            return socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+        except OSError as error:
+            raise ValueError(f"{text!r} is not an IP address") from error
+
+
+def is_ipv4(address: bytes) -> bool:
+    return address.startswith(_MAPPED)
+
+
+def to_text(address: bytes) -> str:
+    """Plain IPv4 or IPv6 text."""
+    if is_ipv4(address):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def for_socket(address: bytes) -> str:
+    """Text for an AF_INET6 dual-stack socket: IPv4 stays mapped."""
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def endpoint_text(address: bytes, port: int) -> str:
+    text = to_text(address)
+    return f"{text}:{port}" if is_ipv4(address) else f"[{text}]:{port}"
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """"host:port" or "[v6]:port". Raises ValueError with what is wrong."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not host:port")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if not host or ":" in host:
+        raise ValueError(f"{text!r} is not host:port (an IPv6 address goes in brackets)")
+    return host, int(port)

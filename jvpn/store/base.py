@@ -1,0 +1,24 @@
+"""The small interface of an ownership store: who owns a session, durably, and which handshake was the newest."""
+
+from typing import Protocol
+
+from jvpn.session.record import SessionRecord
+
+
+class StoreError(Exception):
+    """The store cannot say or keep something. New ownership is refused; running sessions go on."""
+
+
+class OwnershipStore(Protocol):
+    """Every method that changes something returns only when the change is durable, or raises StoreError."""
+
+    def save(self, record: SessionRecord, timestamp_us: int) -> None:
+        """Keep a session and its client's newest handshake timestamp, both or neither."""
+
+    def forget(self, session_id: bytes) -> None:
+        """The session has ended. The client's timestamp stays: it must never fall."""
+
+    def timestamps_us(self) -> dict[bytes, int]:
+        """Newest accepted handshake timestamp by client public key."""
+
+    def close(self) -> None: ...

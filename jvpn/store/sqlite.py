@@ -1,0 +1,109 @@
+"""The embedded ownership store: one SQLite file in WAL mode, session secrets sealed with a key file beside it."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    session_id BLOB PRIMARY KEY, client_public BLOB NOT NULL, policy TEXT NOT NULL, owner_node TEXT NOT NULL,
+    state TEXT NOT NULL, state_version INTEGER NOT NULL, sealed_secrets BLOB NOT NULL, inner_v4 TEXT, inner_v6 TEXT,
+    created_wall_ms INTEGER NOT NULL, expires_wall_ms INTEGER NOT NULL, expires_boot_ms INTEGER NOT NULL,
+    boot_id TEXT NOT NULL, stored_wall_ms INTEGER NOT NULL, last_bound_attempt INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS timestamps (client_public BLOB PRIMARY KEY, timestamp_us INTEGER NOT NULL) STRICT;
+"""
+
+
+class SqliteStore:
+    """Opens or creates `path` and `path`.key (mode 0600). Raises StoreError when it cannot."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._aead = AESGCM(_key(path.with_name(path.name + ".key")))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_SCHEMA)
+        except (OSError, sqlite3.Error, ValueError) as error:
+            raise StoreError(f"cannot open the session store {path}: {error}") from error
+
+    def save(self, record: SessionRecord, timestamp_us: int) -> None:
+        nonce = os.urandom(12)
+        sealed = nonce + self._aead.encrypt(nonce, record.secrets, record.session_id)
+        row = (
+            record.session_id,
+            record.client_public,
+            f"{record.policy_name}@{record.policy_version}",
+            record.owner_node,
+            record.state.value,
+            record.state_version,
+            sealed,
+            record.inner_v4,
+            record.inner_v6,
+            record.created_wall_ms,
+            record.expires_wall_ms,
+            record.expires_boot_ms,
+            record.boot_id,
+            record.stored_wall_ms,
+            record.last_bound_attempt,
+        )
+        marks = ",".join("?" * len(row))
+        self._change(
+            (f"INSERT OR REPLACE INTO sessions VALUES ({marks})", row),
+            (
+                "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
+                "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
+                (record.client_public, timestamp_us),
+            ),
+        )
+
+    def forget(self, session_id: bytes) -> None:
+        self._change(("DELETE FROM sessions WHERE session_id = ?", (session_id,)))
+
+    def timestamps_us(self) -> dict[bytes, int]:
+        try:
+            return dict(self._database.execute("SELECT client_public, timestamp_us FROM timestamps"))
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the session store {self._path}: {error}") from error
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _change(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                for text, values in statements:
+                    self._database.execute(text, values)
+                self._database.execute("COMMIT")
+            except sqlite3.Error:
+                self._database.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write the session store {self._path}: {error}") from error
+
+
+def _key(path: Path) -> bytes:
+    """The store's 32-byte sealing key; made at the first start."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise ValueError(f"{path} does not hold a key of 32 bytes") from None
+        return key
+    with os.fdopen(descriptor, "wb") as file:
+        key = os.urandom(32)
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key

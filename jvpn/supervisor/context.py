@@ -1,0 +1,131 @@
+"""What the parts of the gateway core share: facts, tables, and the outgoing effects. Sans-I/O."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jvpn.policy.model import Policy
+from jvpn.protocol.constants import Role
+from jvpn.protocol.suites import Suite
+from jvpn.supervisor.effects import (
+    Effect,
+    PutId,
+    RemoveId,
+    SendDatagram,
+    TellWorker,
+    WriteRow,
+)
+from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
+from jvpn.supervisor.narrator import Narrator
+from jvpn.supervisor.peers import PeerTable
+from workers.commands import Command, InstallIndexes
+from workers.page import Activity
+
+
+class ActivityReader(Protocol):
+    """Reads what a worker wrote of a session's traffic into the shared page."""
+
+    def read_activity(self, record: int) -> Activity: ...
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFacts:
+    """What does not change while the supervisor runs. Keys are 32 bytes; `slots` are the worker numbers."""
+
+    node_id: str
+    boot_id: str
+    private_key: bytes = field(repr=False)
+    public_key: bytes
+    suite: Suite
+    challenge_key: bytes = field(repr=False)
+    generation: int
+    slots: tuple[int, ...]
+    capacity: int
+    mtu: int
+    routes: tuple[str, ...]
+    default_policy: Policy
+
+
+@dataclass(slots=True)
+class GatewayContext:
+    """Sessions by id, by steering id and by peer; records and sequence numbers; effects in order.
+
+    `random_bytes(n)` and `wall_ms()` are the shell's; nothing here reads a clock.
+    """
+
+    facts: GatewayFacts
+    peers: PeerTable
+    narrator: Narrator
+    random_bytes: Callable[[int], bytes]
+    wall_ms: Callable[[], int]
+    activity: ActivityReader
+    effects: list[Effect] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    sessions: dict[bytes, LiveSession] = field(default_factory=dict)
+    by_steering_id: dict[bytes, tuple[LiveSession, int]] = field(default_factory=dict)
+    by_peer: dict[bytes, LiveSession] = field(default_factory=dict)
+    free_records: list[int] = field(default_factory=list)
+    #: What happens when a worker has carried out a command: seq → (slot, continuation).
+    awaiting: dict[int, tuple[int, Callable[[int], None]]] = field(default_factory=dict)
+    last_seq: int = 0
+    #: What workers refused, for the shell to print.
+    worker_errors: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.free_records = list(range(self.facts.capacity - 1, -1, -1))
+
+    def next_seq(self) -> int:
+        self.last_seq += 1
+        return self.last_seq
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def tell(self, slot: int, command: Command, then: Callable[[int], None] | None = None) -> None:
+        """Send a command to a worker; `then(now_ms)` runs when the worker says that it is in force."""
+        if then is not None:
+            self.awaiting[command.seq] = (slot, then)
+        self.do(TellWorker(slot, command))
+
+    def send(self, arrival: Arrival, datagram: bytes) -> None:
+        """Answer towards where something came from."""
+        self.do(SendDatagram(arrival.listener, arrival.local, arrival.remote, datagram))
+
+    def least_loaded_slot(self) -> int:
+        load = Counter(session.slot for session in self.sessions.values())
+        return min(self.facts.slots, key=lambda slot: (load[slot], slot))
+
+    # Session-wide steering
+
+    def write_row(self, session: LiveSession) -> None:
+        self.do(WriteRow(session.record, session.page_row()))
+
+    def put_id(self, session: LiveSession, index: int) -> None:
+        """Write the steering entry of one index as its role is now."""
+        role = session.role_of(index)
+        source = None
+        if role is Role.ACTIVE and session.bindings.active is not None:
+            source = endpoint(session.bindings.active.source)
+        elif role is Role.DRAINING and session.bindings.draining is not None:
+            source = endpoint(session.bindings.draining.source)
+        steering_id = session.indexes.ids[index]
+        until = session.bindings.drain_until_ms if role is Role.DRAINING else 0
+        self.do(PutId(steering_id, session.slot, role, source, until))
+
+    def refresh_indexes(self, session: LiveSession) -> None:
+        """Move the window of installed indexes to where it belongs, in the steering maps and in the worker."""
+        added, gone = session.indexes.update(session.pinned_indexes())
+        for index, steering_id in list(added.items()):
+            if steering_id in self.by_steering_id:
+                # Eight random bytes met another session's: that index stays closed, the client uses another.
+                del session.indexes.ids[index]
+                self.counters["steering_id_collision"] += 1
+                continue
+            self.by_steering_id[steering_id] = (session, index)
+            self.put_id(session, index)
+        for steering_id in gone.values():
+            self.by_steering_id.pop(steering_id, None)
+            self.do(RemoveId(steering_id))
+        if added or gone:
+            self.tell(session.slot, InstallIndexes(self.next_seq(), session.record, session.installed()))

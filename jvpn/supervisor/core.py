@@ -1,0 +1,337 @@
+"""GatewayCore: the gateway's decisions without sockets or clocks.
+
+    receive_datagram(data, arrival, now_ms)     what came to the supervisor's two slots
+    worker_report(slot, report, now_ms)         what a worker said
+    worker_replaced(slot, now_ms)               a fresh process works as `slot`: give it its sessions again
+    get_timer() / handle_timer(now_ms)          deadlines
+    effects()                                   what is to be done now, in order
+
+Times are CLOCK_BOOTTIME milliseconds. Everything unauthenticated ends in a counter and changes nothing else.
+"""
+
+from dataclasses import replace
+
+from jvpn.policy.model import Policy
+from jvpn.protocol import messages
+from jvpn.protocol.constants import CLOSE_REPEATS, CONTROL_STATE_REPEAT_MS, PacketType
+from jvpn.protocol.control import ControlType, Message
+from jvpn.protocol.wire import Header, WireError
+from jvpn.session.machine import Reason, State, split_version
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix, SendDatagram
+from jvpn.supervisor.handshakes import Handshakes
+from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
+from jvpn.supervisor.reattaching import Reattaching
+from workers import commands
+
+
+class GatewayCore:
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self._handshakes = Handshakes(context, self._on_attached)
+        self._reattaching = Reattaching(context)
+
+    def effects(self) -> list[Effect]:
+        """What is to be done, in order; the list is the caller's from now on."""
+        due, self.context.effects = self.context.effects, []
+        return due
+
+    # Datagrams
+
+    def receive_datagram(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        counters = self.context.counters
+        try:
+            header = Header.decode(data)
+        except WireError as error:
+            counters[error.reason] += 1
+            return
+        if header.type is PacketType.HANDSHAKE_INIT:
+            self._handshakes.receive_init(data, arrival, now_ms)
+            return
+        found = self.context.by_steering_id.get(header.steering_id)
+        if found is None:
+            counters["unknown_id"] += 1
+        elif header.type is PacketType.REATTACH_REQUEST:
+            self._on_request(*found, data, arrival, now_ms)
+        elif header.type is PacketType.CONTROL:
+            self._on_control(*found, data, arrival, now_ms)
+        else:
+            counters["unexpected_type"] += 1
+
+    def _on_request(
+        self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int
+    ) -> None:
+        if session.record < 0:
+            self.context.counters["not_attached"] += 1
+            return
+        reason = self._reattaching.receive_request(session, index, data, arrival, now_ms)
+        failures = session.policy.security_failures_before_terminate
+        if reason is None and failures and session.security_failures >= failures:
+            reason = Reason.SECURITY_TERMINATED
+        if reason is not None:
+            self.terminate(session, reason, now_ms)
+
+    def _on_control(
+        self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int
+    ) -> None:
+        pending = self._handshakes.pending_of(session)
+        if pending is not None and arrival.remote != pending.arrival.remote:
+            self.context.counters["wrong_source"] += 1
+            return
+        if pending is None and index not in session.pinned_indexes():
+            self.context.counters["control_not_bound"] += 1
+            return
+        try:
+            plaintext = session.control.open(index, data)
+            received = session.channel.receive(plaintext)
+        except WireError as error:
+            self.context.counters[error.reason] += 1
+            return
+        session.heard_ms = now_ms
+        if pending is not None:
+            self._handshakes.confirm(pending, now_ms)
+        for message in received:
+            self._on_message(session, message, now_ms)
+        self._flush_control(session, now_ms)
+
+    def _on_message(self, session: LiveSession, message: Message, now_ms: int) -> None:
+        try:
+            if message.kind is ControlType.HEALTH:
+                self._on_health(session, messages.Health.decode(message.value), now_ms)
+            elif message.kind is ControlType.CLOSE:
+                reason = messages.decode_reason(message.value)
+                self.terminate(session, Reason.PEER_CLOSED, now_ms, {"client_reason": reason})
+            else:
+                self.context.counters["unexpected_control"] += 1
+        except WireError as error:
+            self.context.counters[error.reason] += 1
+
+    def _on_health(self, session: LiveSession, health: messages.Health, now_ms: int) -> None:
+        machine = session.machine
+        session.client_version = health.state_version
+        if health.proposed and split_version(health.state_version).epoch == session.epoch:
+            self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
+        if machine.state is State.BIRTH:
+            return
+        if health.state_version == machine.state_version:
+            session.state_repeat_ms = None
+        else:
+            self._announce(session, now_ms)
+
+    def _commit_quality(
+        self, session: LiveSession, proposed: State, health: messages.Health, now_ms: int
+    ) -> None:
+        """The client proposes a quality state; the gateway commits it if the table has the step."""
+        machine = session.machine
+        wanted = {
+            State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
+            State.ATTACHED: Reason.QUALITY_RESTORED,
+            State.DEGRADED: Reason.VOLATILITY_PERSISTED,
+        }.get(proposed)
+        if wanted is None or machine.state is proposed or not machine.allows(wanted, proposed):
+            return
+        details = {"loss_ppm": health.loss_ppm, "rtt_us": health.rtt_us, "jitter_us": health.jitter_us}
+        machine.apply(wanted, now_ms, proposed, details)
+        self._after_transition(session, now_ms)
+
+    # Attaching, ending
+
+    def _on_attached(self, session: LiveSession, older: LiveSession | None, now_ms: int) -> None:
+        if older is not None:
+            self.terminate(older, Reason.SUPERSEDED, now_ms, {"by": session.hex_id})
+        facts = self.context.facts
+        config = messages.Config(
+            addresses=list(session.peer.addresses),
+            routes=list(facts.routes),
+            mtu=facts.mtu,
+            policy=messages.raw_json(session.policy.to_wire()),
+        )
+        session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
+        self._after_transition(session, now_ms)
+
+    def _after_transition(self, session: LiveSession, now_ms: int) -> None:
+        """Every step: the page knows it, the clocks run by it, the client is told."""
+        policy, machine = session.policy, session.machine
+        session.ttl = session.ttl.entered(
+            machine.state,
+            machine.active_bindings,
+            now_ms,
+            policy.transport_loss_ttl_ms,
+            policy.recovery_window_ms,
+        )
+        self.context.write_row(session)
+        self._announce(session, now_ms)
+
+    def _announce(self, session: LiveSession, now_ms: int) -> None:
+        machine = session.machine
+        state = messages.State(machine.state_version, machine.state.number, session.last_reason)
+        session.channel.send(ControlType.STATE, state.encode(), now_ms)
+        session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
+        self._flush_control(session, now_ms)
+
+    def _flush_control(self, session: LiveSession, now_ms: int) -> None:
+        active = session.bindings.active
+        if active is None or active.index not in session.indexes.ids:
+            return
+        steering_id = session.indexes.ids[active.index]
+        for plaintext in session.channel.plaintexts_to_send(now_ms):
+            datagram = session.control.seal(active.index, steering_id, plaintext)
+            listener = session.listeners[active.index]
+            self.context.do(SendDatagram(listener, endpoint(active.local), endpoint(active.source), datagram))
+
+    def terminate(
+        self, session: LiveSession, reason: Reason, now_ms: int, details: dict[str, object] | None = None
+    ) -> None:
+        """End a session for good: tell the client, then take it out of the maps, the worker and the store."""
+        context = self.context
+        if session.machine.terminated:
+            return
+        for _ in range(CLOSE_REPEATS):
+            session.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
+        self._flush_control(session, now_ms)
+        session.machine.apply(reason, now_ms, details=details)
+        session.bindings = session.bindings.drop()
+        context.write_row(session)
+        for steering_id in session.indexes.ids.values():
+            context.by_steering_id.pop(steering_id, None)
+            context.do(RemoveId(steering_id))
+        replaced = context.by_peer.get(session.peer.public_key) is not session
+        if not replaced:
+            del context.by_peer[session.peer.public_key]
+            for prefix in session.peer.addresses:
+                context.do(RemovePrefix(prefix))
+        context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
+        context.sessions.pop(session.session_id, None)
+        context.do(ForgetSession(session.session_id))
+        context.free_records.append(session.record)
+
+    def find(self, hex_prefix: str) -> list[LiveSession]:
+        """Sessions whose id begins with these hex digits."""
+        return [s for s in self.context.sessions.values() if s.hex_id.startswith(hex_prefix.lower())]
+
+    def change_policy(self, peer_name: str, policy: Policy) -> None:
+        """New sessions of this peer take `policy`; running ones keep their snapshot."""
+        for key, peer in self.context.peers.peers.items():
+            if peer.name == peer_name:
+                self.context.peers.peers[key] = replace(peer, policy=policy)
+
+    # Workers
+
+    def worker_report(self, slot: int, report: commands.Report, now_ms: int) -> None:
+        if isinstance(report, commands.Done):
+            waiting = self.context.awaiting.pop(report.seq, None)
+            if report.error:
+                self.context.counters["worker_refused"] += 1
+                self.context.worker_errors.append(f"worker {slot}: {report.error}")
+            elif waiting is not None:
+                waiting[1](now_ms)
+        elif isinstance(report, commands.Datagram):
+            arrival = Arrival(report.socket, report.local, report.remote)
+            self.receive_datagram(report.data, arrival, now_ms)
+        elif isinstance(report, commands.IndexSeen):
+            self._on_index_seen(report)
+
+    def _on_index_seen(self, report: commands.IndexSeen) -> None:
+        for session in self.context.sessions.values():
+            if session.record == report.record and session.indexes.saw(report.index):
+                self.context.refresh_indexes(session)
+
+    def worker_replaced(self, slot: int, now_ms: int) -> None:
+        """A new process works as `slot`. Its sessions get a higher generation, so no nonce repeats, and go on."""
+        context = self.context
+        orphaned = [then for of, then in context.awaiting.values() if of == slot]
+        context.awaiting = {seq: entry for seq, entry in context.awaiting.items() if entry[0] != slot}
+        last_seq = 0
+        for session in context.sessions.values():
+            if session.slot != slot:
+                continue
+            session.generation += 1
+            context.write_row(session)
+            for prefix in session.peer.addresses:
+                context.do(PutPrefix(prefix, slot))
+            last_seq = context.next_seq()
+            context.tell(slot, session.add_command(last_seq))
+            context.narrator.transferred(session, slot)
+
+        def catch_up(done_ms: int) -> None:
+            for then in orphaned:
+                then(done_ms)
+
+        if last_seq and orphaned:
+            context.awaiting[last_seq] = (slot, catch_up)
+        else:
+            catch_up(now_ms)
+
+    # Time
+
+    def get_timer(self) -> int | None:
+        """When `handle_timer` is due, ms; None: nothing waits."""
+        due = [self._handshakes.get_timer()]
+        for session in self.context.sessions.values():
+            due += [
+                session.ttl.next_deadline_ms(),
+                session.state_repeat_ms,
+                session.channel.get_timer(),
+                session.bindings.drain_until_ms or None,
+                self._silence_deadline_ms(session),
+            ]
+        return min((at for at in due if at is not None), default=None)
+
+    def handle_timer(self, now_ms: int) -> None:
+        self._handshakes.handle_timer(now_ms)
+        for session in list(self.context.sessions.values()):
+            self._expire(session, now_ms)
+            if session.machine.terminated:
+                continue
+            if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
+                self._announce(session, now_ms)
+            due = session.channel.get_timer()
+            if due is not None and due <= now_ms:
+                self._flush_control(session, now_ms)
+            self._finish_draining(session, now_ms)
+
+    def _expire(self, session: LiveSession, now_ms: int) -> None:
+        machine, policy = session.machine, session.policy
+        if machine.active_bindings and now_ms >= (self._silence_deadline_ms(session) or now_ms + 1):
+            heard_ms = self._heard_ms(session)
+            if now_ms >= heard_ms + 3 * policy.idle_probe_interval_ms:
+                machine.apply(Reason.TRANSPORT_DEAD, now_ms, details={"silent_ms": now_ms - heard_ms})
+                self._drop_binding(session, now_ms)
+            else:
+                session.heard_ms = heard_ms
+        terminates = policy.on_recovery_window_exceeded == "terminate"
+        fired = session.ttl.fired(machine.state, machine.active_bindings, now_ms, terminates)
+        if fired is None:
+            return
+        if fired.to is State.TERMINATED or machine.allows(fired.reason, State.TERMINATED):
+            self.terminate(session, fired.reason, now_ms)
+            return
+        machine.apply(fired.reason, now_ms, fired.to)
+        self._after_transition(session, now_ms)
+
+    def _heard_ms(self, session: LiveSession) -> int:
+        """When anything authenticated last came from the client, at the supervisor or at its worker."""
+        activity = self.context.activity.read_activity(session.record)
+        return max(session.heard_ms, activity.heard_ns // 1_000_000)
+
+    def _silence_deadline_ms(self, session: LiveSession) -> int | None:
+        if not session.machine.active_bindings:
+            return None
+        return session.heard_ms + 3 * session.policy.idle_probe_interval_ms
+
+    def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
+        context, old = self.context, session.bindings.active
+        session.bindings = session.bindings.drop()
+        self._after_transition(session, now_ms)
+        if old is not None and old.index in session.indexes.ids:
+            context.put_id(session, old.index)
+        context.tell(session.slot, session.rebind_command(context.next_seq()))
+
+    def _finish_draining(self, session: LiveSession, now_ms: int) -> None:
+        drained = session.bindings.draining
+        session.bindings = session.bindings.expire(now_ms)
+        if drained is not None and session.bindings.draining is None:
+            if drained.index in session.indexes.ids:
+                self.context.put_id(session, drained.index)
+            self.context.write_row(session)
+            self.context.tell(session.slot, session.rebind_command(self.context.next_seq()))

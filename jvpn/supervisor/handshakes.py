@@ -1,0 +1,183 @@
+"""Handshakes at the gateway: INIT → pending entry → key confirmation → session.
+
+Cheapest check first: size and mac1 (one HMAC), buckets, then Diffie-Hellman, then who it is and whether the timestamp
+is new. Until the client's first authenticated CONTROL confirms the keys there is one pending entry per client key,
+bounded in time, and nothing else: no record, no worker, no live session replaced.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jvpn.protocol import handshake
+from jvpn.protocol.addresses import to_text
+from jvpn.protocol.constants import HANDSHAKE_PENDING_MS, Role, Transport
+from jvpn.protocol.handshake import HandshakeError, InitOpened, Kem
+from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.session.machine import Reason
+from jvpn.session.record import Binding
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, RemoveId, SaveSession
+from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.peers import Peer
+
+#: Handshakes whose Diffie-Hellman we pay for: all together, and from one source address.
+GLOBAL_RATE = Rate(500, 1000)
+SOURCE_RATE = Rate(5, 10)
+SOURCES_KEPT = 4096
+
+
+OnAttached = Callable[[LiveSession, LiveSession | None, int], None]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A handshake answered and not yet confirmed. Its session has no record and no worker yet."""
+
+    session: LiveSession
+    arrival: Arrival
+    timestamp_us: int
+    expires_ms: int
+    confirmed: bool = False
+
+
+class Handshakes:
+    """`on_attached(session, older, now_ms)` follows every HANDSHAKE_OK; `older`: the peer's session until now."""
+
+    def __init__(self, context: GatewayContext, on_attached: OnAttached) -> None:
+        self._context = context
+        self._on_attached = on_attached
+        self._pending: dict[bytes, Pending] = {}
+        self._global = TokenBucket(GLOBAL_RATE)
+        self._sources: dict[bytes, TokenBucket] = {}
+
+    def receive_init(self, datagram: bytes, arrival: Arrival, now_ms: int) -> None:
+        """Answer an INIT, or drop and count it by reason."""
+        context = self._context
+        try:
+            handshake.check_mac1(datagram, context.facts.public_key)
+            if not self._admit(arrival.remote.address, now_ms):
+                raise HandshakeError("handshake_rate")
+            opened = handshake.read_init(datagram, context.facts.private_key)
+        except HandshakeError as error:
+            context.counters[error.reason] += 1
+            return
+        peer = context.peers.find(opened.client_public)
+        if peer is None:
+            context.counters["unknown_peer"] += 1
+            return
+        waiting = self._pending.get(peer.public_key)
+        newest = waiting.timestamp_us if waiting else 0
+        if not context.peers.is_fresh(peer.public_key, opened.timestamp_us) or opened.timestamp_us <= newest:
+            context.counters["stale_timestamp"] += 1
+            return
+        if not context.free_records:
+            context.counters["table_full"] += 1
+            return
+        self._answer(opened, peer, arrival, now_ms)
+
+    def _admit(self, source: bytes, now_ms: int) -> bool:
+        bucket = self._sources.pop(source, None) or TokenBucket(SOURCE_RATE)
+        self._sources[source] = bucket
+        if len(self._sources) > SOURCES_KEPT:
+            del self._sources[next(iter(self._sources))]
+        return bucket.take(now_ms) and self._global.take(now_ms)
+
+    def _answer(self, opened: InitOpened, peer: Peer, arrival: Arrival, now_ms: int) -> None:
+        context = self._context
+        response, result = opened.respond(
+            peer.psk, context.random_bytes(32), context.random_bytes(16), epoch=1, kem=Kem.NONE
+        )
+        session = LiveSession(
+            session_id=result.session_id,
+            peer=peer,
+            policy=peer.policy,
+            secrets=result.secrets,
+            machine_epoch=result.epoch,
+            hook=lambda step: context.narrator.transition(session, step),
+            record=-1,
+            slot=context.least_loaded_slot(),
+            supervisor_generation=context.facts.generation,
+            created_ms=now_ms,
+        )
+        steering_id = session.indexes.ids[0]
+        if steering_id in context.by_steering_id:
+            context.counters["steering_id_collision"] += 1
+            return
+        self._drop_pending(peer.public_key)
+        self._pending[peer.public_key] = Pending(
+            session, arrival, opened.timestamp_us, now_ms + HANDSHAKE_PENDING_MS
+        )
+        context.by_steering_id[steering_id] = (session, 0)
+        context.do(PutId(steering_id, session.slot, Role.PENDING, arrival.remote))
+        context.send(arrival, response)
+
+    def pending_of(self, session: LiveSession) -> Pending | None:
+        """The pending entry of a session that is not confirmed yet."""
+        waiting = self._pending.get(session.peer.public_key)
+        return waiting if waiting is not None and waiting.session is session else None
+
+    def confirm(self, pending: Pending, now_ms: int) -> None:
+        """The client proved the keys: make the session durable, give it to its worker, then attach it."""
+        if pending.confirmed:
+            return
+        pending.confirmed = True
+        context, session = self._context, pending.session
+        session.record = context.free_records.pop()
+        arrival = pending.arrival
+        source = (to_text(arrival.remote.address), arrival.remote.port)
+        local = (to_text(arrival.local.address), arrival.local.port)
+        session.listeners[0] = arrival.listener
+        first = Binding(0, source, local, Transport.UDP, now_ms)
+        session.bindings = session.bindings.bind(first, now_ms, None)
+        context.peers.accept(session.peer.public_key, pending.timestamp_us)
+        facts = context.facts
+        stored = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
+        context.do(SaveSession(stored, pending.timestamp_us))
+        context.do(ClearRecord(session.record))
+        context.write_row(session)
+        self._open_indexes(session)
+        for prefix in session.peer.addresses:
+            context.do(PutPrefix(prefix, session.slot))
+        add = session.add_command(context.next_seq())
+        context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
+
+    def _open_indexes(self, session: LiveSession) -> None:
+        context = self._context
+        for index, steering_id in session.indexes.ids.items():
+            context.by_steering_id[steering_id] = (session, index)
+            context.put_id(session, index)
+
+    def _attach(self, session: LiveSession, now_ms: int) -> None:
+        context = self._context
+        self._pending.pop(session.peer.public_key, None)
+        if session.machine.terminated:
+            return
+        older = context.by_peer.get(session.peer.public_key)
+        if older is not None:
+            context.counters["superseded"] += 1
+        context.sessions[session.session_id] = session
+        context.by_peer[session.peer.public_key] = session
+        context.narrator.acquired(session)
+        session.machine.apply(
+            Reason.HANDSHAKE_OK, now_ms, details={"peer": session.peer.name, "policy": session.policy.name}
+        )
+        context.counters["handshakes"] += 1
+        self._on_attached(session, older, now_ms)
+
+    def get_timer(self) -> int | None:
+        return min((p.expires_ms for p in self._pending.values()), default=None)
+
+    def handle_timer(self, now_ms: int) -> None:
+        for key, pending in list(self._pending.items()):
+            if pending.expires_ms <= now_ms and not pending.confirmed:
+                self._context.counters["handshake_timeout"] += 1
+                self._drop_pending(key)
+                pending.session.machine.apply(Reason.HANDSHAKE_TIMEOUT, now_ms)
+
+    def _drop_pending(self, client_key: bytes) -> None:
+        pending = self._pending.pop(client_key, None)
+        if pending is None:
+            return
+        steering_id = pending.session.indexes.ids[0]
+        self._context.by_steering_id.pop(steering_id, None)
+        self._context.do(RemoveId(steering_id))

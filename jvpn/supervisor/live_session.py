@@ -1,0 +1,230 @@
+"""One session as the gateway holds it while it lives: keys, machine, bindings, control channel, limits.
+
+It decides nothing about reattach or handshakes (reattaching.py, handshakes.py); it keeps what belongs together together
+and turns itself into a worker's AddSession, a page row, a store record and a snapshot.
+"""
+
+from dataclasses import dataclass, field
+
+from jvpn.policy.model import Policy
+from jvpn.protocol import keys
+from jvpn.protocol.addresses import endpoint_text, to_bytes
+from jvpn.protocol.constants import Direction, Role, Transport
+from jvpn.protocol.control import ControlChannel
+from jvpn.protocol.indexes import IndexTable
+from jvpn.protocol.keys import SessionSecrets
+from jvpn.protocol.sealed_control import SealedControl
+from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
+from jvpn.session.machine import Machine
+from jvpn.session.record import Binding, Bindings, SessionRecord
+from jvpn.session.ttl import TtlClock
+from jvpn.session.walker import Hook
+from jvpn.supervisor.peers import Peer
+from workers import commands
+from workers.page import SessionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where a datagram came in: listener number, its source, and the local address it was sent to."""
+
+    listener: int
+    local: commands.Endpoint
+    remote: commands.Endpoint
+
+
+@dataclass(slots=True)
+class SwitchHistory:
+    """Voluntary switches of the last minute, for max_switches_per_minute and the cooldown."""
+
+    times_ms: list[int] = field(default_factory=list)
+
+    def wait_ms(self, policy: Policy, now_ms: int) -> int:
+        """0 when a voluntary switch may happen now, else how long until it may."""
+        self.times_ms = [at for at in self.times_ms if now_ms - at < 60_000]
+        waits = [0]
+        if self.times_ms:
+            waits.append(self.times_ms[-1] + policy.switch_cooldown_ms - now_ms)
+        if len(self.times_ms) >= policy.max_switches_per_minute:
+            waits.append(self.times_ms[-policy.max_switches_per_minute] + 60_000 - now_ms)
+        return max(waits)
+
+
+class LiveSession:
+    """A session between HANDSHAKE and TERMINATED. `record` is its row of the shared page, `slot` its worker."""
+
+    def __init__(
+        self,
+        *,
+        session_id: bytes,
+        peer: Peer,
+        policy: Policy,
+        secrets: SessionSecrets,
+        machine_epoch: int,
+        hook: Hook,
+        record: int,
+        slot: int,
+        supervisor_generation: int,
+        created_ms: int,
+    ) -> None:
+        self.session_id = session_id
+        self.peer = peer
+        self.policy = policy
+        self.secrets = secrets
+        self.epoch = machine_epoch
+        self.record = record
+        self.slot = slot
+        self.machine = Machine(machine_epoch, hook)
+        self.bindings = Bindings()
+        self.listeners: dict[int, int] = {}
+        self.indexes = IndexTable(secrets, policy.max_candidates)
+        self.channel = ControlChannel(supervisor_generation)
+        self.control = SealedControl(
+            secrets, machine_epoch, Direction.GATEWAY_TO_CLIENT, supervisor_generation
+        )
+        self.ttl = TtlClock(created_ms + policy.session_ttl_ms)
+        self.created_ms = created_ms
+        self.generation = 0
+        self.last_attempt = 0
+        self.datagrams = TokenBucket(DATAGRAM_RATE)
+        self.binds = TokenBucket(BIND_RATE)
+        self.switches = SwitchHistory()
+        self.security_failures = 0
+        self.last_switch = ""
+        self.last_reason = ""
+        self.last_told_attempt = 0
+        self.client_version = 0
+        self.state_repeat_ms: int | None = None
+        self.heard_ms = created_ms
+
+    @property
+    def hex_id(self) -> str:
+        return self.session_id.hex()
+
+    # Indexes
+
+    def role_of(self, index: int) -> Role:
+        if self.bindings.active is not None and self.bindings.active.index == index:
+            return Role.ACTIVE
+        if self.bindings.draining is not None and self.bindings.draining.index == index:
+            return Role.DRAINING
+        return Role.INSTALLED
+
+    def pinned_indexes(self) -> tuple[int, ...]:
+        """Indexes that stay installed whatever the window does."""
+        kept = (self.bindings.active, self.bindings.draining)
+        return tuple(binding.index for binding in kept if binding is not None)
+
+    def is_bound_source(self, remote: commands.Endpoint) -> bool:
+        active = self.bindings.active
+        return active is not None and endpoint(active.source) == remote
+
+    # Faces of the session for others
+
+    def worker_binding(self) -> commands.Binding | None:
+        active = self.bindings.active
+        if active is None:
+            return None
+        listener = self.listeners[active.index]
+        return commands.Binding(active.index, listener, endpoint(active.local), endpoint(active.source))
+
+    def installed(self) -> list[commands.InstalledIndex]:
+        return [commands.InstalledIndex(n, steering_id) for n, steering_id in self.indexes.ids.items()]
+
+    def add_command(self, seq: int) -> commands.AddSession:
+        phase = commands.PhaseKeys(
+            self.secrets.phase_number,
+            keys.data_key(self.secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
+            keys.data_key(self.secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
+        )
+        inner = list(self.peer.addresses)
+        return commands.AddSession(
+            seq=seq,
+            record=self.record,
+            session_id=self.session_id,
+            suite=self.secrets.suite.number,
+            generation=self.generation,
+            phases=[phase],
+            allowed_sources=inner,
+            routes=inner,
+            indexes=self.installed(),
+            binding=self.worker_binding(),
+        )
+
+    def rebind_command(self, seq: int) -> commands.Rebind:
+        draining = self.bindings.draining
+        return commands.Rebind(
+            seq=seq,
+            record=self.record,
+            binding=self.worker_binding(),
+            draining=None if draining is None else draining.index,
+            drain_until_ns=self.bindings.drain_until_ms * 1_000_000,
+            accept=[],
+        )
+
+    def page_row(self) -> SessionRow:
+        active, draining = self.bindings.active, self.bindings.draining
+        source = commands.Endpoint(bytes(16), 0) if active is None else endpoint(active.source)
+        return SessionRow(
+            generation=self.generation,
+            state=self.machine.state.number,
+            state_version=self.machine.state_version,
+            session_id=self.session_id,
+            last_attempt=self.last_attempt,
+            active_index=0 if active is None else active.index,
+            draining_index=-1 if draining is None else draining.index,
+            drain_until_ns=self.bindings.drain_until_ms * 1_000_000,
+            source=source.address,
+            source_port=source.port,
+            transport=Transport.UDP if active is None else active.transport,
+            phase=self.secrets.phase_number & 15,
+            epoch=self.epoch,
+        )
+
+    def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
+        left_ms = self.ttl.session_deadline_ms - now_ms
+        inner = [address.partition("/")[0] for address in self.peer.addresses]
+        return SessionRecord(
+            session_id=self.session_id,
+            client_public=self.peer.public_key,
+            policy_name=self.policy.name,
+            policy_version=self.policy.version,
+            owner_node=node_id,
+            state=self.machine.state,
+            state_version=self.machine.state_version,
+            secrets=self.secrets.session + self.secrets.phase,
+            inner_v4=next((address for address in inner if ":" not in address), None),
+            inner_v6=next((address for address in inner if ":" in address), None),
+            created_wall_ms=wall_ms - (now_ms - self.created_ms),
+            expires_wall_ms=wall_ms + left_ms,
+            expires_boot_ms=self.ttl.session_deadline_ms,
+            boot_id=boot_id,
+            stored_wall_ms=wall_ms,
+            last_bound_attempt=self.last_attempt,
+        )
+
+
+def endpoint(source: tuple[str, int]) -> commands.Endpoint:
+    return commands.Endpoint(to_bytes(source[0]), source[1])
+
+
+@dataclass(frozen=True, slots=True)
+class PathFact:
+    """A path as events name it."""
+
+    index: int
+    transport: Transport
+    source_text: str
+
+
+def path_fact(binding: Binding) -> PathFact:
+    where = endpoint_text(to_bytes(binding.source[0]), binding.source[1])
+    return PathFact(binding.index, binding.transport, where)
+
+
+def path_text(binding: Binding | None) -> str:
+    """A binding for people: "udp 192.0.2.1:4500 #3"; empty for none."""
+    if binding is None:
+        return ""
+    fact = path_fact(binding)
+    return f"{fact.transport.name.lower()} {fact.source_text} #{fact.index}"

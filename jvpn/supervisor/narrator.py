@@ -1,0 +1,148 @@
+"""Turns what happens in the gateway core into events. The only place of the supervisor that makes them."""
+
+from collections.abc import Callable
+
+from jvpn.observability.events import (
+    OwnershipEvent,
+    PathRef,
+    ReattachAttempt,
+    ReattachResult,
+    SecurityEvent,
+    TransportSwitch,
+    TransportSwitchDenied,
+    state_change,
+)
+from jvpn.observability.sink import Sink
+from jvpn.protocol.reattach import Request
+from jvpn.session.machine import Origin, Transition
+from jvpn.session.ownership import Kind, Verdict
+from jvpn.supervisor.live_session import LiveSession, PathFact
+
+#: Security events of one kind and session: at most one in this time, the rest counted into the next.
+SECURITY_INTERVAL_MS = 1_000
+SECURITY_KINDS_KEPT = 1_024
+
+
+class Narrator:
+    """`wall_ms()` is the wall clock, which only events carry."""
+
+    def __init__(self, sink: Sink, node_id: str, wall_ms: Callable[[], int]) -> None:
+        self._sink = sink
+        self._node_id = node_id
+        self._wall_ms = wall_ms
+        self._security: dict[tuple[bytes, str], tuple[int, int]] = {}
+
+    def _common(self, session: LiveSession, reason: str) -> dict[str, object]:
+        return {
+            "ts_ms": self._wall_ms(),
+            "node_id": self._node_id,
+            "origin": Origin.GATEWAY,
+            "session_id": session.hex_id,
+            "state_version": session.machine.state_version,
+            "reason_code": reason,
+            "policy_version": policy_version(session),
+        }
+
+    def transition(self, session: LiveSession, step: Transition) -> None:
+        """The machine's hook: exactly one STATE_CHANGE for each step."""
+        session.last_reason = step.reason.value
+        self._sink.emit(
+            state_change(
+                step,
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                session_id=session.session_id,
+                policy_version=policy_version(session),
+            )
+        )
+
+    def acquired(self, session: LiveSession) -> None:
+        common = self._common(session, "HANDSHAKE_OK")
+        self._sink.emit(OwnershipEvent(action="acquired", last_version=None, **common))  # type: ignore[arg-type]
+
+    def transferred(self, session: LiveSession, slot: int) -> None:
+        """Another process works for the session now, on the same node: no binding change."""
+        details = {"slot": slot, "generation": session.generation}
+        common = self._common(session, "WORKER_REPLACED")
+        self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
+
+    def attempt(self, session: LiveSession, request: Request, path: PathFact) -> bool:
+        """Once for each attempt id; returns whether this was the first time."""
+        if request.attempt <= session.last_told_attempt:
+            return False
+        session.last_told_attempt = request.attempt
+        common = self._common(session, request.cause.name)
+        self._sink.emit(
+            ReattachAttempt(
+                attempt=request.attempt,
+                cause=request.cause.name,
+                path=path_ref(path),
+                **common,  # type: ignore[arg-type]
+            )
+        )
+        return True
+
+    def result(self, session: LiveSession, request: Request, verdict: Verdict) -> None:
+        common = self._common(session, verdict.reason_code.value)
+        self._sink.emit(
+            ReattachResult(
+                attempt=request.attempt,
+                result="bound" if verdict.kind is Kind.BIND else "failed",
+                retry_after_ms=verdict.retry_after_ms,
+                **common,  # type: ignore[arg-type]
+            )
+        )
+
+    def denied(self, session: LiveSession, request: Request, verdict: Verdict) -> None:
+        common = self._common(session, verdict.reason_code.value)
+        self._sink.emit(
+            TransportSwitchDenied(
+                cause=request.cause.name,
+                retry_after_ms=verdict.retry_after_ms,
+                **common,  # type: ignore[arg-type]
+            )
+        )
+
+    def switched(
+        self,
+        session: LiveSession,
+        request: Request,
+        old: PathFact | None,
+        new: PathFact,
+        gap_ms: float | None,
+        lost: bool,
+    ) -> None:
+        """`gap_ms`: how long the gateway has received no DATA, None when none ever came."""
+        common = self._common(session, request.cause.name)
+        self._sink.emit(
+            TransportSwitch(
+                old=None if old is None else path_ref(old),
+                new=path_ref(new),
+                explicit=not lost,
+                gap_ms=gap_ms,
+                **common,  # type: ignore[arg-type]
+            )
+        )
+
+    def security(self, session: LiveSession, violation: str, source: str, now_ms: int) -> None:
+        """Rate-limited: one a second for each session and violation; the next says how many it stands for."""
+        key = (session.session_id, violation)
+        last_ms, suppressed = self._security.pop(key, (now_ms - SECURITY_INTERVAL_MS, 0))
+        if now_ms - last_ms < SECURITY_INTERVAL_MS:
+            self._security[key] = (last_ms, suppressed + 1)
+            return
+        self._security[key] = (now_ms, 0)
+        if len(self._security) > SECURITY_KINDS_KEPT:
+            del self._security[next(iter(self._security))]
+        common = self._common(session, violation)
+        self._sink.emit(
+            SecurityEvent(violation=violation, source=source, suppressed=suppressed, **common)  # type: ignore[arg-type]
+        )
+
+
+def policy_version(session: LiveSession) -> str:
+    return f"{session.policy.name}@{session.policy.version}"
+
+
+def path_ref(path: PathFact) -> PathRef:
+    return PathRef(index=path.index, transport=path.transport.name.lower(), source=path.source_text)

@@ -1,0 +1,33 @@
+"""The configured peers of a gateway: who may shake hands, under which policy, with which inner addresses."""
+
+from dataclasses import dataclass, field
+
+from jvpn.policy.model import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32"."""
+
+    name: str
+    public_key: bytes
+    addresses: tuple[str, ...]
+    policy: Policy
+    psk: bytes = field(default=bytes(32), repr=False)
+
+
+@dataclass(slots=True)
+class PeerTable:
+    """Peers by public key, and the newest handshake timestamp accepted from each, which only ever rises."""
+
+    peers: dict[bytes, Peer]
+    timestamps_us: dict[bytes, int] = field(default_factory=dict)
+
+    def find(self, public_key: bytes) -> Peer | None:
+        return self.peers.get(public_key)
+
+    def is_fresh(self, public_key: bytes, timestamp_us: int) -> bool:
+        return timestamp_us > self.timestamps_us.get(public_key, 0)
+
+    def accept(self, public_key: bytes, timestamp_us: int) -> None:
+        self.timestamps_us[public_key] = max(timestamp_us, self.timestamps_us.get(public_key, 0))

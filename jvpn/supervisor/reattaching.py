@@ -1,0 +1,246 @@
+"""REATTACH_REQUEST at the gateway: judge it, bind, answer.
+
+The judgement is `jvpn.session.ownership.judge`; here its facts are gathered and its verdict carried out. At a bind the
+order is: shared page → steering entry → worker REBIND → ACK, so that no ACK promises a path that is not there yet.
+"""
+
+from jvpn.protocol import paths, reattach
+from jvpn.protocol.addresses import endpoint_text, to_text
+from jvpn.protocol.constants import Transport
+from jvpn.protocol.reattach import Ack, Fail, Request, Result
+from jvpn.protocol.wire import WireError
+from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
+from jvpn.session.ownership import (
+    Code,
+    Kind,
+    NodeFacts,
+    PolicyFacts,
+    RequestFacts,
+    SessionFacts,
+    Verdict,
+    judge,
+)
+from jvpn.session.record import Binding, drain_window_ms
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.live_session import Arrival, LiveSession, PathFact, path_fact, path_text
+
+
+class Reattaching:
+    def __init__(self, context: GatewayContext) -> None:
+        self._context = context
+
+    def receive_request(
+        self, session: LiveSession, index: int, datagram: bytes, arrival: Arrival, now_ms: int
+    ) -> Reason | None:
+        """Judge one REQUEST on `index`. Returns the reason to terminate the session with, if the verdict has one."""
+        if not session.datagrams.take(now_ms):
+            self._context.counters["reattach_rate"] += 1
+            return None
+        try:
+            request = reattach.open_request(session.secrets, index, datagram)
+        except WireError as error:
+            self._context.counters[error.reason] += 1
+            self._context.narrator.security(session, "BAD_PROOF", remote_text(arrival), now_ms)
+            return None
+        session.heard_ms = now_ms
+        if session.indexes.saw(index):
+            self._context.refresh_indexes(session)
+        verdict = self._judge(session, request, arrival, now_ms)
+        self._carry_out(session, index, request, verdict, arrival, now_ms)
+        return verdict.terminate
+
+    def _judge(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> Verdict:
+        machine, ttl = session.machine, session.ttl
+        node_id = self._context.facts.node_id
+        return judge(
+            RequestFacts(
+                admitted=True,
+                known=True,
+                proven=True,
+                challenged=self._challenged(session, request, arrival, now_ms),
+                attempt=request.attempt,
+                version=request.state_version,
+                cause=Reason[request.cause.name],
+            ),
+            SessionFacts(
+                state=machine.state,
+                version=machine.state_version,
+                bindings=machine.active_bindings,
+                owner_node=node_id,
+                last_bound_attempt=session.last_attempt,
+                bound_in_epoch=True,
+                session_deadline_ms=ttl.session_deadline_ms,
+                loss_deadline_ms=ttl.loss_deadline_ms,
+            ),
+            NodeFacts(node_id),
+            now_ms,
+            self._policy_facts(session, request, now_ms),
+        )
+
+    def _challenged(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> bool:
+        return paths.challenge_valid(
+            request.challenge,
+            self._context.facts.challenge_key,
+            session.session_id,
+            arrival.remote.address,
+            arrival.remote.port,
+            arrival.local.address,
+            arrival.local.port,
+            request.transport,
+            now_ms // 1000,
+        )
+
+    def _policy_facts(self, session: LiveSession, request: Request, now_ms: int) -> PolicyFacts:
+        if request.transport.name.lower() not in session.policy.allowed_transports:
+            return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
+        if Reason[request.cause.name] in VOLUNTARY_CAUSES:
+            wait_ms = session.switches.wait_ms(session.policy, now_ms)
+            return PolicyFacts(Code.SWITCH_RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()
+        wait_ms = session.binds.wait_ms(now_ms)
+        return PolicyFacts(Code.RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()
+
+    # Carrying out a verdict
+
+    def _carry_out(
+        self,
+        session: LiveSession,
+        index: int,
+        request: Request,
+        verdict: Verdict,
+        arrival: Arrival,
+        now_ms: int,
+    ) -> None:
+        context = self._context
+        context.counters[f"reattach_{verdict.kind.value}"] += 1
+        if verdict.security_event is not None:
+            violation = verdict.security_event.value
+            context.narrator.security(session, violation, remote_text(arrival), now_ms)
+        if verdict.counts_against_session:
+            session.security_failures += 1
+        if verdict.kind is Kind.PENDING:
+            self._acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
+        elif verdict.kind is Kind.SAME_ACK:
+            self._acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+        elif verdict.kind is Kind.FAIL:
+            self._fail(session, index, request, verdict, arrival, now_ms)
+        elif verdict.kind is Kind.BIND:
+            self._bind(session, index, request, verdict, arrival, now_ms)
+
+    def _fail(
+        self,
+        session: LiveSession,
+        index: int,
+        request: Request,
+        verdict: Verdict,
+        arrival: Arrival,
+        now_ms: int,
+    ) -> None:
+        context = self._context
+        path = PathFact(index, request.transport, remote_text(arrival))
+        if context.narrator.attempt(session, request, path):
+            context.narrator.result(session, request, verdict)
+            if verdict.denied_switch:
+                context.narrator.denied(session, request, verdict)
+        fail = Fail(
+            request.attempt,
+            session.machine.state_version,
+            verdict.retry_after_ms,
+            verdict.reason_code.value,
+        )
+        salt = context.random_bytes(16)
+        steering_id = session.indexes.ids[index]
+        context.send(arrival, reattach.seal_fail(session.secrets, salt, steering_id, fail))
+
+    def _bind(
+        self,
+        session: LiveSession,
+        index: int,
+        request: Request,
+        verdict: Verdict,
+        arrival: Arrival,
+        now_ms: int,
+    ) -> None:
+        context, machine = self._context, session.machine
+        old = session.bindings.active
+        lost = (verdict.enter or Reason[request.cause.name]) in LOSS_CAUSES
+        source = (to_text(arrival.remote.address), arrival.remote.port)
+        local = (to_text(arrival.local.address), arrival.local.port)
+        new = Binding(index, source, local, Transport(request.transport), now_ms)
+        context.narrator.attempt(session, request, path_fact(new))
+        received_ms = context.activity.read_activity(session.record).received_ns // 1_000_000
+        gap_ms = now_ms - received_ms if received_ms else None
+        if verdict.enter is not None:
+            machine.apply(verdict.enter, now_ms, details={"old": path_text(old), "attempt": request.attempt})
+        drain_ms = None if lost else drain_window_ms(session.policy.drain_window_ms, 0.0, 0.0)
+        same_path = old is not None and (old.index, old.source) == (new.index, new.source)
+        if not same_path:
+            session.bindings = session.bindings.bind(new, now_ms, drain_ms)
+        session.listeners = {
+            b: session.listeners[b] for b in session.pinned_indexes() if b in session.listeners
+        }
+        session.listeners[index] = arrival.listener
+        session.last_attempt = request.attempt
+        (session.binds.take(now_ms) if lost else session.switches.times_ms.append(now_ms))
+        details = {"new": path_text(new), "attempt": request.attempt}
+        machine.apply(Reason.REATTACH_OK, now_ms, details=details)
+        session.ttl = session.ttl.entered(machine.state, machine.active_bindings, now_ms, 0, 0)
+        session.last_switch = f"{request.cause.name} at version {machine.state_version}"
+        context.narrator.result(session, request, verdict)
+        before = None if old is None else path_fact(old)
+        context.narrator.switched(session, request, before, path_fact(new), gap_ms, lost)
+        self._put_in_force(session, old, index)
+        rebind = session.rebind_command(context.next_seq())
+        context.tell(
+            session.slot,
+            rebind,
+            lambda done_ms: self._acknowledge(session, index, request, Result.BOUND, arrival, done_ms),
+        )
+
+    def _put_in_force(self, session: LiveSession, old: Binding | None, index: int) -> None:
+        """Page first, then the steering entries: the new path opens before the old one closes."""
+        context = self._context
+        context.write_row(session)
+        context.put_id(session, index)
+        if old is not None and old.index != index and old.index in session.indexes.ids:
+            context.put_id(session, old.index)
+        context.refresh_indexes(session)
+
+    def _acknowledge(
+        self,
+        session: LiveSession,
+        index: int,
+        request: Request,
+        result: Result,
+        arrival: Arrival,
+        now_ms: int,
+    ) -> None:
+        context, active = self._context, session.bindings.active
+        if session.machine.terminated or index not in session.indexes.ids:
+            return
+        challenge = paths.challenge(
+            context.facts.challenge_key,
+            session.session_id,
+            arrival.remote.address,
+            arrival.remote.port,
+            arrival.local.address,
+            arrival.local.port,
+            request.transport,
+            paths.challenge_slot(now_ms // 1000),
+        )
+        ack = Ack(
+            attempt=request.attempt,
+            result=result,
+            bound_index=active.index if active is not None else 0,
+            state_version=session.machine.state_version,
+            highest_installed=session.indexes.highest_installed,
+            observed_address=arrival.remote.address,
+            observed_port=arrival.remote.port,
+            challenge=challenge,
+        )
+        salt = context.random_bytes(16)
+        steering_id = session.indexes.ids[index]
+        context.send(arrival, reattach.seal_ack(session.secrets, salt, steering_id, ack))
+
+
+def remote_text(arrival: Arrival) -> str:
+    return endpoint_text(arrival.remote.address, arrival.remote.port)
