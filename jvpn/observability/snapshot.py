@@ -1,0 +1,102 @@
+"""What `jvpn status`, `jvpn sessions` and the web view render: frozen values, made in one place, shown in many.
+
+They travel over the admin socket as JSON (`msgspec.json`). Durations are milliseconds, measured by the process
+that made the snapshot, so no reader has to share its clock. Inner addresses appear here, for the operator's
+eyes, and never in events.
+"""
+
+import msgspec
+
+from jvpn.session.machine import State
+
+
+class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A data-plane worker. `state`: starting, running, spare, draining, dead. `cpu` is -1 when it is not pinned."""
+
+    slot: int
+    pid: int
+    cpu: int
+    state: str
+    sessions: int
+    counters: dict[str, int] = {}
+
+
+class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker.
+
+    `counters` holds every reason to drop, by name.
+    """
+
+    node_id: str
+    version: str
+    uptime_ms: int
+    listeners: list[str]
+    xdp_mode: dict[str, str]
+    steering: str
+    workers: list[WorkerSnapshot]
+    sessions: int
+    counters: dict[str, int]
+    policy: str
+
+
+class SwitchSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A session's last change of path."""
+
+    ago_ms: int
+    reason_code: str
+    old_transport: str
+    new_transport: str
+    gap_ms: float | None = None
+    detect_ms: float | None = None
+    reattach_ms: float | None = None
+
+
+class SessionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as its gateway sees it. `index`, `transport` and `source` are None without an active binding.
+
+    `age_ms` counts from the handshake, `since_ms` from the entry into `state`. `peer` is the configured name of
+    the client's key.
+    """
+
+    session_id: str
+    peer: str
+    state: State
+    state_version: int
+    epoch: int
+    index: int | None
+    transport: str | None
+    source: str | None
+    inner_addresses: list[str]
+    age_ms: int
+    since_ms: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    last_switch: SwitchSnapshot | None = None
+
+
+class PathSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One candidate of a client. `state`: active, draining, candidate, probing, dead. None where nothing was
+    measured yet."""
+
+    name: str
+    device: str
+    index: int | None
+    state: str
+    validated: bool
+    rtt_ms: float | None
+    loss: float | None
+    last_ack_ago_ms: int | None
+    source: str | None
+
+
+class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A client. `session` is the SessionID in hexadecimal, `active` the name of the path in use; None without one."""
+
+    session: str | None
+    state: State
+    state_version: int
+    active: str | None
+    paths: list[PathSnapshot]
+    counters: dict[str, int] = {}
