@@ -224,12 +224,22 @@ def sharpen_timing() -> None:
         os.nice(-10)
 
 
+def stay_on_one_cpu(turn: int) -> None:
+    """Frames that a process sends through veth queue on its CPU: one that migrates would reorder them."""
+    cpus = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cpus[turn % len(cpus)]})
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m jvpn.lab.emulator", description=__doc__)
     parser.add_argument("--seed", default="1")
+    parser.add_argument(
+        "--turn", type=int, default=0, help="which of the allowed CPUs to stay on, modulo their number"
+    )
     parser.add_argument("links", nargs="+", metavar="NAME:NEAR:FAR")
     options = parser.parse_args(argv)
     sharpen_timing()
+    stay_on_one_cpu(options.turn)
     emulator = Emulator(sys.stdin.fileno(), sys.stdout.fileno())
     for link in options.links:
         name, near, far = link.split(":")

@@ -101,7 +101,7 @@ def uplinks(
         # The middle is a wire: nothing of its own may be sent, so no IPv6 there.
         wan.sysctl({f"net.ipv6.conf.{device}.disable_ipv6": 1})
         wan.ip(f"link set {device} up")
-    wires = {name: Wire(wan, [(name, f"c{name}", f"g{name}")], seed) for name in names}
+    wires = {name: Wire(wan, [(name, f"c{name}", f"g{name}")], seed, n) for n, name in enumerate(names)}
     base = LinkParams(delay_ms=rtt_ms / 2)
     links = {
         name: EmulatedLink(name, n, client, gateway, f"c{name}", wan, wires[name], base)

@@ -19,14 +19,18 @@ ANSWER_TIMEOUT_S = 10.0
 class Wire:
     """One emulator process in *namespace* for *links*, (name, near device, far device) each.
 
+    *turn* spreads several processes over the CPUs.
+
     Every method returns when the emulator has acknowledged. Methods may be called from any thread.
     LabError when the emulator cannot start, has died or refuses.
     """
 
-    def __init__(self, namespace: Namespace, links: Sequence[tuple[str, str, str]], seed: int | str) -> None:
+    def __init__(
+        self, namespace: Namespace, links: Sequence[tuple[str, str, str]], seed: int | str, turn: int = 0
+    ) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] = namespace.popen_module(
-            "jvpn.lab.emulator", "--seed", str(seed), *(":".join(link) for link in links),
+            "jvpn.lab.emulator", "--seed", str(seed), "--turn", str(turn), *(":".join(link) for link in links),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._receive()
