@@ -1,0 +1,186 @@
+"""UDP → AEAD → TUN. The unit of work is one GRO run; every datagram in it is judged by its own header.
+
+    1  receive   one run of datagrams into the one buffer
+    2  judge     type, version, phase, steering id, role, source: vectorised when all headers say the same
+    3  open      one `map` over the AEAD's decrypt_into
+    4  replay    the window takes the whole batch, the page learns the highest counter
+    5  deliver   checked, joined and written to the TUN (deliver.py)
+
+A run that is not DATA of one index, or in which a tag fails, goes datagram by datagram
+(singles.py), to the same result.
+"""
+
+from collections import deque
+from typing import Final
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+
+from jvpn.protocol.constants import (
+    HEADER_SIZE,
+    OFFLOAD_HEADER_SIZE,
+    TAG_SIZE,
+    VERSION,
+    PacketType,
+)
+from workers.counters import Counter
+from workers.deliver import Delivery
+from workers.keys import IntoCall
+from workers.layouts import COUNT, LayoutCache, ReceiveLayout
+from workers.page import Page
+from workers.sessions import PathEntry
+from workers.singles import Singles
+from workers.table import SessionTable
+from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
+
+#: GRO runs of one socket per turn of the loop.
+TURN: Final = 8
+_PREFIX: Final = 12
+_MIN_DATA: Final = HEADER_SIZE + OFFLOAD_HEADER_SIZE + 20 + TAG_SIZE
+
+
+class Decryptor:
+    """`turn` is called when a socket is readable."""
+
+    def __init__(
+        self, table: SessionTable, delivery: Delivery, singles: Singles, counters: "memoryview[int]"
+    ) -> None:
+        self._table = table
+        self._page: Page = table.page
+        self._delivery = delivery
+        self._singles = singles
+        self._counters = counters
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._tail = memoryview(bytearray(RECEIVE_BYTES))
+        self._layouts: LayoutCache[int, ReceiveLayout] = LayoutCache()
+
+    # 1 receive
+
+    def turn(self, udp: UdpSocket, now_ns: int) -> None:
+        """Take what the socket has, at most this turn's share."""
+        for _ in range(TURN):
+            try:
+                received = udp.receive(self._view)
+            except OSError:
+                self._counters[Counter.UDP_READ_ERROR] += 1
+                continue
+            if received is None:
+                return
+            self._counters[Counter.UDP_READS] += 1
+            self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
+            self._counters[Counter.TRUNCATED] += not received.size
+            if not self._batch(received, now_ns):
+                self._one_by_one(udp, received, now_ns)
+
+    def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
+        authentic = self._singles.handle(udp, received, self._view, now_ns)
+        segment = received.segment
+        # A layout costs memory and time, so only those who hold keys have one made.
+        if authentic and received.size > segment >= _MIN_DATA and self._layouts.get(segment) is None:
+            self._layouts.put(segment, ReceiveLayout(self._buffer, segment))
+
+    # 2 judge
+
+    def _batch(self, received: Received, now_ns: int) -> bool:
+        """The whole run at once; False, and nothing done, when it needs to go one by one."""
+        segment = received.segment
+        if received.size <= segment or self._buffer[0] != PacketType.DATA:
+            return False
+        layout = self._layouts.get(segment)
+        if layout is None:
+            return False
+        count, tail = divmod(received.size, segment)
+        prefix = bytes(self._buffer[:_PREFIX])
+        end = count * segment
+        if (
+            count > layout.capacity
+            or layout.prefixes[:count].tobytes() != prefix * count
+            or (tail and (tail < _MIN_DATA or self._buffer[end : end + _PREFIX] != prefix))
+        ):
+            return False
+        entry = self._accepts(prefix, received.source, now_ns)
+        if entry is None:
+            return False
+        phase = entry.session.receive.get(prefix[1] & 15)
+        if phase is None:
+            return False
+        try:
+            last = self._open(phase.opener(), entry.index, layout, count, tail)
+        except InvalidTag:
+            return False
+        self._replay_and_deliver(entry, layout, count, last, received.size, now_ns)
+        return True
+
+    def _accepts(self, prefix: bytes, source: Address, now_ns: int) -> PathEntry | None:
+        entry = self._table.by_id.get(prefix[4:])
+        if entry is None or prefix[1] >> 4 != VERSION or prefix[2] or prefix[3]:
+            return None
+        return None if entry.refusal(source, now_ns, self._table.gateway) else entry
+
+    # 3 open
+
+    def _open(
+        self, opener: IntoCall, index: int, layout: ReceiveLayout, count: int, tail: int
+    ) -> memoryview | None:
+        """Decrypt `count` whole datagrams into the layout and return the plaintext of the shorter last one."""
+        layout.stamp(index)
+        layout.nonce_counters[:count] = layout.counters[:count]
+        nonces = layout.nonces[:count]
+        deque(map(opener, nonces, layout.ciphertexts, layout.aads, layout.plaintexts), maxlen=0)
+        if not tail:
+            return None
+        at = count * layout.segment
+        header = self._view[at : at + HEADER_SIZE]
+        last = self._tail[: tail - HEADER_SIZE - TAG_SIZE]
+        nonce = index.to_bytes(4, "big") + bytes(header[_PREFIX:])
+        opener(nonce, self._view[at + HEADER_SIZE : at + tail], header, last)
+        return last
+
+    # 4 replay, 5 deliver
+
+    def _replay_and_deliver(
+        self,
+        entry: PathEntry,
+        layout: ReceiveLayout,
+        count: int,
+        last: memoryview | None,
+        size: int,
+        now_ns: int,
+    ) -> None:
+        session = entry.session
+        total = count if last is None else count + 1
+        numbers = layout.counters[:count].astype(np.uint64)
+        first = int(numbers[0])
+        consecutive = bool((numbers == COUNT[:count] + numbers[0]).all())
+        counters = [] if consecutive else numbers.tolist()
+        if last is not None:
+            at = count * layout.segment + _PREFIX
+            counter = int.from_bytes(self._buffer[at : at + 8], "big")
+            if not consecutive or counter != first + count:
+                counters = [*(counters or numbers.tolist()), counter]
+        window = session.window(entry.index)
+        if window is None:
+            self._counters[Counter.REPLAYED] += total
+            return
+        fresh: bytes | None
+        if counters:
+            fresh = bytes(map(window.check_and_set, counters))
+            fresh = fresh if 0 in fresh else None
+        else:
+            fresh = window.check_and_set_run(first, total)
+        self._page.write_highest(session.record, entry.index, window.highest)
+        accepted = total if fresh is None else sum(fresh)
+        self._counters[Counter.REPLAYED] += total - accepted
+        if not accepted:
+            return
+        entry.count(window.highest, accepted)
+        session.received(now_ns, size * accepted // total, accepted)
+        if fresh is None and self._delivery.deliver_run(session, layout, count, last):
+            return
+        plaintexts = layout.plaintexts[:count]
+        if last is not None:
+            plaintexts.append(last)
+        if fresh is not None:
+            plaintexts = [plaintext for plaintext, new in zip(plaintexts, fresh, strict=True) if new]
+        self._delivery.deliver(session, plaintexts)

@@ -1,0 +1,147 @@
+"""Where each segment of a superpacket lies, prepared once per shape and used for every superpacket of that shape.
+
+All per-segment objects (memoryviews, numpy columns) are made here, so that the pipelines touch a whole superpacket
+with a handful of C calls. At most LAYOUTS of each kind are kept, least recently used first out.
+
+    before sealing   virtio 10 | headers h | slice 0 | gap 8 + h | slice 1 | gap 8 + h | slice 2 …
+    plaintexts           offload 8 ‖ headers h ‖ slice g, one behind the other (the first overlaps the virtio header)
+    datagrams        header 20 ‖ ciphertext 8 + h + g ‖ tag 16, one behind the other: one UDP_SEGMENT send
+"""
+
+from collections import OrderedDict
+from typing import Any, Final, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from jvpn.protocol.constants import HEADER_SIZE, NONCE_SIZE, OFFLOAD_HEADER_SIZE, TAG_SIZE
+from workers.tun import VNET_HEADER_BYTES
+
+LAYOUTS: Final = 32
+#: Superpackets with smaller segments are cut by the reference: readv takes at most 1 024 pieces.
+MIN_FAST_SEGMENT: Final = 256
+#: Linux joins at most 64 datagrams in GRO, 128 fit newer kernels' UDP_SEGMENT.
+_MAX_RUN: Final = 128
+_MAX_HEADER_SHAPES: Final = 8
+_ENVELOPE: Final = HEADER_SIZE + TAG_SIZE
+
+#: 0, 1, 2 …: added to the first of a run of numbers.
+COUNT: Final[npt.NDArray[np.uint64]] = np.arange(65_536 // MIN_FAST_SEGMENT + 2, dtype=np.uint64)
+
+Column = npt.NDArray[Any]
+L = TypeVar("L")
+K = TypeVar("K")
+
+
+class LayoutCache(Generic[K, L]):
+    """The LAYOUTS most recently used layouts."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[K, L] = OrderedDict()
+
+    def get(self, key: K) -> L | None:
+        layout = self._kept.get(key)
+        if layout is not None:
+            self._kept.move_to_end(key)
+        return layout
+
+    def put(self, key: K, layout: L) -> L:
+        self._kept[key] = layout
+        if len(self._kept) > LAYOUTS:
+            self._kept.popitem(last=False)
+        return layout
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+class SendLayout:
+    """Inner headers of `headers` bytes and slices of `size` bytes (at least MIN_FAST_SEGMENT)."""
+
+    def __init__(self, headers: int, size: int) -> None:
+        self.headers = headers
+        self.size = size
+        count = 65_535 // size + 1
+        slot = OFFLOAD_HEADER_SIZE + headers + size
+        gap = VNET_HEADER_BYTES - OFFLOAD_HEADER_SIZE
+        self.buffer = bytearray(gap + slot * count)
+        self.view = view = memoryview(self.buffer)
+        #: The first piece takes a whole small packet.
+        self.first_piece = VNET_HEADER_BYTES + headers + size
+        starts = range(gap, gap + slot * count, slot)
+        self.scatter = [view[: self.first_piece]] + [view[at + slot - size : at + slot] for at in starts[1:]]
+        self.plaintexts = [view[at : at + slot] for at in starts]
+        self.offload_words = _column(self.buffer, gap, count, slot, ">u8")
+        self.header_rows = _rows(self.buffer, gap + OFFLOAD_HEADER_SIZE, count, slot, headers)
+
+        self.datagram = datagram = slot + _ENVELOPE
+        self.out = bytearray(datagram * count)
+        self.out_view = out = memoryview(self.out)
+        self.aads = [out[at : at + HEADER_SIZE] for at in range(0, len(out), datagram)]
+        self.sealed = [out[at + HEADER_SIZE : at + datagram] for at in range(0, len(out), datagram)]
+        self._prefixes = _rows(self.out, 0, count, datagram, 12)
+        self.counters = _column(self.out, 12, count, datagram, ">u8")
+        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(count)
+        self._stamped: tuple[bytes, int] | None = None
+
+    def stamp(self, prefix: bytes, index: int) -> None:
+        """Put the first 12 header bytes of a path, and its index, into every header and nonce."""
+        if self._stamped != (prefix, index):
+            self._prefixes[:] = np.frombuffer(prefix, dtype=np.uint8)
+            self._nonce_indexes[:] = index
+            self._stamped = (prefix, index)
+
+
+class ReceiveLayout:
+    """Datagrams of `segment` bytes each, one behind the other in `buffer` (the worker's one receive buffer)."""
+
+    def __init__(self, buffer: bytearray, segment: int) -> None:
+        self.segment = segment
+        self.capacity = count = min(len(buffer) // segment, _MAX_RUN)
+        view = memoryview(buffer)
+        ends = range(segment, (count + 1) * segment, segment)
+        self.ciphertexts = [view[end - segment + HEADER_SIZE : end] for end in ends]
+        self.aads = [view[end - segment : end - segment + HEADER_SIZE] for end in ends]
+        self.prefixes = _column(buffer, 0, count, segment, "V12")
+        self.counters = _column(buffer, 12, count, segment, ">u8")
+        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(count)
+        self._index: int | None = None
+
+        self.plaintext = slot = segment - _ENVELOPE
+        self.opened = bytearray(slot * count)
+        opened = memoryview(self.opened)
+        self.plaintexts = [opened[at : at + slot] for at in range(0, slot * count, slot)]
+        self.offload_words = _column(self.opened, 0, count, slot, ">u8")
+        self._shapes: dict[int, tuple[Column, list[memoryview]]] = {}
+
+    def stamp(self, index: int) -> None:
+        if self._index != index:
+            self._nonce_indexes[:] = index
+            self._index = index
+
+    def shape(self, headers: int) -> tuple[Column, list[memoryview]]:
+        """For plaintexts with inner headers of that length: the headers (one item each), the slices."""
+        found = self._shapes.get(headers)
+        if found is None:
+            if len(self._shapes) >= _MAX_HEADER_SHAPES:
+                self._shapes.clear()
+            rows = _column(self.opened, OFFLOAD_HEADER_SIZE, self.capacity, self.plaintext, f"V{headers}")
+            slices = [plaintext[OFFLOAD_HEADER_SIZE + headers :] for plaintext in self.plaintexts]
+            found = self._shapes[headers] = rows, slices
+        return found
+
+
+def _nonces(count: int) -> tuple[list[memoryview], Column, Column]:
+    """Nonces (index 4 ‖ counter 8) as views, and both parts as columns to write."""
+    buffer = bytearray(count * NONCE_SIZE)
+    view = memoryview(buffer)
+    views = [view[at : at + NONCE_SIZE] for at in range(0, len(buffer), NONCE_SIZE)]
+    return views, _column(buffer, 0, count, NONCE_SIZE, ">u4"), _column(buffer, 4, count, NONCE_SIZE, ">u8")
+
+
+def _column(buffer: bytearray, offset: int, count: int, stride: int, kind: str) -> Column:
+    return np.ndarray((count,), dtype=kind, buffer=buffer, offset=offset, strides=(stride,))
+
+
+def _rows(buffer: bytearray, offset: int, count: int, stride: int, width: int) -> Column:
+    return np.ndarray((count, width), dtype=np.uint8, buffer=buffer, offset=offset, strides=(stride, 1))

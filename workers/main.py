@@ -1,0 +1,21 @@
+"""Where a worker process begins. Importing this module is what takes a new worker its time."""
+
+import gc
+import os
+import signal
+import socket
+
+from workers.commands import Ready
+from workers.loop import Loop
+
+
+def worker_main(channel: socket.socket) -> None:
+    """Report Ready, then do as `channel` (a SEQPACKET Unix socket) says until Stop or its end."""
+    # Ctrl-C in a terminal reaches the whole process group; who gives the commands decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop = Loop(channel)
+    # What is imported lives as long as the process: keep the collector from walking it.
+    gc.collect()
+    gc.freeze()
+    loop.channel.post(Ready(os.getpid()))
+    loop.run()

@@ -1,0 +1,233 @@
+"""What a worker knows of one session: keys, counters, replay windows, and a PathEntry per installed index.
+
+Nothing here sends or receives. `SessionTable` (table.py) finds sessions and changes them as the commands say.
+"""
+
+import struct
+from typing import Final
+
+from jvpn.protocol.constants import (
+    GENERATION_SHIFT,
+    HEADER_SIZE,
+    TAG_SIZE,
+    VERSION,
+    PacketType,
+    Role,
+)
+from jvpn.protocol.replay import ReplayWindow
+from workers.commands import AddSession, Endpoint
+from workers.counters import Counter
+from workers.keys import Phase
+from workers.page import Page
+from workers.routes import PrefixMap
+from workers.udp import Address, Ancillary, UdpSocket
+
+#: PROBEs (and verifications of DATA from elsewhere) an id is answered: a second, and at once.
+PROBES_PER_S: Final = 40
+PROBE_BURST: Final = 20
+#: Per session: indexes whose counters and windows are remembered, highest first. Older ones are refused.
+REMEMBERED_INDEXES: Final = 256
+WINDOWS: Final = 16
+GATEWAY_ADDRESSES: Final = 16
+
+_HEADER = struct.Struct(">BBxx8sQ")
+_PREFIX = struct.Struct(">BBxx8s")
+_NONCE = struct.Struct(">IQ")
+
+
+class PathEntry:
+    """An installed index: what its steering id may be used for, and what came in under it.
+
+    `remote` is where DATA may come from (None until it is bound); `received` and `highest` count authenticated
+    datagrams of any type, as PATH reports them; `path_highest` only PATH.
+    """
+
+    __slots__ = (
+        "_refilled_ns",
+        "_tokens",
+        "accepted",
+        "drain_until_ns",
+        "highest",
+        "index",
+        "path_highest",
+        "received",
+        "remote",
+        "role",
+        "session",
+        "steering_id",
+    )
+
+    def __init__(self, session: "Session", index: int, steering_id: bytes) -> None:
+        self.session = session
+        self.index = index
+        self.steering_id = steering_id
+        self.role = Role.INSTALLED
+        self.accepted = False
+        self.remote: Address | None = None
+        self.drain_until_ns = 0
+        self.received = 0
+        self.highest = 0
+        self.path_highest = -1
+        self._tokens = float(PROBE_BURST)
+        self._refilled_ns = 0
+
+    def refusal(self, source: Address, now_ns: int, gateway: bool) -> Counter | None:
+        """Why DATA from `source` on this index is not taken; None when it is."""
+        role = self.role
+        draining = role is Role.DRAINING and now_ns < self.drain_until_ns
+        if gateway:
+            if role is not Role.ACTIVE and not draining:
+                return Counter.NOT_BOUND
+            return None if source == self.remote else Counter.WRONG_SOURCE
+        if role is not Role.ACTIVE and not draining and not self.accepted:
+            return Counter.NOT_BOUND
+        return None if source in self.session.gateway_addresses else Counter.WRONG_SOURCE
+
+    def count(self, highest: int, datagrams: int) -> None:
+        self.received += datagrams
+        if highest > self.highest:
+            self.highest = highest
+
+    def take_token(self, now_ns: int) -> bool:
+        """The bucket of this id: whether one more answer is allowed now."""
+        passed_s = (now_ns - self._refilled_ns) / 1e9
+        self._tokens = min(float(PROBE_BURST), self._tokens + passed_s * PROBES_PER_S)
+        self._refilled_ns = now_ns
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class SendPath:
+    """The active binding, ready to send on."""
+
+    __slots__ = ("ancillary", "destination", "entry", "index", "local", "mtu", "prefix", "session", "socket")
+
+    def __init__(self, entry: PathEntry, socket: UdpSocket, local: Endpoint, destination: Address) -> None:
+        self.session = entry.session
+        self.entry = entry
+        self.index = entry.index
+        self.socket = socket
+        self.local = local
+        self.destination = destination
+        self.ancillary: list[Ancillary] = []
+        #: Longest inner TCP packet that the path carries.
+        self.mtu = 65_535
+        self.prefix = b""
+        self.renew_prefix()
+
+    def renew_prefix(self) -> None:
+        """Make the first 12 header bytes of DATA; again when the phase has changed."""
+        phase = self.session.phase.nibble
+        self.prefix = _PREFIX.pack(PacketType.DATA, VERSION << 4 | phase, self.entry.steering_id)
+
+
+class Session:
+    """`receive` has the phases by header nibble, `phase` is the one to send under."""
+
+    def __init__(self, command: AddSession, page: Page) -> None:
+        self.record = command.record
+        self.session_id = command.session_id
+        self.generation = command.generation
+        self.entries: dict[int, PathEntry] = {}
+        self.path: SendPath | None = None
+        self.allowed: PrefixMap[bool] = PrefixMap()
+        self.routes: list[str] = []
+        self.gateway_addresses: dict[Address, None] = {}
+        self.source_change_after_ns = 0
+        self.receive: dict[int, Phase] = {}
+        self.phase: Phase
+        self._page = page
+        self._sequences: dict[int, int] = {}
+        self._forgotten_below = 0
+        self._windows: dict[int, ReplayWindow] = {}
+        self._windows_below = 0
+        before = page.read_activity(command.record)
+        self._activity = [
+            before.received_ns,
+            before.sent_ns,
+            before.received_bytes,
+            before.sent_bytes,
+            before.received_packets,
+            before.sent_packets,
+        ]
+
+    def take_counters(self, index: int, count: int) -> int:
+        """The first of `count` counters for sending on `index`, never given out again."""
+        sequence = self._sequences.get(index)
+        if sequence is None:
+            # A forgotten index would start at 0 again, which is a nonce used twice.
+            assert index >= self._forgotten_below
+            sequence = 0
+            self._sequences[index] = 0
+            if len(self._sequences) > REMEMBERED_INDEXES:
+                lowest = min(self._sequences)
+                del self._sequences[lowest]
+                self._forgotten_below = lowest + 1
+                assert index > lowest
+        assert sequence + count < 1 << GENERATION_SHIFT
+        self._sequences[index] = sequence + count
+        return self.generation << GENERATION_SHIFT | sequence
+
+    def may_send_on(self, index: int) -> bool:
+        """False for an index so old that its counters are forgotten."""
+        if index in self._sequences:
+            return True
+        full = len(self._sequences) >= REMEMBERED_INDEXES
+        return index >= self._forgotten_below and not (full and index < min(self._sequences))
+
+    def raise_generation(self, generation: int) -> None:
+        """Counters start again at 0 under a higher generation."""
+        assert generation > self.generation
+        self.generation = generation
+        self._sequences.clear()
+        self._forgotten_below = 0
+
+    def window(self, index: int) -> ReplayWindow | None:
+        """The replay window of an index; None when it is so old that its window is forgotten."""
+        window = self._windows.get(index)
+        if window is None and index >= self._windows_below:
+            highest = self._page.read_highest(self.record, index)
+            window = ReplayWindow(seen_below=0 if highest is None else highest + 1)
+            self._windows[index] = window
+            if len(self._windows) > WINDOWS:
+                lowest = min(self._windows)
+                del self._windows[lowest]
+                self._windows_below = lowest + 1
+        return window
+
+    def received(self, now_ns: int, size: int, packets: int) -> None:
+        activity = self._activity
+        activity[0] = now_ns
+        activity[2] += size
+        activity[4] += packets
+        self._page.write_activity(self.record, *activity)
+
+    def sent(self, now_ns: int, size: int, packets: int) -> None:
+        activity = self._activity
+        activity[1] = now_ns
+        activity[3] += size
+        activity[5] += packets
+        self._page.write_activity(self.record, *activity)
+
+    def remember_gateway(self, address: Address) -> None:
+        """Client: DATA may come from this address from now on."""
+        self.gateway_addresses.pop(address, None)
+        self.gateway_addresses[address] = None
+        if len(self.gateway_addresses) > GATEWAY_ADDRESSES:
+            del self.gateway_addresses[next(iter(self.gateway_addresses))]
+
+    def highest_installed(self) -> int:
+        return max(self.entries, default=0)
+
+    def seal(self, kind: PacketType, entry: PathEntry, plaintext: bytes) -> bytes:
+        """One datagram on any installed index, under the next counter of that index."""
+        counter = self.take_counters(entry.index, 1)
+        datagram = bytearray(HEADER_SIZE + len(plaintext) + TAG_SIZE)
+        _HEADER.pack_into(datagram, 0, kind, VERSION << 4 | self.phase.nibble, entry.steering_id, counter)
+        nonce = _NONCE.pack(entry.index, counter)
+        self.phase.sealer()(
+            nonce, plaintext, bytes(datagram[:HEADER_SIZE]), memoryview(datagram)[HEADER_SIZE:]
+        )
+        return bytes(datagram)

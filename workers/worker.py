@@ -1,0 +1,214 @@
+"""One worker: what it has been given, and what each command does to it. The loop around it is loop.py."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from workers import privileges
+from workers.answers import Answers
+from workers.channel import Channel
+from workers.commands import (
+    AddSession,
+    AttachPage,
+    AttachSocket,
+    AttachTun,
+    Command,
+    DetachSocket,
+    Done,
+    InstallIndexes,
+    Rebind,
+    RemoveSession,
+    SendProbe,
+    Start,
+    Stop,
+    decode_command,
+)
+from workers.counters import Counter
+from workers.decrypt import Decryptor
+from workers.deliver import Delivery
+from workers.encrypt import Encryptor
+from workers.page import COUNTER_SLOTS, Page
+from workers.singles import Singles
+from workers.table import SessionTable, TableError
+from workers.tun import TunQueue
+from workers.udp import UdpSocket
+
+_ONE_DESCRIPTOR: Final = (AttachPage, AttachTun, AttachSocket)
+
+
+class CommandError(Exception):
+    """A command that cannot be carried out now; the text goes back in Done."""
+
+
+class Pipelines:
+    """What exists once a worker is started."""
+
+    def __init__(
+        self,
+        table: SessionTable,
+        tun: TunQueue | None,
+        mtu: int,
+        channel: Channel,
+        counters: "memoryview[int]",
+    ) -> None:
+        self.table = table
+        self.counters = counters
+        self.answers = Answers(table, channel.offer, counters)
+        self._channel = channel
+        self.encryptor: Encryptor | None = None
+        self.decryptor: Decryptor | None = None
+        if tun is not None:
+            self.attach(tun, mtu)
+
+    def attach(self, tun: TunQueue, mtu: int) -> None:
+        delivery = Delivery(tun, self.counters)
+        singles = Singles(self.table, delivery, self.answers, self._channel.offer, self.counters)
+        self.encryptor = Encryptor(tun, self.table, self.counters, mtu)
+        self.decryptor = Decryptor(self.table, delivery, singles, self.counters)
+
+
+class Worker:
+    """Carries out commands. `watch` and `unwatch` are called with what the loop is to read from once started."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        watch: Callable[[TunQueue | UdpSocket, int], None],
+        unwatch: Callable[[int], None],
+    ) -> None:
+        self.stopped = False
+        self.pipelines: Pipelines | None = None
+        self._channel = channel
+        self._watch = watch
+        self._unwatch = unwatch
+        self._page: Page | None = None
+        self._tun: TunQueue | None = None
+        self._mtu = 0
+        self._opened: dict[int, socket.socket] = {}
+        self._sockets: dict[int, UdpSocket] = {}
+
+    def handle(self, message: bytes, descriptors: list[int]) -> None:
+        """Carry out one message and answer it. Descriptors that no command takes are closed."""
+        try:
+            command: Command = decode_command(message)
+        except msgspec.MsgspecError as error:
+            self._close(descriptors)
+            self._refused(0, f"not a command: {error}")
+            return
+        expected = 1 if isinstance(command, _ONE_DESCRIPTOR) else 0
+        if len(descriptors) != expected:
+            self._close(descriptors)
+            self._refused(command.seq, f"{len(descriptors)} descriptors beside it, not {expected}")
+            return
+        try:
+            self._apply(command, descriptors)
+        except (CommandError, TableError, OSError, ValueError) as error:
+            self._close(descriptors)
+            self._refused(command.seq, str(error))
+            return
+        self._channel.post(Done(command.seq))
+
+    def _refused(self, seq: int, error: str) -> None:
+        if self.pipelines is not None:
+            self.pipelines.counters[Counter.BAD_COMMAND] += 1
+        self._channel.post(Done(seq, error))
+
+    @staticmethod
+    def _close(descriptors: list[int]) -> None:
+        while descriptors:
+            os.close(descriptors.pop())
+
+    def _apply(self, command: Command, descriptors: list[int]) -> None:
+        """Takes from `descriptors` those that it keeps."""
+        match command:
+            case AttachPage():
+                self._attach_page(descriptors)
+            case AttachTun():
+                self._attach_tun(command, descriptors)
+            case AttachSocket():
+                self._attach_socket(command, descriptors)
+            case DetachSocket():
+                self._detach_socket(command.socket)
+            case Start():
+                self._start(command)
+            case AddSession():
+                self._started().table.add(command)
+            case InstallIndexes():
+                self._started().table.install(command)
+            case Rebind():
+                self._started().table.rebind(command)
+            case RemoveSession():
+                self._started().table.remove(command.record)
+            case SendProbe():
+                self._started().answers.send_probe(command)
+            case Stop():
+                self.stopped = True
+
+    def _started(self) -> Pipelines:
+        if self.pipelines is None:
+            raise CommandError("not started yet")
+        return self.pipelines
+
+    def _attach_page(self, descriptors: list[int]) -> None:
+        if self.pipelines is not None:
+            raise CommandError("already started with another page")
+        self._page = Page(descriptors[0])
+        os.close(descriptors.pop())
+
+    def _attach_tun(self, command: AttachTun, descriptors: list[int]) -> None:
+        if not command.vnet_header:
+            raise CommandError("a TUN queue needs virtio_net_hdr: open it with workers.tun.open_queue")
+        tun = TunQueue(descriptors[0])
+        descriptors.clear()
+        if self._tun is not None:
+            self._unwatch(self._tun.fileno())
+            self._tun.close()
+        self._tun, self._mtu = tun, command.mtu
+        if self.pipelines is not None:
+            self.pipelines.attach(tun, command.mtu)
+            self._watch(tun, tun.fileno())
+
+    def _attach_socket(self, command: AttachSocket, descriptors: list[int]) -> None:
+        opened = socket.socket(fileno=descriptors[0])
+        descriptors.clear()
+        opened.setblocking(False)
+        self._detach_socket(command.socket)
+        udp = self._sockets.get(command.socket)
+        if udp is None:
+            udp = self._sockets[command.socket] = UdpSocket(command.socket, opened, segment=command.segment)
+        else:
+            udp.replace(opened, segment=command.segment)
+        self._opened[command.socket] = opened
+        if self.pipelines is not None:
+            self._watch(udp, opened.fileno())
+
+    def _detach_socket(self, number: int) -> None:
+        opened = self._opened.pop(number, None)
+        if opened is not None:
+            # Others may hold the same socket, so closing alone would leave it in the epoll set.
+            if self.pipelines is not None:
+                self._unwatch(opened.fileno())
+            self._sockets[number].detach()
+            opened.close()
+
+    def _start(self, command: Start) -> None:
+        if self.pipelines is not None:
+            raise CommandError("already started")
+        if self._page is None:
+            raise CommandError("no shared page attached")
+        if not 0 <= command.slot < COUNTER_SLOTS:
+            raise CommandError(f"slot {command.slot} is not in 0 … {COUNTER_SLOTS - 1}")
+        if command.cpu >= 0:
+            os.sched_setaffinity(0, {command.cpu})
+        privileges.drop(command.uid, command.gid)
+        table = SessionTable(self._page, gateway=command.gateway)
+        table.sockets = self._sockets
+        counters = self._page.counters(command.slot)
+        self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel, counters)
+        if self._tun is not None:
+            self._watch(self._tun, self._tun.fileno())
+        for number, opened in self._opened.items():
+            self._watch(self._sockets[number], opened.fileno())
