@@ -21,14 +21,14 @@ XdpMode = Literal["native", "generic", "none"]
 class Rate:
     """A token bucket: `per_second` in the long run (0: no limit), `burst` at once after a pause."""
 
-    per_second: int
+    per_second: float
     burst: int
 
     def pack(self) -> tuple[int, int]:
         """(interval_ns, burst_ns) of struct rate."""
         if self.per_second <= 0:
             return 0, 0
-        interval_ns = max(1, _NS_PER_S // self.per_second)
+        interval_ns = max(1, int(_NS_PER_S / self.per_second))
         return interval_ns, interval_ns * max(0, self.burst - 1)
 
 
