@@ -4,7 +4,7 @@ import msgspec
 
 
 class HolderPlan(msgspec.Struct, frozen=True):
-    """What to create and keep. `listen` are (address, port); `pin_dir` "" without BPF; `slots` workers on `cpus`."""
+    """What to create and keep. `listen` are (address, port); `slots` workers, pinned to `cpus` in turn."""
 
     run_dir: str
     listen: list[tuple[str, int]]
@@ -13,8 +13,6 @@ class HolderPlan(msgspec.Struct, frozen=True):
     tun_name: str
     tun_mtu: int
     capacity: int
-    offload: bool
-    pin_dir: str
     uid: int
     gid: int
 
@@ -26,8 +24,8 @@ class WorkerSeat(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True, tag=True):
-    """First message to every supervisor. Descriptors beside it: the page, then for each listener its sockets of
-    reuseport slots 0 and 1, then one channel for each seat, in order. `generation` rises with every supervisor."""
+    """First message to every supervisor. Descriptors beside it: the page, TUN queue 0, then for each listener its
+    sockets of reuseport slots 0 and 1, then one channel for each seat, in order. `generation` rises with every supervisor."""
 
     generation: int
     plan: HolderPlan

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from multiprocess import get_context
 
-from jvpn.holder import bpf_syscall, descriptors, inventory
+from jvpn.holder import descriptors, inventory
 from jvpn.holder.inventory import HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
 from workers import commands, tun, udp
@@ -24,7 +24,6 @@ from workers.main import worker_main
 from workers.page import Page
 
 SOCKET_NAME = "holder.sock"
-SO_ATTACH_REUSEPORT_EBPF = 52
 
 
 @dataclass(slots=True)
@@ -47,10 +46,7 @@ class Holder:
         self._running = True
         self.page = Page.create(plan.capacity, os.urandom(32))
         self.groups = [self._open_group(address, port) for address, port in plan.listen]
-        self.queues = [
-            tun.open_queue(plan.tun_name, multi_queue=True, offload=plan.offload) for _ in range(plan.slots)
-        ]
-        self._attach_programs()
+        self.queues = [tun.open_queue(plan.tun_name, multi_queue=True) for _ in range(plan.slots)]
         self.workers = [self._start_worker() for _ in range(plan.slots)]
         for slot, worker in enumerate(self.workers):
             self._seat(worker, slot)
@@ -60,17 +56,6 @@ class Holder:
         """Sockets of one listener, in the order that the reuseport program counts them."""
         count = SLOT_FIRST_WORKER + self.plan.slots
         return [udp.open_socket(address, port, reuseport=True) for _ in range(count)]
-
-    def _attach_programs(self) -> None:
-        if not self.plan.pin_dir:
-            return
-        pick = bpf_syscall.obj_get(Path(self.plan.pin_dir) / "jvp_pick")
-        for group in self.groups:
-            group[0].setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, pick.to_bytes(4, sys.byteorder))
-        os.close(pick)
-        queue = bpf_syscall.obj_get(Path(self.plan.pin_dir) / "jvp_tun_queue")
-        tun.attach_steering(self.queues[0].fd, queue)
-        os.close(queue)
 
     # Workers
 
@@ -89,12 +74,11 @@ class Holder:
         plan = self.plan
         cpu = plan.cpus[slot % len(plan.cpus)]
         worker.seat = WorkerSeat(slot, worker.pid, cpu)
-        queue = self.queues[slot]
         descriptors.send(worker.channel, commands.encode(commands.AttachPage(0)), [self.page])
-        attach_tun = commands.AttachTun(0, queue.vnet_header, plan.tun_mtu)
-        descriptors.send(worker.channel, commands.encode(attach_tun), [queue.fd])
+        attach_tun = commands.AttachTun(0, True, plan.tun_mtu)
+        descriptors.send(worker.channel, commands.encode(attach_tun), [self.queues[slot]])
         for number, group in enumerate(self.groups):
-            attach = commands.AttachSocket(0, number, gro=plan.offload, segment=plan.offload)
+            attach = commands.AttachSocket(0, number, gro=True, segment=True)
             member = group[SLOT_FIRST_WORKER + slot].fileno()
             descriptors.send(worker.channel, commands.encode(attach), [member])
         start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid)
@@ -143,7 +127,7 @@ class Holder:
         self.generation += 1
         seats = [worker.seat for worker in self.workers if worker.seat is not None]
         first = Inventory(self.generation, self.plan, os.getpid(), seats)
-        passed = [self.page]
+        passed = [self.page, self.queues[0]]
         passed += [member.fileno() for group in self.groups for member in group[:SLOT_FIRST_WORKER]]
         passed += [worker.channel.fileno() for worker in self.workers]
         self._tell(inventory.encode(first), passed)

@@ -50,6 +50,17 @@ class SwitchHistory:
         return max(waits)
 
 
+@dataclass(frozen=True, slots=True)
+class LastSwitch:
+    """The newest change of path; `old` and `new` as people read them."""
+
+    at_ms: int
+    reason: str
+    old: str
+    new: str
+    gap_ms: float | None
+
+
 class LiveSession:
     """A session between HANDSHAKE and TERMINATED. `record` is its row of the shared page, `slot` its worker."""
 
@@ -90,7 +101,7 @@ class LiveSession:
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()
         self.security_failures = 0
-        self.last_switch = ""
+        self.last_switch: LastSwitch | None = None
         self.last_reason = ""
         self.last_told_attempt = 0
         self.client_version = 0

@@ -22,7 +22,9 @@ from jvpn.session.ownership import (
 )
 from jvpn.session.record import Binding, drain_window_ms
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.live_session import Arrival, LiveSession, PathFact, path_fact, path_text
+from jvpn.supervisor.live_session import Arrival, LastSwitch, LiveSession, PathFact, path_fact, path_text
+
+NS_PER_MS = 1_000_000
 
 
 class Reattaching:
@@ -87,7 +89,7 @@ class Reattaching:
             arrival.local.address,
             arrival.local.port,
             request.transport,
-            now_ms // 1000,
+            paths.challenge_slot(now_ms * NS_PER_MS),
         )
 
     def _policy_facts(self, session: LiveSession, request: Request, now_ms: int) -> PolicyFacts:
@@ -184,7 +186,7 @@ class Reattaching:
         details = {"new": path_text(new), "attempt": request.attempt}
         machine.apply(Reason.REATTACH_OK, now_ms, details=details)
         session.ttl = session.ttl.entered(machine.state, machine.active_bindings, now_ms, 0, 0)
-        session.last_switch = f"{request.cause.name} at version {machine.state_version}"
+        session.last_switch = LastSwitch(now_ms, request.cause.name, path_text(old), path_text(new), gap_ms)
         context.narrator.result(session, request, verdict)
         before = None if old is None else path_fact(old)
         context.narrator.switched(session, request, before, path_fact(new), gap_ms, lost)
@@ -225,7 +227,7 @@ class Reattaching:
             arrival.local.address,
             arrival.local.port,
             request.transport,
-            paths.challenge_slot(now_ms // 1000),
+            paths.challenge_slot(now_ms * NS_PER_MS),
         )
         ack = Ack(
             attempt=request.attempt,

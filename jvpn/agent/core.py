@@ -1,0 +1,185 @@
+"""ClientCore: the client's decisions without sockets or clocks, with the verbs of the gateway's core.
+
+    worker_report(report, now_ns)          what the worker forwarded or measured
+    link_event(device, up, now_ns)         netlink's news of an uplink
+    get_timer() / handle_timer(now_ns)     deadlines
+    effects()                              what is to be done now, in order
+
+It shakes hands until a session stands, keeps that session over whatever uplinks there are, and starts over with a new
+handshake only after the session has ended explicitly. Times are CLOCK_BOOTTIME nanoseconds.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jvpn.agent.effects import ClearRecord, Effect, SessionOver
+from jvpn.agent.handshaking import Handshaking, Identity
+from jvpn.agent.narrator import ClientNarrator
+from jvpn.agent.paths import NS, Uplink
+from jvpn.agent.session import RECORD, ClientSession
+from jvpn.policy.model import Policy
+from jvpn.protocol.constants import PacketType
+from jvpn.protocol.handshake import HandshakeError
+from jvpn.protocol.reattach import Cause
+from jvpn.protocol.wire import Header, WireError
+from jvpn.session.machine import Reason
+from workers import commands
+from workers.page import Activity
+
+#: Ends after which a new handshake follows by itself; the others were somebody's wish.
+_AGAIN = frozenset(
+    {Reason.SESSION_TTL_EXPIRED, Reason.TRANSPORT_LOSS_TTL_EXPIRED, Reason.RECOVERY_WINDOW_EXCEEDED}
+)
+CONFIRM_TIMEOUT_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """What the core cannot know by itself: randomness, wall clock, the shared page."""
+
+    random_bytes: Callable[[int], bytes]
+    wall_us: Callable[[], int]
+    activity: Callable[[int], Activity]
+
+
+class ClientCore:
+    def __init__(
+        self,
+        identity: Identity,
+        uplinks: list[Uplink],
+        policy: Policy,
+        narrator: ClientNarrator,
+        shell: Shell,
+        last_timestamp_us: int,
+        now_ns: int,
+    ) -> None:
+        self.uplinks = uplinks
+        self.counters: Counter[str] = Counter()
+        self.session: ClientSession | None = None
+        self.handshakes_done = 0
+        self._identity = identity
+        self._policy = policy
+        self._narrator = narrator
+        self._shell = shell
+        self._effects: list[Effect] = []
+        self._last_seq = 0
+        self._handshaking = self._new_handshake(last_timestamp_us, now_ns // NS)
+        self._confirm_by_ms = 0
+        self.stopped = False
+
+    def effects(self) -> list[Effect]:
+        """What is to be done, in order; the list is the caller's from now on."""
+        due, self._effects = self._effects, []
+        return due
+
+    def _new_handshake(self, last_timestamp_us: int, now_ms: int) -> Handshaking:
+        shell = self._shell
+        return Handshaking(
+            self._identity, self.uplinks, last_timestamp_us, shell.random_bytes, shell.wall_us, now_ms
+        )
+
+    def _seq(self) -> int:
+        self._last_seq += 1
+        return self._last_seq
+
+    # What happened
+
+    def worker_report(self, report: commands.Report, now_ns: int) -> None:
+        if isinstance(report, commands.Datagram):
+            self._on_datagram(report, now_ns)
+        elif isinstance(report, commands.ProbeAnswered) and self.session is not None:
+            self.session.on_probe(report, now_ns // NS, now_ns)
+        elif isinstance(report, commands.Done) and report.error:
+            self.counters["worker_refused"] += 1
+        self._settle(now_ns // NS)
+
+    def _on_datagram(self, report: commands.Datagram, now_ns: int) -> None:
+        try:
+            header = Header.decode(report.data)
+            if header.type is PacketType.HANDSHAKE_RESPONSE:
+                self._on_response(report, now_ns)
+            elif self.session is None:
+                raise WireError("unknown_id")
+            else:
+                self.session.receive(header.type, report.data, report.socket, now_ns // NS)
+        except (WireError, HandshakeError) as error:
+            self.counters[error.reason] += 1
+
+    def _on_response(self, report: commands.Datagram, now_ns: int) -> None:
+        if self.session is not None:
+            raise HandshakeError("answered")
+        result = self._handshaking.receive_response(report.data)
+        uplink = self._handshaking.uplink
+        assert uplink is not None, "a response to an INIT that was sent over no uplink"
+        self._effects.append(ClearRecord(RECORD))
+        self.session = ClientSession(
+            result,
+            self.uplinks,
+            uplink,
+            self._policy,
+            self._narrator,
+            self._shell.activity,
+            self._seq,
+            self._effects.append,
+            now_ns // NS,
+        )
+        self._confirm_by_ms = now_ns // NS + CONFIRM_TIMEOUT_MS
+        self.handshakes_done += 1
+        self.session.handle_timer(now_ns // NS, now_ns)
+
+    def link_event(self, device: str, up: bool, now_ns: int) -> None:
+        """Netlink says that an uplink's link came or went."""
+        for uplink in self.uplinks:
+            if uplink.name != device or uplink.link_up == up:
+                continue
+            uplink.link_up = up
+            if self.session is not None:
+                self.session.on_link(uplink, up, now_ns // NS)
+            elif up:
+                self._handshaking.hurry(now_ns // NS)
+        self._settle(now_ns // NS)
+
+    def switch(self, device: str, now_ns: int) -> bool:
+        """The operator wants another uplink. False when there is none of that name or no session that could move."""
+        uplink = next((u for u in self.uplinks if u.name == device), None)
+        if uplink is None or self.session is None:
+            return False
+        return self.session.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
+
+    def stop(self, now_ns: int) -> None:
+        """End the session, telling the gateway; no handshake follows."""
+        self.stopped = True
+        if self.session is not None:
+            self.session.end(Reason.PEER_CLOSED, now_ns // NS, tell=True)
+        self._settle(now_ns // NS)
+
+    # Time
+
+    def get_timer(self) -> float:
+        """When `handle_timer` is due, CLOCK_BOOTTIME milliseconds."""
+        return self._handshaking.get_timer() if self.session is None else self.session.get_timer()
+
+    def handle_timer(self, now_ns: int) -> None:
+        now_ms = now_ns // NS
+        if self.session is None:
+            if not self.stopped:
+                self._effects += self._handshaking.handle_timer(now_ms)
+            return
+        if not self.session.configured and now_ms >= self._confirm_by_ms:
+            self.session.end(Reason.HANDSHAKE_TIMEOUT, now_ms, tell=False)
+        else:
+            self.session.handle_timer(now_ms, now_ns)
+        self._settle(now_ms)
+
+    def _settle(self, now_ms: int) -> None:
+        """A session that ended makes room; whether a new handshake follows depends on why."""
+        session = self.session
+        if session is None or session.ended is None:
+            return
+        timed_out = session.ended is Reason.HANDSHAKE_TIMEOUT
+        again = (session.ended in _AGAIN or timed_out) and not self.stopped
+        self._effects.append(SessionOver(session.ended.value, again))
+        self.session = None
+        self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms)
+        self.stopped = self.stopped or not again

@@ -1,0 +1,90 @@
+"""The client's side of a handshake: INITs over one uplink after another until one is answered."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jvpn.agent.effects import Effect, PersistTimestamp, SendDatagram
+from jvpn.agent.paths import Uplink
+from jvpn.protocol.handshake import HandshakeError, HandshakeResult, Initiator
+from jvpn.protocol.suites import Suite
+
+FIRST_RETRY_MS = 300
+LAST_RETRY_MS = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the client is and whom it trusts. Keys are 32 bytes."""
+
+    suite: Suite
+    private_key: bytes = field(repr=False)
+    gateway_public: bytes
+    psk: bytes = field(repr=False)
+    policy_name: str
+
+
+class Handshaking:
+    """One attempt after another until `receive_response` returns a result. Times are milliseconds.
+
+    `wall_us()` is the wall clock: message 1 carries max(now, last + 1), made durable before it is sent.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        uplinks: list[Uplink],
+        last_timestamp_us: int,
+        random_bytes: Callable[[int], bytes],
+        wall_us: Callable[[], int],
+        now_ms: int,
+    ) -> None:
+        self._identity = identity
+        self._uplinks = uplinks
+        self.last_timestamp_us = last_timestamp_us
+        self._random_bytes = random_bytes
+        self._wall_us = wall_us
+        self._initiator: Initiator | None = None
+        self._tries = 0
+        self._next_ms = now_ms
+        self.uplink: Uplink | None = None
+
+    def get_timer(self) -> int:
+        return self._next_ms
+
+    def hurry(self, now_ms: int) -> None:
+        """A link came up: try at once."""
+        self._next_ms = now_ms
+        self._tries = 0
+
+    def handle_timer(self, now_ms: int) -> list[Effect]:
+        if now_ms < self._next_ms:
+            return []
+        usable = [uplink for uplink in self._uplinks if uplink.link_up] or self._uplinks
+        usable.sort(key=lambda uplink: (-uplink.preference, uplink.number))
+        self.uplink = usable[self._tries % len(usable)]
+        self._tries += 1
+        self._next_ms = now_ms + min(LAST_RETRY_MS, FIRST_RETRY_MS << min(self._tries - 1, 8))
+        identity = self._identity
+        self.last_timestamp_us = max(self._wall_us(), self.last_timestamp_us + 1)
+        self._initiator = Initiator(
+            identity.suite,
+            identity.private_key,
+            identity.gateway_public,
+            identity.psk,
+            self._random_bytes(32),
+            self._random_bytes(8),
+            self.last_timestamp_us,
+            0,
+            identity.policy_name,
+        )
+        datagram = self._initiator.init_datagram
+        return [
+            PersistTimestamp(self.last_timestamp_us),
+            SendDatagram(self.uplink.number, self.uplink.remote, datagram),
+        ]
+
+    def receive_response(self, datagram: bytes) -> HandshakeResult:
+        """Raises HandshakeError for anything but the answer to the newest INIT."""
+        if self._initiator is None:
+            raise HandshakeError("not_an_answer")
+        return self._initiator.read_response(datagram)

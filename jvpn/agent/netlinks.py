@@ -1,0 +1,101 @@
+"""Link and route news from the kernel (rtnetlink, by pyroute2), and what the client configures through it."""
+
+import ipaddress
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+_IFF_UP, _IFF_LOWER_UP = 1 << 0, 1 << 16
+
+
+def link_is_up(name: str) -> bool:
+    """Administratively up and with carrier; False for a device that does not exist."""
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=name)
+        return bool(found) and _up(netlink.get_links(found[0])[0]["flags"])
+
+
+def _up(flags: int) -> bool:
+    return flags & (_IFF_UP | _IFF_LOWER_UP) == (_IFF_UP | _IFF_LOWER_UP)
+
+
+class LinkMonitor:
+    """A thread that listens; `fileno` becomes readable when `take` has news of links."""
+
+    def __init__(self) -> None:
+        self._news: deque[tuple[str, bool]] = deque()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._netlink = IPRoute()
+        self._netlink.bind()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="jvpn-links", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        return self._event
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                heard = list(self._netlink.get())
+            except (OSError, NetlinkError, RuntimeError):
+                if self._closing:
+                    return
+                continue
+            for message in heard:
+                if message.get("event") not in ("RTM_NEWLINK", "RTM_DELLINK"):
+                    continue
+                name = message.get_attr("IFLA_IFNAME")
+                up = message["event"] == "RTM_NEWLINK" and _up(message["flags"])
+                self._news.append((name, up))
+                os.eventfd_write(self._event, 1)
+
+    def take(self) -> list[tuple[str, bool]]:
+        """(device, up) in the order of the kernel's news."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return []
+        news = []
+        while self._news:
+            news.append(self._news.popleft())
+        return news
+
+    def close(self) -> None:
+        self._closing = True
+        self._netlink.close()
+        os.close(self._event)
+
+
+class TunnelConfig:
+    """Addresses, routes and MTU of the client's TUN; all of it goes away with the TUN."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        with IPRoute() as netlink:
+            self._index: int = netlink.link_lookup(ifname=name)[0]
+
+    def apply(self, addresses: Sequence[str], routes: Sequence[str], mtu: int) -> None:
+        """Raises OSError when the kernel refuses."""
+        with IPRoute() as netlink:
+            try:
+                for address in addresses:
+                    interface = ipaddress.ip_interface(address)
+                    netlink.addr(
+                        "replace",
+                        index=self._index,
+                        address=str(interface.ip),
+                        prefixlen=interface.network.prefixlen,
+                    )
+                netlink.link("set", index=self._index, mtu=mtu, state="up")
+                for route in routes:
+                    network = ipaddress.ip_network(route)
+                    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+                    netlink.route("replace", dst=str(network), oif=self._index, family=family)
+            except NetlinkError as error:
+                raise OSError(error.code, f"TUN {self._name}: {error}") from error

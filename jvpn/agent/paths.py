@@ -1,0 +1,118 @@
+"""The client's paths: one for each uplink, active or candidate, each on an index of its own.
+
+An index is never used for two networks: a path that was left, or whose link changed, comes back on a fresh one, so that
+nobody can link the old network to the new by its steering id. Only when the gateway has not answered on any of the
+indexes that it has installed does the client go on with the highest: then linkability is lost, not the session.
+"""
+
+from dataclasses import dataclass, field
+
+from jvpn.policy.health import PathHealth
+from jvpn.policy.model import Policy
+from jvpn.protocol.keys import SessionSecrets, steering_id
+from workers.commands import Binding, Endpoint
+
+#: A path is validated while the client holds a challenge for it younger than this.
+CHALLENGE_LIFE_MS = 60_000
+LEFT_KEPT = 4
+NS = 1_000_000
+_LOCAL_ANY = Endpoint(bytes(16), 0)
+
+
+@dataclass(slots=True)
+class Uplink:
+    """A way out of this machine. `number` names its socket, `remote` is the gateway as reached through it."""
+
+    number: int
+    name: str
+    preference: int
+    remote: Endpoint
+    link_up: bool = True
+
+
+@dataclass(slots=True)
+class ClientPath:
+    """One uplink's path in one session; `counter` numbers the REQUESTs sent on its index."""
+
+    uplink: Uplink
+    index: int
+    steering_id: bytes
+    health: PathHealth
+    challenge: bytes = b""
+    challenge_ms: int = 0
+    counter: int = 0
+    bound_us: int = 0
+    last_probe_us: int = 0
+
+    def validated(self, now_ms: int) -> bool:
+        return bool(self.challenge) and now_ms - self.challenge_ms < CHALLENGE_LIFE_MS
+
+    def worker_binding(self) -> Binding:
+        return Binding(self.index, self.uplink.number, _LOCAL_ANY, self.uplink.remote)
+
+    def keep_challenge(self, challenge: bytes, now_ms: int) -> None:
+        self.challenge, self.challenge_ms = challenge, now_ms
+
+
+@dataclass(slots=True)
+class PathTable:
+    """All paths of a session by uplink number; `active` is the uplink number that DATA goes out on, or None."""
+
+    secrets: SessionSecrets
+    policy: Policy
+    uplinks: list[Uplink]
+    highest_installed: int
+    active: int | None = None
+    paths: dict[int, ClientPath] = field(default_factory=dict)
+    last_index: int = -1
+    #: Indexes left lately, with their ids: what is still under way on them may be delivered.
+    left: dict[int, bytes] = field(default_factory=dict)
+
+    def open(self, uplink: Uplink, now_ms: int, *, active: bool = False) -> ClientPath:
+        """A fresh path of this uplink; the old one, if there was one, is forgotten."""
+        unused = self.last_index + 1 <= self.highest_installed or self.last_index < 0
+        old = self.paths.get(uplink.number)
+        self.last_index = self.last_index + 1 if unused else self.last_index
+        if old is not None:
+            self.left[old.index] = old.steering_id
+            while len(self.left) > LEFT_KEPT:
+                del self.left[next(iter(self.left))]
+        health = PathHealth(self.policy, now_ms * NS, active=active)
+        path = ClientPath(uplink, self.last_index, steering_id(self.secrets, self.last_index), health)
+        if not unused:
+            same = [p for p in (*self.paths.values(), old) if p is not None and p.index == path.index]
+            path.counter = max((p.counter for p in same), default=0)
+        self.paths[uplink.number] = path
+        return path
+
+    def installed(self, highest: int) -> None:
+        self.highest_installed = max(self.highest_installed, highest)
+
+    @property
+    def active_path(self) -> ClientPath | None:
+        return None if self.active is None else self.paths.get(self.active)
+
+    def by_steering_id(self, wanted: bytes) -> ClientPath | None:
+        return next((p for p in self.paths.values() if p.steering_id == wanted), None)
+
+    def by_index(self, index: int, uplink: int) -> ClientPath | None:
+        path = self.paths.get(uplink)
+        return path if path is not None and path.index == index else None
+
+    def candidates(self, now_ms: int, *, without: int | None = None) -> list[ClientPath]:
+        """Paths to try, best first: link up, validated, answering, preferred, fast, then by number: a total order."""
+
+        def rank(path: ClientPath) -> tuple[bool, bool, int, float, int]:
+            seen = path.health.snapshot(now_ms * NS)
+            latency_ms = seen.latency_ms if seen.latency_ms is not None else 1e9
+            answering = seen.answering and not seen.dead
+            return (
+                not path.validated(now_ms),
+                not answering,
+                -path.uplink.preference,
+                latency_ms,
+                path.uplink.number,
+            )
+
+        usable = [p for n, p in self.paths.items() if n != without and p.uplink.link_up]
+        return sorted(usable, key=rank)

@@ -1,0 +1,447 @@
+"""One session as the client holds it: keys, view of the machine, paths, control channel, the reattach in flight."""
+
+from collections.abc import Callable
+
+from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram, TellWorker
+from jvpn.agent.narrator import ClientNarrator, path_ref
+from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
+from jvpn.agent.reattaching import Requester
+from jvpn.policy.model import Policy, PolicyError
+from jvpn.protocol import keys, messages, reattach
+from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
+from jvpn.protocol.control import ControlChannel, ControlType, Message
+from jvpn.protocol.handshake import HandshakeResult
+from jvpn.protocol.indexes import window
+from jvpn.protocol.reattach import Ack, Cause, Result
+from jvpn.protocol.sealed_control import SealedControl
+from jvpn.protocol.wire import WireError
+from jvpn.session.machine import Reason, State, View
+from jvpn.session.ttl import TtlClock
+from workers import commands
+from workers.page import Activity
+
+CONFIRM_REPEAT_MS = 100
+#: The shared page of a client has one record.
+RECORD = 0
+#: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
+ACTIVITY_TICK_MS = 20
+
+
+class ClientSession:
+    """From the RESPONSE to TERMINATED. `seq()` numbers commands, `do` takes effects; times are CLOCK_BOOTTIME ms."""
+
+    def __init__(
+        self,
+        result: HandshakeResult,
+        uplinks: list[Uplink],
+        first: Uplink,
+        policy: Policy,
+        narrator: ClientNarrator,
+        activity: Callable[[int], Activity],
+        seq: Callable[[], int],
+        do: Callable[[Effect], None],
+        now_ms: int,
+    ) -> None:
+        self.session_id = result.session_id
+        self.secrets = result.secrets
+        self.epoch = result.epoch
+        self.policy = policy
+        self._narrator = narrator
+        narrator.session_id = result.session_id
+        narrator.policy_version = f"{policy.name}@{policy.version}"
+        self._activity = activity
+        self._seq = seq
+        self._do = do
+        self.view = View(result.epoch, narrator.transition)
+        self.channel = ControlChannel()
+        self.control = SealedControl(result.secrets, result.epoch, Direction.CLIENT_TO_GATEWAY)
+        self.paths = PathTable(result.secrets, policy, uplinks, window(0, policy.max_candidates)[-1])
+        self.paths.open(first, now_ms, active=True)
+        self.paths.active = first.number
+        self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
+        self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
+        self.configured = False
+        self.ended: Reason | None = None
+        self._next_confirm_ms = now_ms
+        self._next_tick_ms = now_ms
+        self._health_repeat_ms: int | None = None
+        self._last_sent_ns = self._last_received_ns = 0
+        self._last_probe_us = 0
+
+    # Datagrams
+
+    def receive(self, kind: PacketType, data: bytes, uplink: int, now_ms: int) -> None:
+        """A datagram of a known header. Raises WireError when it is refused; nothing has changed then."""
+        path = self.paths.by_steering_id(data[4:12])
+        if path is None:
+            raise WireError("unknown_id")
+        if kind is PacketType.CONTROL:
+            plaintext = self.control.open(path.index, data)
+            for message in self.channel.receive(plaintext):
+                self._on_message(message, now_ms)
+            self._flush(now_ms)
+        elif kind is PacketType.REATTACH_ACK:
+            self._on_ack(reattach.open_ack(self.secrets, data), path, now_ms)
+        elif kind is PacketType.REATTACH_FAIL:
+            self._on_fail(reattach.open_fail(self.secrets, data), now_ms)
+        else:
+            raise WireError("unexpected_type")
+
+    def _on_message(self, message: Message, now_ms: int) -> None:
+        if message.kind is ControlType.CONFIG:
+            self._on_config(messages.decode_config(message.value), now_ms)
+        elif message.kind is ControlType.STATE:
+            self._on_state(messages.State.decode(message.value), now_ms)
+        elif message.kind is ControlType.CLOSE:
+            code = messages.decode_reason(message.value)
+            reason = Reason(code) if code in Reason.__members__ else Reason.PEER_CLOSED
+            self.end(reason, now_ms, tell=False)
+        else:
+            raise WireError("unexpected_control")
+
+    def _on_config(self, config: messages.Config, now_ms: int) -> None:
+        try:
+            self.policy = self.paths.policy = Policy.from_wire(bytes(config.policy))
+        except PolicyError as error:
+            raise WireError("bad_control") from error
+        self._narrator.policy_version = f"{self.policy.name}@{self.policy.version}"
+        self._do(ConfigureTunnel(tuple(config.addresses), tuple(config.routes), config.mtu))
+        if self.configured:
+            return
+        self.configured = True
+        self._do(TellWorker(self._add_command(config)))
+        for uplink in self.paths.uplinks:
+            if uplink.number not in self.paths.paths:
+                self.paths.open(uplink, now_ms)
+        self._tell_indexes()
+
+    def _add_command(self, config: messages.Config) -> commands.AddSession:
+        phase = commands.PhaseKeys(
+            self.secrets.phase_number,
+            keys.data_key(self.secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
+            keys.data_key(self.secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
+        )
+        active = self.paths.active_path
+        return commands.AddSession(
+            seq=self._seq(),
+            record=RECORD,
+            session_id=self.session_id,
+            suite=self.secrets.suite.number,
+            generation=0,
+            phases=[phase],
+            allowed_sources=["0.0.0.0/0", "::/0"],
+            routes=["0.0.0.0/0", "::/0"],
+            indexes=self._installed(),
+            binding=None if active is None else active.worker_binding(),
+        )
+
+    def _installed(self) -> list[commands.InstalledIndex]:
+        known = self.paths.left | {path.index: path.steering_id for path in self.paths.paths.values()}
+        return [commands.InstalledIndex(index, known[index]) for index in sorted(known)]
+
+    def _tell_indexes(self) -> None:
+        self._do(TellWorker(commands.InstallIndexes(self._seq(), RECORD, self._installed())))
+
+    def _on_state(self, told: messages.State, now_ms: int) -> None:
+        if told.reason not in Reason.__members__:
+            raise WireError("bad_control")
+        # While a request is in flight only its answer counts: this STATE may be older than what we have seen since.
+        if self.requester.attempt is None:
+            state = State.from_number(told.state)
+            self.view.follow(state, told.state_version, Reason(told.reason), now_ms)
+            self._clocks(now_ms)
+        self._send_health(now_ms)
+
+    def _send_health(self, now_ms: int, proposed: int = 0) -> None:
+        active = self.paths.active_path
+        seen = None if active is None else active.health.snapshot(now_ms * NS)
+        health = messages.Health(
+            self.view.state_version,
+            proposed,
+            0 if seen is None else round(seen.loss * 1_000_000),
+            _microseconds(None if seen is None else seen.latency_ms),
+            _microseconds(None if seen is None else seen.p95_ms),
+            _microseconds(None if seen is None else seen.jitter_ms),
+        )
+        self.channel.send(ControlType.HEALTH, health.encode(), now_ms)
+        self._flush(now_ms)
+
+    def _flush(self, now_ms: int) -> None:
+        active = self.paths.active_path
+        if active is None:
+            return
+        for plaintext in self.channel.plaintexts_to_send(now_ms):
+            datagram = self.control.seal(active.index, active.steering_id, plaintext)
+            self._do(SendDatagram(active.uplink.number, active.uplink.remote, datagram))
+
+    # Probes
+
+    def on_probe(self, report: commands.ProbeAnswered, now_ms: int, now_ns: int) -> None:
+        """An authenticated PROBE_ACK: how the path is, its challenge, and what the gateway takes it for."""
+        path = self.paths.by_index(report.index, report.socket)
+        if path is None:
+            return
+        if report.timestamp_us and not path.health.on_probe_acked(report.timestamp_us, now_ns):
+            return
+        path.keep_challenge(report.challenge, now_ms)
+        self.paths.installed(report.highest_installed)
+        is_active = path is self.paths.active_path and self.requester.attempt is None
+        if is_active and (not report.timestamp_us or report.timestamp_us > path.bound_us):
+            if report.flags & 1 and not report.flags & 2:
+                self._lose(Cause.ADDRESS_CHANGED, now_ms, stay=True)
+            elif not report.flags & 1:
+                self._lose(Cause.TRANSPORT_DEAD, now_ms, stay=True)
+
+    def _probe(self, path: ClientPath, now_ms: int, now_ns: int) -> None:
+        self._last_probe_us = max(now_ns // 1000, self._last_probe_us + 1)
+        path.health.on_probe_sent(self._last_probe_us, now_ns)
+        probe = commands.SendProbe(self._seq(), RECORD, path.worker_binding(), self._last_probe_us)
+        self._do(TellWorker(probe))
+
+    # Losing a path, switching
+
+    def on_link(self, uplink: Uplink, up: bool, now_ms: int) -> None:
+        """A link event: a dead active path is left at once; a link that came (back) gets a fresh index and a probe."""
+        if not self.configured:
+            return
+        if not up:
+            if self.paths.active == uplink.number and self.requester.attempt is None:
+                self._lose(Cause.TRANSPORT_DEAD, now_ms)
+            self.requester.hurry(now_ms)
+            return
+        if self.paths.active != uplink.number:
+            self.paths.open(uplink, now_ms)
+            self._tell_indexes()
+        path = self.paths.paths[uplink.number]
+        path.health.on_link_event(now_ms * NS)
+        self.requester.hurry(now_ms)
+
+    def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
+        """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""
+        if not self.configured or self.requester.attempt is not None or self.paths.active == uplink.number:
+            return False
+        if uplink.number not in self.paths.paths or not self.view.allows(Reason[cause.name]):
+            return False
+        active = self.paths.active_path
+        old = None if active is None else path_ref(active)
+        self.requester.begin(cause, now_ms, 0.0, old, self.paths.active, uplink.number)
+        self.view.apply(Reason[cause.name], now_ms)
+        self._clocks(now_ms)
+        return True
+
+    def _lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
+        """The active path is no path any more. `stay`: the same uplink is the best candidate (its source changed)."""
+        active = self.paths.active_path
+        if active is None:
+            return
+        seen = active.health.snapshot(now_ms * NS)
+        detect_ms = 0.0
+        if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
+            detect_ms = now_ms - max(seen.last_answer_ms, self._last_received_ns // NS)
+        reason = Reason[cause.name]
+        if not self.view.allows(reason):
+            reason = Reason.REATTACH_REQUESTED
+        old, number = path_ref(active), active.uplink.number
+        challenge = (active.challenge, active.challenge_ms)
+        self.paths.active = None
+        fresh = self.paths.open(active.uplink, now_ms)
+        if stay:
+            fresh.keep_challenge(*challenge)
+            fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
+        self.requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
+        if self.view.allows(reason):
+            self.view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
+        self._clocks(now_ms)
+        self._request(now_ms)
+
+    def _request(self, now_ms: int) -> None:
+        attempt = self.requester.attempt
+        if attempt is None or now_ms < attempt.next_ms:
+            return
+        path = self.requester.choose(now_ms)
+        if path is None:
+            self.requester.wait(now_ms)
+            return
+        if not attempt.sent_ns:
+            self._narrator.attempt(attempt.number, attempt.cause.name, path, self.view.state_version)
+        if path.index not in attempt.sent_ns:
+            # From now on DATA on this index may come: the gateway binds before its ACK can arrive.
+            # What the old path still brings is good too: perhaps it died in one direction only.
+            old = [] if attempt.old is None else [attempt.old.index]
+            self._rebind(accept=[*old, *attempt.sent_ns, path.index])
+        self._do(self.requester.request(path, now_ms))
+
+    def _rebind(self, accept: list[int], draining: int | None = None, drain_ms: int = 0) -> None:
+        self._tell_indexes()
+        active = self.paths.active_path
+        binding = None if active is None else active.worker_binding()
+        until = drain_ms * NS
+        self._do(TellWorker(commands.Rebind(self._seq(), RECORD, binding, draining, until, accept)))
+
+    def _on_ack(self, ack: Ack, path: ClientPath, now_ms: int) -> None:
+        attempt = self.requester.attempt
+        self.paths.installed(ack.highest_installed)
+        path.keep_challenge(ack.challenge, now_ms)
+        if attempt is None or ack.attempt != attempt.number:
+            return
+        if path.index in attempt.sent_ns and attempt.tries == 1:
+            path.health.on_round_trip(now_ms * NS - attempt.sent_ns[path.index], now_ms * NS)
+        if ack.result is Result.PENDING:
+            attempt.next_ms = now_ms
+            attempt.on_candidate = max(0, attempt.on_candidate - 1)
+            self._request(now_ms)
+            return
+        bound = next((p for p in self.paths.paths.values() if p.index == ack.bound_index), None)
+        if bound is None:
+            raise WireError("bad_reattach")
+        self._bind(bound, ack, now_ms)
+
+    def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
+        attempt, self.requester.attempt = self.requester.attempt, None
+        assert attempt is not None
+        previous = self.paths.active_path
+        self.paths.active = bound.uplink.number
+        bound.health.set_active(True, now_ms * NS)
+        bound.bound_us = now_ms * 1000
+        draining = None
+        if attempt.voluntary and previous is not None and previous is not bound:
+            draining = previous.index
+        self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
+        if draining is not None and previous is not None:
+            self.paths.open(previous.uplink, now_ms)
+        self.view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
+        self._clocks(now_ms)
+        self._narrator.result(attempt.number, "bound", "REATTACH_OK", ack.state_version)
+        self._narrator.switched(
+            attempt.cause.name,
+            ack.state_version,
+            old=attempt.old,
+            new=bound,
+            explicit=attempt.voluntary,
+            detect_ms=attempt.detect_ms,
+            reattach_ms=now_ms - attempt.started_ms,
+        )
+        self._send_health(now_ms)
+
+    def _on_fail(self, fail: reattach.Fail, now_ms: int) -> None:
+        attempt = self.requester.attempt
+        if attempt is None or fail.attempt != attempt.number:
+            return
+        self.requester.attempt = None
+        version = self.view.state_version
+        self._narrator.result(attempt.number, "failed", fail.reason, version, fail.retry_after_ms)
+        if fail.reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
+            reason = Reason(fail.reason) if fail.reason in Reason.__members__ else Reason.PEER_CLOSED
+            self.end(reason, now_ms, tell=False)
+            return
+        if attempt.voluntary and self.paths.active is not None:
+            self.view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": fail.reason})
+        else:
+            again = self.requester.begin(
+                attempt.cause, attempt.started_ms, attempt.detect_ms, attempt.old, attempt.leave, None
+            )
+            again.next_ms = now_ms + max(fail.retry_after_ms, 50)
+        self._clocks(now_ms)
+
+    # Time
+
+    def get_timer(self) -> float:
+        if not self.configured:
+            return self._next_confirm_ms
+        due: list[float | None] = [self._next_tick_ms, self.requester.get_timer(), self._health_repeat_ms]
+        due += [self.channel.get_timer(), self.ttl.next_deadline_ms()]
+        due += [path.health.get_timer() / NS for path in self._probed()]
+        return min(at for at in due if at is not None)
+
+    def _probed(self) -> list[ClientPath]:
+        return [path for path in self.paths.paths.values() if path.uplink.link_up]
+
+    def handle_timer(self, now_ms: int, now_ns: int) -> None:
+        self._expire(now_ms)
+        if self.ended is not None:
+            return
+        if not self.configured:
+            if now_ms >= self._next_confirm_ms:
+                self._next_confirm_ms = now_ms + CONFIRM_REPEAT_MS
+                self._send_health(now_ms)
+            return
+        self._read_activity(now_ms)
+        active = self.paths.active_path
+        if active is not None and self.requester.attempt is None and active.health.dead(now_ns):
+            self._lose(Cause.TRANSPORT_DEAD, now_ms)
+        for path in self._probed():
+            if path.health.next_probe_at(now_ns) <= now_ns:
+                self._probe(path, now_ms, now_ns)
+        self._request(now_ms)
+        due = self.channel.get_timer()
+        if due is not None and due <= now_ms:
+            self._flush(now_ms)
+        self._fail_back(now_ms)
+
+    def _read_activity(self, now_ms: int) -> None:
+        if now_ms < self._next_tick_ms:
+            return
+        self._next_tick_ms = now_ms + ACTIVITY_TICK_MS
+        active, seen = self.paths.active_path, self._activity(RECORD)
+        if active is None:
+            return
+        if seen.sent_ns > self._last_sent_ns:
+            active.health.on_data_sent(min(seen.sent_ns, now_ms * NS))
+        if seen.received_ns > self._last_received_ns:
+            active.health.on_data_received(min(seen.received_ns, now_ms * NS))
+        self._last_sent_ns, self._last_received_ns = seen.sent_ns, seen.received_ns
+
+    def _fail_back(self, now_ms: int) -> None:
+        """Return to a preferred uplink once it has been steady for the stability window."""
+        active = self.paths.active_path
+        if active is None or self.requester.attempt is not None:
+            return
+        for path in self.paths.candidates(now_ms, without=self.paths.active):
+            steady = path.health.snapshot(now_ms * NS).steady_since_ms
+            if path.uplink.preference <= active.uplink.preference or steady is None:
+                continue
+            if now_ms - steady >= self.policy.stability_window_ms and path.validated(now_ms):
+                self.switch(path.uplink, Cause.PREFERENCE_SWITCH, now_ms)
+                return
+
+    def _expire(self, now_ms: int) -> None:
+        terminates = self.policy.on_recovery_window_exceeded == "terminate"
+        fired = self.ttl.fired(self.view.state, self.view.active_bindings, now_ms, terminates)
+        if fired is None:
+            return
+        if fired.to is State.TERMINATED or self.view.allows(fired.reason, State.TERMINATED):
+            self.end(fired.reason, now_ms, tell=True)
+            return
+        if fired.reason is Reason.REATTACH_FAIL:
+            attempt, self.requester.attempt = self.requester.attempt, None
+            if attempt is not None:
+                version = self.view.state_version
+                self._narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
+        self.view.apply(fired.reason, now_ms, fired.to)
+        self._clocks(now_ms)
+
+    def _clocks(self, now_ms: int) -> None:
+        view, policy = self.view, self.policy
+        self.ttl = self.ttl.entered(
+            view.state, view.active_bindings, now_ms, policy.transport_loss_ttl_ms, policy.recovery_window_ms
+        )
+
+    def end(self, reason: Reason, now_ms: int, *, tell: bool) -> None:
+        """The session is over; `tell` the gateway with three CLOSEs if a path is left."""
+        if self.view.terminated:
+            return
+        if tell:
+            for _ in range(CLOSE_REPEATS):
+                self.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
+            self._flush(now_ms)
+        attempt, self.requester.attempt = self.requester.attempt, None
+        if attempt is not None and attempt.sent_ns:
+            self._narrator.result(attempt.number, "abandoned", reason.value, self.view.state_version)
+        self.view.apply(reason, now_ms)
+        self.ended = reason
+        if self.configured:
+            self._do(TellWorker(commands.RemoveSession(self._seq(), RECORD)))
+
+
+def _microseconds(ms: float | None) -> int:
+    return 0xFFFFFFFF if ms is None else round(ms * 1000)

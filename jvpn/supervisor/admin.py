@@ -1,0 +1,132 @@
+"""What the gateway answers on its admin socket: snapshots, and the few things an operator may ask it to do."""
+
+from typing import TYPE_CHECKING, Any
+
+from jvpn.observability.admin import AdminError
+from jvpn.observability.snapshot import (
+    GatewaySnapshot,
+    SessionSnapshot,
+    SwitchSnapshot,
+    WorkerSnapshot,
+)
+from jvpn.protocol.addresses import endpoint_text, to_bytes
+from jvpn.session.machine import Reason
+from jvpn.supervisor.dataplane import counters_of
+from jvpn.supervisor.live_session import LiveSession
+from workers.counters import Counter
+
+if TYPE_CHECKING:
+    from jvpn.supervisor.process import Gateway
+
+COUNTER_NAMES = [""] * 128
+for _counter in Counter:
+    COUNTER_NAMES[_counter] = _counter.name.lower()
+
+
+class GatewayAdmin:
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+
+    def handle(self, request: dict[str, Any]) -> object:
+        """Answer one request. Raises AdminError."""
+        command = request.get("command")
+        if command == "status":
+            return self.status()
+        if command == "sessions":
+            sessions = self._gateway.core.context.sessions.values()
+            return [self.session(session) for session in sessions]
+        if command == "terminate":
+            return self.terminate(str(request.get("session", "")))
+        raise AdminError(f"unknown command {command!r}; this gateway knows status, sessions and terminate")
+
+    def status(self) -> GatewaySnapshot:
+        gateway = self._gateway
+        core, plane, plan = gateway.core, gateway.dataplane, gateway.plan
+        counters = dict(core.context.counters)
+        counters |= {f"xdp_{name}": n for name, n in gateway.steering.counters().items() if n}
+        workers = [self._worker(slot) for slot in sorted(plane.seats)]
+        for worker in workers:
+            for name, count in worker.counters.items():
+                counters[f"worker_{name}"] = counters.get(f"worker_{name}", 0) + count
+        return GatewaySnapshot(
+            node_id=plan.node_id,
+            version=gateway.version,
+            uptime_ms=self._now_ms() - gateway.started_ms,
+            listeners=[f"{address}:{port}" for address, port in plan.listen],
+            xdp_mode=dict(gateway.xdp.modes),
+            steering=self._steering_sentence(),
+            workers=workers,
+            sessions=len(core.context.sessions),
+            counters=counters,
+            policy=f"{plan.default_policy.name}@{plan.default_policy.version}",
+        )
+
+    def _steering_sentence(self) -> str:
+        gateway = self._gateway
+        if not gateway.steering.available:
+            return "no BPF: one worker serves all sessions"
+        modes = set(gateway.xdp.modes.values()) - {"none"}
+        if not modes:
+            return "the reuseport program picks the owner's process; no XDP"
+        return f"{' and '.join(sorted(modes))} XDP picks the owner's core, the reuseport program its process"
+
+    def _worker(self, slot: int) -> WorkerSnapshot:
+        gateway = self._gateway
+        seat = gateway.dataplane.seats[slot]
+        sessions = sum(1 for s in gateway.core.context.sessions.values() if s.slot == slot)
+        counters = counters_of(gateway.dataplane.page, slot, COUNTER_NAMES)
+        return WorkerSnapshot(
+            slot=slot, pid=seat.pid, cpu=seat.cpu, state="running", sessions=sessions, counters=counters
+        )
+
+    def session(self, session: LiveSession) -> SessionSnapshot:
+        active, machine = session.bindings.active, session.machine
+        now_ms = self._now_ms()
+        seen = self._gateway.dataplane.page.read_activity(session.record)
+        source = None
+        if active is not None:
+            source = endpoint_text(to_bytes(active.source[0]), active.source[1])
+        return SessionSnapshot(
+            session_id=session.hex_id,
+            peer=session.peer.name,
+            state=machine.state,
+            state_version=machine.state_version,
+            epoch=session.epoch,
+            index=None if active is None else active.index,
+            transport=None if active is None else active.transport.name.lower(),
+            source=source,
+            inner_addresses=list(session.peer.addresses),
+            age_ms=now_ms - session.created_ms,
+            since_ms=now_ms - machine.since_ms,
+            rx_bytes=seen.received_bytes,
+            tx_bytes=seen.sent_bytes,
+            rx_packets=seen.received_packets,
+            tx_packets=seen.sent_packets,
+            last_switch=self._last_switch(session, now_ms),
+        )
+
+    def _last_switch(self, session: LiveSession, now_ms: int) -> SwitchSnapshot | None:
+        last = session.last_switch
+        if last is None:
+            return None
+        return SwitchSnapshot(
+            ago_ms=now_ms - last.at_ms,
+            reason_code=last.reason,
+            old_transport=last.old,
+            new_transport=last.new,
+            gap_ms=last.gap_ms,
+        )
+
+    def terminate(self, prefix: str) -> dict[str, str]:
+        found = self._gateway.core.find(prefix) if prefix else []
+        if len(found) != 1:
+            raise AdminError(
+                f"{len(found)} sessions begin with {prefix!r}; give more digits of the id ('jvpn sessions')"
+            )
+        self._gateway.core.terminate(found[0], Reason.OPERATOR_TERMINATED, self._now_ms())
+        return {"terminated": found[0].hex_id}
+
+    def _now_ms(self) -> int:
+        from jvpn.supervisor.process import now_ms
+
+        return now_ms()

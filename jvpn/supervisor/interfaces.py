@@ -1,0 +1,89 @@
+"""What the gateway sets up on the machine's interfaces: the TUN's addresses, and the steering program where it fits."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from jvpn.holder import xdp
+from jvpn.supervisor.steering_backend import SteeringBackend, XdpMode
+
+_WORST_FIRST: tuple[XdpMode, ...] = ("none", "generic", "native")
+
+
+@dataclass(slots=True)
+class XdpState:
+    """The mode of each interface, and why a better one was not to be had."""
+
+    modes: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def configure_tun(name: str, addresses: list[str], mtu: int) -> None:
+    """Give the TUN its inner addresses ("10.8.0.1/24") and MTU and set it up. Raises OSError with the remedy."""
+    with IPRoute() as netlink:
+        index = netlink.link_lookup(ifname=name)[0]
+        try:
+            for address in addresses:
+                interface = ipaddress.ip_interface(address)
+                netlink.addr(
+                    "replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen
+                )
+            netlink.link("set", index=index, mtu=mtu, state="up")
+        except NetlinkError as error:
+            raise OSError(
+                error.code, f"TUN {name}: {error}; are its addresses free on this machine?"
+            ) from error
+
+
+def carriers(listen: list[tuple[str, int]]) -> list[str]:
+    """Interfaces on which datagrams for these listeners may arrive: every one that is up, but loopback and TUN.
+
+    A listener's address may sit on any interface and be reached through another, so its carrier cannot be told from
+    the address alone.
+    """
+    del listen
+    with IPRoute() as netlink:
+        found = []
+        for link in netlink.get_links():
+            kind = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+            is_up, is_loopback = link["flags"] & 1, link["flags"] & 8
+            if is_up and not is_loopback and kind not in ("tun", "dummy"):
+                found.append(link.get_attr("IFLA_IFNAME"))
+        return found
+
+
+def attach_steering(steering: SteeringBackend, steer_fd: int, interfaces: list[str], wanted: str) -> XdpState:
+    """Attach the steering program as well as each interface can. `wanted`: auto, native or generic.
+
+    A foreign program stays and is noted; that interface works without XDP, by the reuseport program alone.
+    """
+    state = XdpState()
+    for interface in interfaces:
+        try:
+            if wanted == "auto":
+                mode, notes = xdp.attach_best(interface, steer_fd)
+                state.notes += notes
+            else:
+                xdp.attach(interface, steer_fd, wanted)
+                mode = wanted
+        except (xdp.ForeignProgram, OSError) as error:
+            mode = "none"
+            state.notes.append(str(error))
+        state.modes[interface] = mode
+    if state.modes:
+        worst = min((m for m in _WORST_FIRST if m in state.modes.values()), key=_WORST_FIRST.index)
+        steering.set_xdp_mode("native" if worst == "none" and "native" in state.modes.values() else worst)
+    return state
+
+
+def detach_steering(state: XdpState) -> None:
+    """Take our program from every interface that still has it."""
+    for interface, mode in state.modes.items():
+        if mode == "none":
+            continue
+        try:
+            xdp.detach(interface)
+        except OSError as error:
+            state.notes.append(f"{interface}: {error}")

@@ -1,0 +1,345 @@
+"""The supervisor process: sockets, clock, maps and files around the gateway core.
+
+One thread, one selector. A turn: authenticated control first (slot 0), then workers, then strangers (slot 1), then
+deadlines; after each the core's effects are carried out in their order.
+"""
+
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jvpn import __version__
+from jvpn.holder.inventory import HolderPlan
+from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
+from jvpn.observability.sink import FileSink
+from jvpn.policy.model import Policy
+from jvpn.protocol.constants import SLOT_FIRST_WORKER, TUN_MTU
+from jvpn.protocol.suites import suite, x25519_public
+from jvpn.store.base import OwnershipStore
+from jvpn.store.sqlite import SqliteStore
+from jvpn.supervisor.admin import GatewayAdmin
+from jvpn.supervisor.context import GatewayContext, GatewayFacts
+from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.dataplane import DataPlane, DataPlaneError
+from jvpn.supervisor.effects import (
+    ClearRecord,
+    Effect,
+    ForgetSession,
+    PutId,
+    PutPrefix,
+    RemoveId,
+    RemovePrefix,
+    SaveSession,
+    SendDatagram,
+    TellWorker,
+    WriteRow,
+)
+from jvpn.supervisor.interfaces import (
+    XdpState,
+    attach_steering,
+    carriers,
+    configure_tun,
+    detach_steering,
+)
+from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.narrator import Narrator
+from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.steering import Steering
+from jvpn.supervisor.steering_backend import NoSteering, SteeringBackend
+
+NS_PER_MS = 1_000_000
+NOBODY = 65_534
+#: Reads from one socket before the others have their turn.
+READS_PER_TURN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """Everything a gateway is told by its configuration, read and checked."""
+
+    node_id: str
+    listen: list[tuple[str, int]]
+    interfaces: list[str] | None
+    xdp: str
+    workers: int
+    tun_name: str
+    addresses: list[str]
+    routes: tuple[str, ...]
+    private_key: bytes
+    peers: list[Peer]
+    default_policy: Policy
+    suite: int
+    store_path: Path
+    run_dir: Path
+    events_path: Path
+    pin_dir: Path
+    capacity: int
+
+
+def now_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS_PER_MS
+
+
+def wall_ms() -> int:
+    return time.time_ns() // NS_PER_MS
+
+
+class Gateway:
+    """A running gateway. The constructor brings everything up or raises, having taken down what it had made."""
+
+    def __init__(self, plan: GatewayPlan, say: Callable[[str], None]) -> None:
+        self.plan = plan
+        self._say = say
+        self._selector = selectors.DefaultSelector()
+        self._undo: list[Callable[[], object]] = []
+        self._running = True
+        self.started_ms = now_ms()
+        self.xdp = XdpState()
+        try:
+            self._bring_up()
+        except BaseException:
+            self.close()
+            raise
+
+    # Bringing up
+
+    def _bring_up(self) -> None:
+        plan = self.plan
+        plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self.store: OwnershipStore = SqliteStore(plan.store_path)
+        self._undo.append(self.store.close)
+        self.sink = FileSink(plan.events_path, plan.node_id)
+        self._undo.append(lambda: self.sink.close(2.0))
+        self.steering = self._open_steering()
+        workers = plan.workers
+        if not self.steering.available and workers > 1:
+            self._say("without the BPF programs one worker serves all sessions")
+            workers = 1
+        self.dataplane = DataPlane(self._holder_plan(workers))
+        self._undo.append(self.dataplane.close)
+        configure_tun(plan.tun_name, plan.addresses, TUN_MTU)
+        self._steer()
+        self.core = GatewayCore(self._context())
+        self._watch()
+
+    def _holder_plan(self, workers: int) -> HolderPlan:
+        plan = self.plan
+        return HolderPlan(
+            run_dir=str(plan.run_dir),
+            listen=[(address, port) for address, port in plan.listen],
+            slots=workers,
+            cpus=sorted(os.sched_getaffinity(0)),
+            tun_name=plan.tun_name,
+            tun_mtu=TUN_MTU,
+            capacity=plan.capacity,
+            uid=NOBODY,
+            gid=NOBODY,
+        )
+
+    def _open_steering(self) -> SteeringBackend:
+        """The programs as the loader pinned them, or none, with the reason said aloud."""
+        if self.plan.xdp == "off":
+            self._say("steering: off by configuration")
+            return NoSteering()
+        try:
+            pinned = run_loader(self.plan.pin_dir, self.plan.run_dir)
+            steering = Steering(pinned)
+        except OSError as error:
+            self._say(f"steering: none ({error})")
+            return NoSteering()
+        self._undo.append(steering.close)
+        return steering
+
+    def _steer(self) -> None:
+        steering, plan = self.steering, self.plan
+        steering.set_ports({port for _address, port in plan.listen})
+        for seat in self.dataplane.seats.values():
+            steering.set_cpu(seat.cpu)
+            steering.set_slot(seat.slot, seat.cpu, SLOT_FIRST_WORKER + seat.slot, seat.slot)
+        for supervised, _strangers in self.dataplane.sockets:
+            steering.attach_reuseport(supervised)
+        steering.attach_tun(self.dataplane.tun_queue)
+        if isinstance(steering, Steering):
+            interfaces = plan.interfaces if plan.interfaces is not None else carriers(plan.listen)
+            self.xdp = attach_steering(steering, steering.steer_fd, interfaces, plan.xdp)
+            self._undo.append(lambda: detach_steering(self.xdp))
+        for interface, mode in self.xdp.modes.items():
+            self._say(f"steering on {interface}: {mode if mode != 'none' else 'reuseport program only'}")
+        for note in self.xdp.notes:
+            self._say(f"steering: {note}")
+
+    def _context(self) -> GatewayContext:
+        plan, page = self.plan, self.dataplane.page
+        facts = GatewayFacts(
+            node_id=plan.node_id,
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            private_key=plan.private_key,
+            public_key=x25519_public(plan.private_key),
+            suite=suite(plan.suite),
+            challenge_key=page.challenge_key,
+            generation=self.dataplane.inventory.generation,
+            slots=tuple(sorted(self.dataplane.seats)),
+            capacity=page.capacity,
+            mtu=TUN_MTU,
+            routes=plan.routes,
+            default_policy=plan.default_policy,
+        )
+        peers = PeerTable({peer.public_key: peer for peer in plan.peers}, self.store.timestamps_us())
+        narrator = Narrator(self.sink, plan.node_id, wall_ms)
+        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page)
+
+    def _watch(self) -> None:
+        for number, (supervised, strangers) in enumerate(self.dataplane.transports):
+            self._register(supervised.fileno(), partial(self._on_datagrams, number, 0))
+            self._register(strangers.fileno(), partial(self._on_datagrams, number, 1))
+        for slot in self.dataplane.channels:
+            self._watch_worker(slot)
+        self.dataplane.register(self._selector, self._on_holder)
+        admin = GatewayAdmin(self)
+        self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
+        self._undo.append(self._admin.close)
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        self._register(reader, self.stop)
+
+    def _register(self, descriptor: int, callback: Callable[[], object]) -> None:
+        self._selector.register(descriptor, selectors.EVENT_READ, callback)
+
+    def _watch_worker(self, slot: int) -> None:
+        self._selector.register(
+            self.dataplane.channels[slot], selectors.EVENT_READ, lambda: self._on_worker(slot)
+        )
+
+    # Running
+
+    def run(self) -> None:
+        """Until SIGTERM, SIGINT or `stop`."""
+        while self._running:
+            timer = self.core.get_timer()
+            timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)
+            ready = self._selector.select(timeout_s)
+            for key, _events in ready:
+                key.data()
+                self._carry_out(self.core.effects())
+            timer = self.core.get_timer()
+            if timer is not None and timer <= now_ms():
+                self.core.handle_timer(now_ms())
+                self._carry_out(self.core.effects())
+            self._report_worker_errors()
+
+    def stop(self) -> None:
+        self._running = False
+
+    def _on_datagrams(self, listener: int, member: int) -> None:
+        transport = self.dataplane.transports[listener][member]
+        for _ in range(READS_PER_TURN):
+            received = transport.receive()
+            if not received:
+                return
+            for data, local, remote in received:
+                self.core.receive_datagram(data, Arrival(listener, local, remote), now_ms())
+                self._carry_out(self.core.effects())
+
+    def _on_worker(self, slot: int) -> None:
+        for report in self.dataplane.reports(slot):
+            self.core.worker_report(slot, report, now_ms())
+            self._carry_out(self.core.effects())
+
+    def _on_holder(self) -> None:
+        gone = dict(self.dataplane.channels)
+        told = self.dataplane.holder_message()
+        if told is None:
+            return
+        slot = told.seat.slot
+        self._selector.unregister(gone[slot])
+        self._watch_worker(slot)
+        self._say(f"worker {slot} ended (status {told.exit_status}); pid {told.seat.pid} took its seat")
+        self.core.worker_replaced(slot, now_ms())
+
+    def _report_worker_errors(self) -> None:
+        errors, self.core.context.worker_errors = self.core.context.worker_errors, []
+        for error in errors:
+            self._say(error)
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        page, steering = self.dataplane.page, self.steering
+        for effect in effects:
+            match effect:
+                case SendDatagram(listener, local, remote, data):
+                    self.dataplane.transports[listener][0].send(data, local, remote)
+                case TellWorker(slot, command):
+                    self.dataplane.tell(slot, command)
+                case WriteRow(record, row):
+                    page.write_row(record, row)
+                case ClearRecord(record):
+                    page.clear_record(record)
+                case PutId(steering_id, slot, role, source, drain_until_ms):
+                    address, port = (None, 0) if source is None else (source.address, source.port)
+                    steering.put_id(steering_id, slot, role, address, port, drain_until_ms * NS_PER_MS)
+                case RemoveId(steering_id):
+                    steering.remove_id(steering_id)
+                case PutPrefix(prefix, slot):
+                    steering.put_prefix(prefix, slot)
+                case RemovePrefix(prefix):
+                    steering.remove_prefix(prefix)
+                case SaveSession(record, timestamp_us):
+                    self.store.save(record, timestamp_us)
+                case ForgetSession(session_id):
+                    self.store.forget(session_id)
+
+    def close(self) -> None:
+        """Tell the clients, then take away everything that was made, in reverse order."""
+        while self._undo:
+            try:
+                self._undo.pop()()
+            except OSError as error:
+                print(f"while stopping: {error}", file=sys.stderr)
+
+    @property
+    def version(self) -> str:
+        return __version__
+
+
+def run_loader(pin_dir: Path, run_dir: Path) -> str:
+    """Compile and pin the programs in a process of their own. Raises OSError with stage, reason and remedy."""
+    import json
+    import subprocess
+
+    command = [sys.executable, "-m", "jvpn.holder.loader", "--json", "--pin-dir", str(pin_dir)]
+    command += ["--run-dir", str(run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    if done.returncode or "pin_dir" not in answer:
+        why = answer.get("error") or done.stderr.strip()[-500:] or f"the loader ended with {done.returncode}"
+        remedy = answer.get("remedy", "")
+        raise OSError(f"{answer.get('stage', 'loader')}: {why}" + (f"; {remedy}" if remedy else ""))
+    return str(answer["pin_dir"])
+
+
+def serve(plan: GatewayPlan, say: Callable[[str], None]) -> int:
+    """Run a gateway until it is told to stop. Returns an exit status."""
+    try:
+        gateway = Gateway(plan, say)
+    except (DataPlaneError, OSError) as error:
+        say(f"cannot start: {error}")
+        return 1
+    listening = ", ".join(f"{address}:{port}" for address, port in plan.listen)
+    say(f"gateway {plan.node_id} listens on {listening} with {len(gateway.dataplane.seats)} workers")
+    try:
+        gateway.run()
+    except DataPlaneError as error:
+        say(str(error))
+        return 1
+    finally:
+        gateway.close()
+    return 0
