@@ -18,6 +18,7 @@ from jvpn.session.machine import Origin, Reason, State, Transition, split_versio
 
 __all__ = [
     "SCHEMA",
+    "AnyEvent",
     "AuditEvent",
     "Event",
     "EventError",

@@ -46,6 +46,8 @@ class Life:
         """Problems that `event`, on `line`, makes visible. `excused`: the stream has admitted losses before it."""
         self._problems = []
         self._incomplete = self._incomplete or excused
+        if not isinstance(event, ev.StateChange | ev.OwnershipEvent):
+            self._catch_up(event)
         if isinstance(event, ev.StateChange):
             self._state_change(event)
         elif isinstance(event, ev.OwnershipEvent) and event.action == "acquired":
@@ -63,6 +65,18 @@ class Life:
         for (_, attempt), line in self._open.items():
             severity: Severity = "lost" if self._incomplete else "violation"
             yield line, Problem(severity, "NO_RESULT", f"attempt {attempt} has no REATTACH_RESULT")
+
+    def _catch_up(self, event: ev.AnyEvent) -> None:
+        """An event at a version no STATE_CHANGE has told: that one is missing."""
+        now = split_version(event.state_version)
+        if event.origin is Origin.CLIENT:
+            self._incomplete = self._incomplete or (self._version is None and now.count > 0)
+        elif self._version is None and now.count:
+            self._missing("BEGINNING_MISSING", f"the stream begins at {now}")
+            self._version = event.state_version
+        elif self._version is not None and event.state_version > self._version:
+            self._missing("VERSION_GAP", f"an event at {now}, told so far: {split_version(self._version)}")
+            self._version, self._state = event.state_version, None
 
     def _wrong(self, code: str, message: str) -> None:
         self._problems.append(Problem("violation", code, message))
@@ -84,7 +98,7 @@ class Life:
             return
         client = event.origin is Origin.CLIENT
         continues = self._client_order(event) if client else self._gateway_order(event)
-        if continues and event.from_ is not self._state:
+        if continues and self._state is not None and event.from_ is not self._state:
             self._wrong("DISCONTINUOUS", f"leaves {event.from_}, but the session is {self._state}")
         before = self._before if continues and self._state is State.RECOVERING else _ANY_BEFORE
         if event.followed is not True:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from jvpn.observability.events import Event, TelemetryLoss, encode
+from jvpn.observability.events import AnyEvent, TelemetryLoss, encode
 from jvpn.observability.linefile import LineFile
 from jvpn.session.machine import Origin
 
@@ -21,7 +21,7 @@ DEFAULT_RETRY_S: Final = 1.0
 
 
 class Sink(Protocol):
-    def emit(self, event: Event) -> None:
+    def emit(self, event: AnyEvent) -> None:
         """Take `event`; never blocks, never raises."""
 
     def close(self, timeout_s: float) -> bool:
@@ -32,9 +32,9 @@ class MemorySink:
     """Keeps events in a list, for tests and for the simulator."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[AnyEvent] = []
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: AnyEvent) -> None:
         self.events.append(event)
 
     def close(self, timeout_s: float) -> bool:
@@ -67,7 +67,7 @@ class FileSink:
         self._node_id, self._origin = node_id, origin
         self._capacity, self._retry_s, self._wall_ms = capacity, retry_s, wall_ms
         self._wake = threading.Condition()
-        self._queue: list[Event] = []
+        self._queue: list[AnyEvent] = []
         self._overflowed = 0
         self._closing = False
         self._lost = 0
@@ -93,7 +93,7 @@ class FileSink:
         """What the last failed write said; empty while writing works."""
         return self._file.error
 
-    def emit(self, event: Event) -> None:
+    def emit(self, event: AnyEvent) -> None:
         with self._wake:
             if self._closing or len(self._queue) >= self._capacity:
                 self._overflowed += 1
@@ -138,13 +138,13 @@ class FileSink:
                 self._wake.wait_for(lambda: self._queue or self._overflowed or self._closing)
             return self._closing
 
-    def _take(self) -> tuple[list[Event], int]:
+    def _take(self) -> tuple[list[AnyEvent], int]:
         with self._wake:
             batch, self._queue = self._queue, []
             overflowed, self._overflowed = self._overflowed, 0
             return batch, overflowed
 
-    def _write(self, batch: Sequence[Event]) -> int:
+    def _write(self, batch: Sequence[AnyEvent]) -> int:
         """Returns how many of `batch` are not in the file."""
         lines = [line for line in map(_encode_or_none, batch) if line is not None]
         done = self._file.append(lines)
@@ -170,7 +170,7 @@ class FileSink:
         )
 
 
-def _encode_or_none(event: Event) -> bytes | None:
+def _encode_or_none(event: AnyEvent) -> bytes | None:
     """None for what JSON cannot say: a bug of the emitter, but not one that may stop the others' events."""
     try:
         return encode(event)
