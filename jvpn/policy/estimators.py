@@ -106,13 +106,16 @@ class Probes:
         if probe is None:
             return None
         probe.answered = True
-        self.last_answer_ns = now_ns
-        if self.last_answered_sent_ns is None or probe.sent_ns > self.last_answered_sent_ns:
-            self.last_answered_sent_ns = probe.sent_ns
-        while self.run and self.run[0] <= self.last_answered_sent_ns:
-            self.run.popleft()
+        self.proved(probe.sent_ns, now_ns)
         self._forget(now_ns)
         return now_ns - probe.sent_ns
+
+    def proved(self, sent_ns: int, now_ns: int) -> None:
+        """Something sent at `sent_ns` was answered: the run starts after it."""
+        self.last_answer_ns = now_ns
+        self.last_answered_sent_ns = max(sent_ns, self.last_answered_sent_ns or sent_ns)
+        while self.run and self.run[0] <= self.last_answered_sent_ns:
+            self.run.popleft()
 
     @property
     def outstanding(self) -> int:
@@ -121,6 +124,10 @@ class Probes:
     def overdue(self, patience_ns: int, now_ns: int) -> int:
         """How many of the run have waited longer than an answer may take."""
         return sum(1 for sent_ns in self.run if now_ns - sent_ns >= patience_ns)
+
+    def latest_ns(self, count: int) -> int:
+        """When the `count`-th newest probe was sent; 0 if there are fewer."""
+        return self._all[-count].sent_ns if len(self._all) >= count else 0
 
     def lost(self, since_ns: int, overdue_before_ns: int) -> Share:
         """Of the probes sent at or after `since_ns`: unanswered ones sent before `overdue_before_ns` are lost."""
@@ -144,7 +151,7 @@ class Probes:
 class CounterLoss:
     """Loss in one direction from cumulative counters: the highest counter sent and how many arrived, over a window.
 
-    A counter is generation (16 bit) ‖ sequence (48); a new generation starts the measure anew, since the gap is no loss.
+    A counter is generation (16 bit) ‖ sequence (48); a new generation starts anew, since the gap is no loss.
     """
 
     def __init__(self, window_ns: int) -> None:
@@ -173,6 +180,31 @@ class CounterLoss:
         if sent < MIN_COUNTED:
             return None
         return Share(max(0, sent - (last_received - first_received)), sent)
+
+
+def one_way_loss(outward: Share | None, inward: Share | None, probes: Share) -> Share | None:
+    """Loss in the worse direction; None with too few samples.
+
+    Counters tell it directly. Where one or both are missing, the probes' loss fills in, which crosses both directions.
+    """
+    if outward and inward:
+        return max(outward, inward, key=lambda share: share.ratio)
+    known = outward or inward
+    if probes.total < MIN_PROBES:
+        return known
+    through = 1 - probes.ratio
+    if known is None:
+        # Half the blame for each direction: the least that the worse one can have lost.
+        return _estimated(1 - math.sqrt(through), probes.total)
+    if known.ratio >= 1:
+        return known
+    # A difference of two measures is less sure than each: it counts as half as many samples.
+    other = _estimated(1 - through / (1 - known.ratio), probes.total // 2)
+    return max(known, other, key=lambda share: share.ratio)
+
+
+def _estimated(ratio: float, total: int) -> Share:
+    return Share(round(max(0.0, ratio) * total), total)
 
 
 class StreamSpacing:

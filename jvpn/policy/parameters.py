@@ -1,8 +1,7 @@
 """Every policy parameter as data: unit, bounds, default, meaning.
 
 This table is the only declaration. The model checks values against it, the table in `docs/configuration.md` is
-generated from it, and `policies/default.yaml` is held against its defaults by a test. Times are milliseconds unless the name's
-end says otherwise.
+generated from it, and `policies/default.yaml` is held against its defaults by a test.
 """
 
 from dataclasses import dataclass

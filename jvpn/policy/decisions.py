@@ -1,0 +1,267 @@
+"""Which path, and whether to move: pure functions of (policy, candidates, history, now).
+
+Nothing here remembers. The caller records the arguments with each decision, so a recorded stream can be decided again
+and must come out the same. Reason codes are those of the session machine's table. Times are integer milliseconds of one
+monotonic clock.
+
+The order of candidates is total. Filter: link up, transport allowed. Then, smaller first: not answering, preference
+(higher number first), cost, place in `allowed_transports`, loss, latency, stability (longest steady first), id.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from jvpn.policy.model import Policy
+from jvpn.policy.parameters import MINUTE
+
+NEVER_MS: Final = 2**62
+
+
+class Action(StrEnum):
+    STAY = "STAY"
+    SWITCH = "SWITCH"  # voluntary: the old path keeps delivering until the new one is bound
+    DENY = "DENY"  # a voluntary switch would be right, and is not allowed yet
+    REATTACH = "REATTACH"  # nothing delivers: bind this candidate as soon as possible
+    DEGRADE = "DEGRADE"
+    TERMINATE = "TERMINATE"
+
+
+class Phase(StrEnum):
+    """The session machine's states that have a decision to take."""
+
+    ATTACHED = "ATTACHED"
+    VOLATILE = "VOLATILE"
+    DEGRADED = "DEGRADED"
+    RECOVERING = "RECOVERING"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One path at one instant; the active path is one of them. `loss` is a share of 1.
+
+    `latency_ms` None: never measured. `steady_since_ms` None: not answering now. `broken`: a quality floor is broken.
+    """
+
+    id: str
+    transport: str
+    preference: int = 100
+    cost: int = 0
+    up: bool = True
+    answering: bool = False
+    dead: bool = False
+    broken: bool = False
+    loss: float = 0.0
+    latency_ms: float | None = None
+    jitter_ms: float | None = None
+    steady_since_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What led here. `binds_ms`: times of all binds of the last minute at least, oldest first.
+
+    `recovering_since_ms`: when RECOVERING was entered, None elsewhere. `active` is the bound path's id, None without.
+    """
+
+    phase: Phase
+    phase_since_ms: int
+    active: str | None = None
+    attached_since_ms: int = 0
+    recovering_since_ms: int | None = None
+    binds_ms: tuple[int, ...] = ()
+
+
+Evidence = dict[str, int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`because`: what was observed and the threshold it was held against, as it stands in the event.
+
+    `reason` of a DENY is that of the switch that is denied; `candidate` None with REATTACH: there is nothing to try.
+    """
+
+    action: Action
+    reason: str = ""
+    candidate: str | None = None
+    because: Evidence = field(default_factory=dict)
+    retry_after_ms: int = 0
+
+
+STAY: Final = Decision(Action.STAY)
+
+
+def ranked(policy: Policy, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Usable candidates, best first; the order of the input does not matter."""
+    places = {transport: place for place, transport in enumerate(policy.allowed_transports)}
+
+    def key(candidate: Candidate) -> tuple[object, ...]:
+        return (
+            not candidate.answering,
+            -candidate.preference,
+            candidate.cost,
+            places[candidate.transport],
+            candidate.loss,
+            float("inf") if candidate.latency_ms is None else candidate.latency_ms,
+            NEVER_MS if candidate.steady_since_ms is None else candidate.steady_since_ms,
+            candidate.id,
+        )
+
+    return sorted((c for c in candidates if c.up and c.transport in places), key=key)
+
+
+def warm(policy: Policy, candidates: Iterable[Candidate], active: str | None) -> list[Candidate]:
+    """The candidates worth keeping warm beside the active path: the first `max_candidates`."""
+    return [c for c in ranked(policy, candidates) if c.id != active][: policy.max_candidates]
+
+
+def badness(policy: Policy, candidate: Candidate) -> float:
+    """How bad a path is, in floors: the sum of each signal over its floor. 0 is perfect, a broken floor adds over 1."""
+    latency = policy.latency_floor_ms if candidate.latency_ms is None else candidate.latency_ms
+    return (
+        candidate.loss / policy.loss_floor
+        + latency / policy.latency_floor_ms
+        + (candidate.jitter_ms or 0.0) / policy.jitter_floor_ms
+    )
+
+
+def choose(policy: Policy, candidates: Iterable[Candidate], history: History, now_ms: int) -> Decision:
+    """What to do now. Recovery is judged before anything voluntary, and is never held back by a limit."""
+    paths = ranked(policy, candidates)
+    if history.phase is Phase.RECOVERING:
+        return _recover(policy, paths, history, now_ms)
+    active = next((path for path in paths if path.id == history.active), None)
+    if active is None or active.dead:
+        return _replace(paths, history, active)
+    if history.phase is Phase.ATTACHED and not active.broken:
+        return _fall_back(policy, paths, active, history, now_ms)
+    return _relieve(policy, paths, active, history, now_ms)
+
+
+def _recover(policy: Policy, paths: list[Candidate], history: History, now_ms: int) -> Decision:
+    since_ms = history.phase_since_ms if history.recovering_since_ms is None else history.recovering_since_ms
+    elapsed_ms = now_ms - since_ms
+    if elapsed_ms >= policy.recovery_window_ms:
+        ends = policy.on_recovery_window_exceeded == "terminate"
+        action = Action.TERMINATE if ends else Action.DEGRADE
+        because: Evidence = {"elapsed_ms": elapsed_ms, "recovery_window_ms": policy.recovery_window_ms}
+        return Decision(action, "RECOVERY_WINDOW_EXCEEDED", None, because)
+    if not paths:
+        return Decision(Action.DEGRADE, "NO_CANDIDATE", None, {"candidates": 0, "needed": 1})
+    return Decision(Action.REATTACH, "REATTACH_REQUESTED", paths[0].id, {"elapsed_ms": elapsed_ms})
+
+
+def _replace(paths: list[Candidate], history: History, active: Candidate | None) -> Decision:
+    """The bound path is gone or dead, or none is bound (DEGRADED)."""
+    others = [path for path in paths if path.id != history.active]
+    # A dead path is still tried when there is nothing else: what is dead on this index may live on the next.
+    best = next((path for path in others if path.answering), None) or next(iter(others or paths), None)
+    if history.active is None:
+        if best is None:
+            return STAY
+        return Decision(Action.REATTACH, "REATTACH_REQUESTED", best.id, {"bindings": 0})
+    state = "dead" if active is not None else "gone"
+    because: Evidence = {"active": history.active, "observed": state}
+    return Decision(Action.REATTACH, "TRANSPORT_DEAD", best.id if best else None, because)
+
+
+def _fall_back(
+    policy: Policy, paths: list[Candidate], active: Candidate, history: History, now_ms: int
+) -> Decision:
+    """All is well: leave only for a path that is wanted more, and only when that has held for its stability window."""
+    wanted = [path for path in paths if _wish(policy, path) < _wish(policy, active)]
+    for path in wanted:
+        if path.steady_since_ms is None or path.dead or path.broken or not _inside_floors(policy, path):
+            continue
+        steady_ms = now_ms - path.steady_since_ms
+        if steady_ms < policy.stability_window_ms:
+            continue
+        returned = path.steady_since_ms > history.attached_since_ms
+        because: Evidence = {
+            "steady_ms": steady_ms,
+            "stability_window_ms": policy.stability_window_ms,
+            "preference": path.preference,
+            "active_preference": active.preference,
+            "cost": path.cost,
+            "active_cost": active.cost,
+            "transport": path.transport,
+            "active_transport": active.transport,
+        }
+        reason = "TRANSPORT_RETURNED" if returned else "PREFERENCE_SWITCH"
+        return _if_allowed(policy, Decision(Action.SWITCH, reason, path.id, because), history, now_ms)
+    return STAY
+
+
+def _relieve(
+    policy: Policy, paths: list[Candidate], active: Candidate, history: History, now_ms: int
+) -> Decision:
+    """A floor is broken: move to a candidate that is really better, or say that there is no relief."""
+    active_badness = badness(policy, active)
+    better = [
+        path
+        for path in paths
+        if path.id != active.id
+        and path.answering
+        and not path.dead
+        and not path.broken
+        and badness(policy, path) * policy.switch_improvement_factor <= active_badness
+    ]
+    decision = STAY
+    if better:
+        best = better[0]
+        because: Evidence = {
+            "badness": round(badness(policy, best), 4),
+            "active_badness": round(active_badness, 4),
+            "switch_improvement_factor": policy.switch_improvement_factor,
+        }
+        switch = Decision(Action.SWITCH, "QUALITY_SWITCH", best.id, because)
+        decision = _if_allowed(policy, switch, history, now_ms)
+    if decision.action is not Action.SWITCH and history.phase is Phase.VOLATILE:
+        volatile_ms = now_ms - history.phase_since_ms
+        if volatile_ms >= policy.volatile_to_degraded_ms:
+            because = {"volatile_ms": volatile_ms, "volatile_to_degraded_ms": policy.volatile_to_degraded_ms}
+            denied = decision.action is Action.DENY
+            reason = "SWITCH_RATE_LIMITED" if denied else "VOLATILITY_PERSISTED"
+            return Decision(Action.DEGRADE, reason, None, because)
+    return decision
+
+
+def _wish(policy: Policy, path: Candidate) -> tuple[int, int, int]:
+    return -path.preference, path.cost, policy.allowed_transports.index(path.transport)
+
+
+def _inside_floors(policy: Policy, path: Candidate) -> bool:
+    latency_ms, jitter_ms = path.latency_ms, path.jitter_ms
+    return (
+        path.loss <= policy.loss_floor * policy.hysteresis
+        and (latency_ms is None or latency_ms <= policy.latency_floor_ms * policy.hysteresis)
+        and (jitter_ms is None or jitter_ms <= policy.jitter_floor_ms * policy.hysteresis)
+    )
+
+
+def _if_allowed(policy: Policy, switch: Decision, history: History, now_ms: int) -> Decision:
+    limit = voluntary_limit(policy, history, now_ms)
+    if limit is None:
+        return switch
+    because, retry_after_ms = limit
+    return Decision(Action.DENY, switch.reason, switch.candidate, because, retry_after_ms)
+
+
+def voluntary_limit(policy: Policy, history: History, now_ms: int) -> tuple[Evidence, int] | None:
+    """Why no voluntary switch is allowed now and for how long, None if one is.
+
+    Every bind counts, also those after a death: a session that the network throws about does not move by choice too.
+    """
+    recent = [at_ms for at_ms in history.binds_ms if now_ms - at_ms < MINUTE]
+    most = policy.max_switches_per_minute
+    if len(recent) >= most:
+        # The minute is over for enough binds once the most-th newest is a minute old.
+        retry_ms = recent[len(recent) - most] + MINUTE - now_ms if most else MINUTE
+        return {"switches_in_minute": len(recent), "max_switches_per_minute": most}, retry_ms
+    since_ms = now_ms - recent[-1] if recent else MINUTE
+    if since_ms < policy.switch_cooldown_ms:
+        because: Evidence = {"since_bind_ms": since_ms, "switch_cooldown_ms": policy.switch_cooldown_ms}
+        return because, policy.switch_cooldown_ms - since_ms
+    return None

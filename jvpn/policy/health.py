@@ -1,0 +1,307 @@
+"""The health of one path: when to probe it, when it is dead, how good it is.
+
+Theory. Only an answer to a probe (or to a REQUEST) proves a path. An active path has something to prove while DATA was
+sent after the last answered probe, while a steady incoming stream has stopped, or while a probe is overdue; then a
+probe goes every `probe_interval_ms` without back-off. Otherwise it is probed at `idle_probe_interval_ms`. Candidates,
+and an active path that is dead already, are probed each second, doubling to ten while unanswered, and at once after a
+link event.
+
+The path is dead when the last k probes are unanswered, each of them has waited longer than an answer may take
+(srtt + 4·rttvar), and the oldest has waited at least three intervals; k is the smallest with p^k < 10^-6 for the
+measured round-trip loss p, from 3 to 14. Each, not the oldest alone: on a path longer than the interval several
+probes are always under way, and one lost among them must not pass for k. So a path that loses nothing is found dead
+within four intervals and one round trip, also when only one direction died.
+
+Sans-I/O: times are integer nanoseconds of one monotonic clock. Feed everything that was received before asking `dead`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from jvpn.policy.estimators import (
+    MIN_PROBES,
+    MS,
+    SECOND,
+    CounterLoss,
+    Probes,
+    RoundTrip,
+    StreamSpacing,
+    one_way_loss,
+    percentile,
+)
+from jvpn.policy.model import Policy
+from jvpn.policy.quality import Signals
+
+MIN_K: Final = 3
+MAX_K: Final = 14
+FALSE_VERDICT: Final = 1e-6
+CANDIDATE_INTERVAL_NS: Final = SECOND
+CANDIDATE_INTERVAL_MAX_NS: Final = 10 * SECOND
+#: While quality is watched an idle path is probed every so many probe intervals: enough samples in a loss window.
+WATCH_INTERVALS: Final = 4
+#: How many loss windows the longer memory of loss spans; a calm moment must not make a lossy path look clean.
+LOSS_MEMORY_WINDOWS: Final = 5
+LATEST_PROBES: Final = 10
+GATEWAY_SILENCE_INTERVALS: Final = 3
+
+
+class DeadPathRule:
+    """The numbers of the rule, from a policy."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.interval_ns: Final = policy.probe_interval_ms * MS
+        self.least_wait_ns: Final = 3 * self.interval_ns
+        #: RFC 6298's clock granularity G: jitter too small to show in rttvar.
+        self.granularity_ns: Final = self.interval_ns // 2
+
+    @staticmethod
+    def unanswered_needed(loss: float) -> int:
+        """k: the smallest with loss^k < 10^-6, from 3 to 14."""
+        if loss <= 0.0:
+            return MIN_K
+        if loss >= 1.0:
+            return MAX_K
+        # One more than the quotient's floor, because the power must be below, not equal.
+        return min(MAX_K, max(MIN_K, math.floor(math.log(FALSE_VERDICT) / math.log(loss) + 1e-9) + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class PathSnapshot:
+    """One path at one instant, in milliseconds and shares of 1; the health part of a decision's input."""
+
+    answering: bool
+    dead: bool
+    loss: float
+    latency_ms: float | None
+    p50_ms: float | None
+    p95_ms: float | None
+    jitter_ms: float | None
+    steady_since_ms: int | None
+    last_answer_ms: int | None
+    unanswered: int
+    unanswered_needed: int
+
+
+class PathHealth:
+    """Health of one path, active or candidate. `now_ns` of each call must not be below that of the call before."""
+
+    def __init__(self, policy: Policy, now_ns: int, *, active: bool) -> None:
+        self._rule = DeadPathRule(policy)
+        self._idle_ns = policy.idle_probe_interval_ms * MS
+        self._window_ns = policy.loss_window_ms * MS
+        self._round_trip = RoundTrip(self._window_ns)
+        self._probes = Probes(LOSS_MEMORY_WINDOWS * self._window_ns)
+        self._outward = CounterLoss(self._window_ns)
+        self._inward = CounterLoss(self._window_ns)
+        self._stream = StreamSpacing()
+        self._now_ns = now_ns
+        self._active = active
+        self._watched = False
+        self._wanted_ns: int | None = now_ns
+        self._data_sent_ns: int | None = None
+        self._k = MIN_K
+        self._tries = 0
+        self._first_try_ns = CANDIDATE_INTERVAL_NS
+        self._steady_since_ns: int | None = None
+
+    # --- what happened --------------------------------------------------------------------------------
+
+    def on_probe_sent(self, probe_id: int, now_ns: int) -> None:
+        """`probe_id` must be new for this path."""
+        self._now_ns = now_ns
+        self._wanted_ns = None
+        self._tries += 1
+        self._probes.sent(probe_id, now_ns)
+
+    def on_probe_acked(self, probe_id: int, now_ns: int) -> bool:
+        """False, and no effect, for a probe that is not outstanding."""
+        self._now_ns = now_ns
+        was_answering = self.answering(now_ns)
+        rtt_ns = self._probes.acked(probe_id, now_ns)
+        if rtt_ns is None:
+            return False
+        self._answered(rtt_ns, now_ns, was_answering)
+        return True
+
+    def on_round_trip(self, rtt_ns: int, now_ns: int) -> None:
+        """A round trip measured otherwise (REQUEST to ACK, handshake): the path answers, and how fast."""
+        self._now_ns = now_ns
+        was_answering = self.answering(now_ns)
+        self._probes.proved(now_ns - rtt_ns, now_ns)
+        self._answered(rtt_ns, now_ns, was_answering)
+
+    def on_data_sent(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+        self._data_sent_ns = now_ns
+
+    def on_data_received(self, now_ns: int) -> None:
+        """Authenticated DATA came in on this path."""
+        self._now_ns = now_ns
+        self._stream.arrived(now_ns)
+
+    def on_counters(self, *, outward: bool, highest: int, received: int, now_ns: int) -> None:
+        """Cumulative counters of one direction: the highest counter sent on it, and how many datagrams arrived."""
+        self._now_ns = now_ns
+        (self._outward if outward else self._inward).counted(highest, received, now_ns)
+
+    def on_link_event(self, now_ns: int) -> None:
+        """A link, address or route changed: probe at once, and soon again if that is not answered."""
+        self._now_ns = now_ns
+        self._wanted_ns = now_ns
+        self._tries = 0
+        self._first_try_ns = self._rule.interval_ns
+
+    def set_active(self, active: bool, now_ns: int) -> None:
+        """The path was bound, or left. What was DATA before proves and asks nothing any more."""
+        self._now_ns = now_ns
+        self._active = active
+        self._data_sent_ns = None
+        self._stream = StreamSpacing()
+        self._tries = 0
+
+    def watch(self, watched: bool, now_ns: int) -> None:
+        """While the session is VOLATILE or DEGRADED, probe also an idle path or candidate often enough to judge it."""
+        self._now_ns = now_ns
+        if watched and not self._watched:
+            self._tries = 0
+        self._watched = watched
+
+    def _answered(self, rtt_ns: int, now_ns: int, was_answering: bool) -> None:
+        self._round_trip.sample(rtt_ns, now_ns)
+        self._tries = 0
+        self._first_try_ns = CANDIDATE_INTERVAL_NS
+        if not was_answering or self._steady_since_ns is None:
+            self._steady_since_ns = now_ns
+        self._k = self._rule.unanswered_needed(self.round_trip_loss(now_ns))
+
+    # --- when to probe --------------------------------------------------------------------------------
+
+    def next_probe_at(self, now_ns: int) -> int:
+        """When the next probe should go; in the past or now: send one."""
+        if self._wanted_ns is not None:
+            return self._wanted_ns
+        last_ns = self._probes.last_sent_ns
+        assert last_ns is not None, "a path that was never probed wants to be"
+        if not self._active or self.dead(now_ns):
+            return last_ns + self._backed_off_ns()
+        earliest_ns = last_ns + self._rule.interval_ns
+        reasons = [at_ns for at_ns in self._reasons_ns() if at_ns is not None]
+        next_ns = min((max(earliest_ns, at_ns) for at_ns in reasons), default=last_ns + self._idle_ns)
+        if self._watched:
+            next_ns = min(next_ns, last_ns + WATCH_INTERVALS * self._rule.interval_ns)
+        return min(next_ns, last_ns + self._idle_ns)
+
+    def _reasons_ns(self) -> tuple[int | None, int | None, int | None]:
+        """From when on the active path has something to prove: DATA sent, a stopped stream, a late answer."""
+        proven_ns = self._probes.last_answered_sent_ns
+        data_ns, stream_ns = self._data_sent_ns, self._stream.last_ns
+        sent = data_ns if data_ns is not None and (proven_ns is None or data_ns > proven_ns) else None
+        silent = stream_ns is not None and (proven_ns is None or stream_ns > proven_ns)
+        missed = self._stream.missed_at_ns() if silent else None
+        late = self._probes.run[0] + self._patience_ns() if self._probes.run else None
+        return sent, missed, late
+
+    def _backed_off_ns(self) -> int:
+        first_ns = self._first_try_ns
+        if self._watched:
+            first_ns = min(first_ns, WATCH_INTERVALS * self._rule.interval_ns)
+        # An active path that is dead has been asked k times already; its back-off starts at the verdict.
+        doublings = self._tries - (self._k if self._active else 1)
+        return min(first_ns << min(max(doublings, 0), 16), CANDIDATE_INTERVAL_MAX_NS)
+
+    def get_timer(self) -> int:
+        """When to look again if nothing happens: the next probe or the verdict, whichever comes first."""
+        probe_ns = self.next_probe_at(self._now_ns)
+        verdict_ns = self._dead_at_ns()
+        if verdict_ns is not None and verdict_ns > self._now_ns:
+            return min(probe_ns, verdict_ns)
+        return probe_ns
+
+    # --- verdicts and measures ------------------------------------------------------------------------
+
+    def dead(self, now_ns: int) -> bool:
+        """The dead-path rule. True until a probe is answered."""
+        at_ns = self._dead_at_ns()
+        return at_ns is not None and now_ns >= at_ns
+
+    def _dead_at_ns(self) -> int | None:
+        run = self._probes.run
+        if len(run) < self._k:
+            return None
+        return max(run[0] + self._rule.least_wait_ns, run[self._k - 1] + self._patience_ns())
+
+    def answering(self, now_ns: int) -> bool:
+        """It has answered, and at most one probe since is overdue."""
+        return self._steady_since_ns is not None and self._probes.overdue(self._patience_ns(), now_ns) < 2
+
+    def _patience_ns(self) -> int:
+        return self._round_trip.patience_ns(self._rule.granularity_ns)
+
+    @property
+    def srtt_ns(self) -> int | None:
+        return self._round_trip.srtt_ns
+
+    @property
+    def rttvar_ns(self) -> int:
+        return self._round_trip.rttvar_ns
+
+    def round_trip_loss(self, now_ns: int) -> float:
+        """p of the rule: the worst of what the last few probes, two windows of them and the counters show.
+
+        Probes since the last answered one do not count: a path that dies must not raise its own bar. The last few do
+        so that a path that begins to lose is not taken for a dead one while the windows still remember it clean.
+        """
+        settled_ns = min(now_ns - self._patience_ns(), self._probes.last_answered_sent_ns or 0)
+        beginnings_ns = (
+            self._probes.latest_ns(LATEST_PROBES),
+            now_ns - self._window_ns,
+            now_ns - LOSS_MEMORY_WINDOWS * self._window_ns,
+        )
+        probed = max(self._probes.lost(since_ns, settled_ns).ratio for since_ns in beginnings_ns)
+        outward, inward = self._outward.share(now_ns), self._inward.share(now_ns)
+        delivered = (1 - (outward.ratio if outward else 0.0)) * (1 - (inward.ratio if inward else 0.0))
+        return max(1 - delivered, probed)
+
+    def signals(self, now_ns: int) -> Signals:
+        """What the floors are held against, over `loss_window_ms`."""
+        probes = self._probes.lost(now_ns - self._window_ns, now_ns - self._patience_ns())
+        share = one_way_loss(self._outward.share(now_ns), self._inward.share(now_ns), probes)
+        loss, loss_samples = (round(share.ratio, 4), share.total) if share else (None, 0)
+        samples = self._round_trip.window(now_ns)
+        if len(samples) < MIN_PROBES:
+            return Signals(loss, loss_samples)
+        p50_ns, p95_ns = percentile(samples, 0.5), percentile(samples, 0.95)
+        return Signals(loss, loss_samples, _ms(p95_ns), _ms(p95_ns - p50_ns))
+
+    def snapshot(self, now_ns: int) -> PathSnapshot:
+        """What decisions see; loss over the longer memory, since candidates are probed seldom."""
+        memory_ns = LOSS_MEMORY_WINDOWS * self._window_ns
+        loss = self._probes.lost(now_ns - memory_ns, now_ns - self._patience_ns())
+        samples = self._round_trip.window(now_ns)
+        p50 = _ms(percentile(samples, 0.5)) if samples else None
+        p95 = _ms(percentile(samples, 0.95)) if samples else None
+        srtt_ns, steady_ns = self._round_trip.srtt_ns, self._steady_since_ns
+        answering, answer_ns = self.answering(now_ns), self._probes.last_answer_ns
+        return PathSnapshot(
+            answering=answering,
+            dead=self.dead(now_ns),
+            loss=round(loss.ratio, 4),
+            latency_ms=None if srtt_ns is None else _ms(srtt_ns),
+            p50_ms=p50,
+            p95_ms=p95,
+            jitter_ms=round(p95 - p50, 3) if p50 is not None and p95 is not None else None,
+            steady_since_ms=steady_ns // MS if answering and steady_ns is not None else None,
+            last_answer_ms=None if answer_ns is None else answer_ns // MS,
+            unanswered=self._probes.overdue(self._patience_ns(), now_ns),
+            unanswered_needed=self._k,
+        )
+
+
+def _ms(ns: int) -> float:
+    return round(ns / MS, 3)
+
+
+def silent_at_gateway(policy: Policy, last_heard_ns: int, now_ns: int) -> bool:
+    """The gateway's only inference of death: nothing authenticated for three idle probe intervals."""
+    return now_ns - last_heard_ns >= GATEWAY_SILENCE_INTERVALS * policy.idle_probe_interval_ms * MS
