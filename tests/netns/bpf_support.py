@@ -120,7 +120,8 @@ def datagram(
 ) -> bytes:
     """A JVP datagram of `size` bytes (the type's own, else 60) with zeros behind the header."""
     if size is None:
-        size = {PacketType.REATTACH_REQUEST: REATTACH_REQUEST_SIZE, PacketType.RESET: 36}.get(kind, 60)
+        own: dict[int, int] = {PacketType.REATTACH_REQUEST: REATTACH_REQUEST_SIZE, PacketType.RESET: 36}
+        size = own.get(kind, 60)
     header = bytes([kind, version_phase, suite, zero]) + steering_id + counter.to_bytes(8, "big")
     assert len(header) == HEADER_SIZE
     return (header + bytes(max(0, size - HEADER_SIZE)))[:size]
