@@ -42,6 +42,7 @@ class GaugeEnd:
         self._next_ns = 0
         self._sending = False
         self._refused = 0
+        self._seen: set[int] = set()
         self._records = {name: array("q") for name in _ARRAYS}
 
     def serve(self, commands_fd: int) -> None:
@@ -96,6 +97,7 @@ class GaugeEnd:
             magic, seq, departure_ns = _STAMP.unpack_from(data)
             if magic != _MAGIC:
                 continue
+            self._seen.add(seq)
             records["seq"].append(seq)
             records["departure_ns"].append(departure_ns)
             records["arrival_ns"].append(now_ns)
@@ -109,7 +111,7 @@ class GaugeEnd:
             self._sending = False
         answer: dict[str, object] = {
             "sent": len(self._records["sent_ns"]),
-            "received": len(self._records["seq"]),
+            "received": len(self._seen),
             "refused": self._refused,
         }
         if command == "dump":

@@ -236,6 +236,7 @@ def test_nat_gives_the_same_socket_a_new_source(two_uplinks: Net) -> None:
         nat.rebind(link, port=40_003, address=link.spare_ip)
         assert exchange(client, server, target, b"new address") == (link.spare_ip, 40_003)
         server.sendto(b"to the old mapping", old)
+        server.sendto(b"to the socket's own port", (link.client_ip, own_port))
         assert exchange(client, server, target, b"last") == (link.spare_ip, 40_003)
         assert list(receive_all(client)) == []
         nat.disable(link)
