@@ -4,6 +4,7 @@ Solid spine: traffic is delivered. Dashed: recovering or degraded. The bar under
 reattach to scale with the longest of the session.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -176,8 +177,12 @@ def _fold(line: str, width: int) -> list[str]:
     """Break a line that is too long where it has an arrow or a dot between things."""
     if len(line) <= width:
         return [line]
-    at = max(line.rfind(" → ", 0, width), line.rfind(" · ", 0, width))
-    return [line[:at], *_fold("  " + line[at + 1 :], width)] if at > 2 else [line]
+    # From 3 on: what is left over begins with such a mark itself, and must not be broken there again.
+    breaks = [match.start() for match in re.finditer(" [→·] ", line) if match.start() > 2]
+    if not breaks:
+        return [line]
+    at = max((place for place in breaks if place <= width), default=breaks[0])
+    return [line[:at], *_fold("  " + line[at + 1 :], width)]
 
 
 def _cut(line: str, width: int) -> str:

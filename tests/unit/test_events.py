@@ -271,6 +271,17 @@ class TestFileSink:
         assert sink.close(20) is False
         assert sink.lost == len(samples())
 
+    def test_what_gathered_while_the_disk_was_dead_is_counted_at_the_end(
+        self, tmp_path: Path, sinks: Callable[..., FileSink]
+    ) -> None:
+        sink = sinks(tmp_path / "nowhere" / "e.jsonl", retry_s=3600)
+        sink.emit(samples()[0])
+        wait_for(lambda: sink.lost == 1)
+        for event in samples():
+            sink.emit(event)
+        assert sink.close(20) is False
+        assert sink.lost == 1 + len(samples())
+
     def test_a_rotated_file_is_opened_anew(self, tmp_path: Path, sinks: Callable[..., FileSink]) -> None:
         file, old = tmp_path / "e.jsonl", tmp_path / "e.jsonl.1"
         sink = sinks(file)
@@ -378,6 +389,27 @@ class TestAuditor:
         assert codes([*lines[: attempt + 1], lines[attempt], *lines[attempt + 1 :]]) == [
             ("violation", "ATTEMPT_TWICE")
         ]
+
+    def test_an_attempt_that_failed_may_be_made_again(self) -> None:
+        story = Story().go(R.HANDSHAKE_OK)
+        for result in ("failed", "bound"):
+            story.sink.emit(ev.ReattachAttempt(attempt=1, cause="NODE_DRAIN", path=path(1), **story.common()))
+            story.sink.emit(ev.ReattachResult(attempt=1, result=result, **story.common()))
+        assert codes(story.lines()) == []
+
+    def test_nothing_is_bound_after_the_end(self) -> None:
+        story = Story().go(R.HANDSHAKE_OK)
+        story.sink.emit(ev.ReattachAttempt(attempt=1, cause="NODE_DRAIN", path=path(1), **story.common()))
+        story.go(R.SESSION_TTL_EXPIRED)
+        failed = ev.ReattachResult(attempt=1, result="failed", **story.common())
+        assert codes([*story.lines(), ev.encode(failed)]) == []
+        bound = msgspec.structs.replace(failed, result="bound")
+        assert codes([*story.lines(), ev.encode(bound)]) == [("violation", "AFTER_END")]
+
+    def test_a_kept_path_may_die_while_the_switch_is_in_flight(self) -> None:
+        story = Story().go(R.HANDSHAKE_OK, R.OPERATOR_SWITCH)
+        story.machine.lose_binding()
+        assert codes(story.go(R.REATTACH_FAIL).lines()) == []
 
     def test_an_admitted_loss_explains_a_missing_result(self) -> None:
         lines = life().lines()

@@ -134,6 +134,13 @@ class TestBucket:
         taken = sum(bucket.take(now) for now in range(10_001))
         assert taken == 20 + 400
 
+    @pytest.mark.parametrize("per_s", [1, 5, 10, 20, 40, 100])
+    def test_a_token_is_whole_in_its_time_however_finely_that_is_cut(self, per_s: int) -> None:
+        bucket, tenths = TokenBucket(Rate(per_s, 1)), 10_000 // per_s
+        assert bucket.take(0)
+        assert not any(bucket.take(tenth / 10) for tenth in range(1, tenths))
+        assert bucket.take(tenths / 10)
+
     def test_it_never_holds_more_than_its_burst(self) -> None:
         bucket = TokenBucket(Rate(2, 5))
         bucket.take(0)

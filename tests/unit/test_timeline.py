@@ -171,7 +171,7 @@ class TestChoice:
         with pytest.raises(TimelineError, match=f"2 sessions fit.*{OTHER.hex()}"):
             build(self.both())
 
-    @pytest.mark.parametrize("asked", [None, "abc"])
+    @pytest.mark.parametrize("asked", [None, "abc", "0f"])
     def test_it_says_when_there_is_none(self, asked: str | None) -> None:
         with pytest.raises(TimelineError, match="no session"):
             build([] if asked is None else self.both(), asked)
@@ -215,6 +215,16 @@ class TestText:
     def test_no_line_is_wider_than_the_terminal(self, timeline: Timeline, width: int, color: bool) -> None:
         text = timeline.render_text(width, color)
         assert max(len(line) for line in bare(text).split("\n")) <= max(width, 40)
+
+    def test_a_name_too_long_for_the_terminal_is_cut(self) -> None:
+        told, long = story(), "a-very-long-device-name-that-fits-no-terminal-at-all"
+        path = ev.PathRef(index=9, transport="quic", device=long)
+        told.sink.events[3] = ev.TransportSwitch(
+            old=path, new=path, explicit=True, **told.common(state_version=pack_version(1, 3))
+        )
+        lines = build(told.sink.events).render_text(40).split("\n")
+        assert sum(line.endswith("…") and "a-very-long" in line for line in lines) == 2
+        assert max(map(len, lines)) == 40
 
     def test_colour_changes_nothing_but_colour(self, timeline: Timeline) -> None:
         painted = timeline.render_text(100, color=True)
