@@ -315,6 +315,28 @@ class TestLineFile:
         assert file.error == ""
         file.close()
 
+    def test_what_cannot_be_taken_back_is_ended_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A pipe cannot be truncated: the torn line stays, alone, and spoils no other."""
+        os.mkfifo(tmp_path / "f")
+        reader = os.open(tmp_path / "f", os.O_RDWR)
+        file, write = LineFile(tmp_path / "f"), os.write
+        try:
+            with monkeypatch.context() as patch:
+                rooms = iter([7])
+                patch.setattr(os, "write", lambda fd, data: write(fd, data[: next(rooms, 0)]) or _full())
+                assert file.append([b"aaaa\n", b"bbb\n"]) == 1
+            assert file.append([b"cccc\n"]) == 1
+            assert os.read(reader, 100) == b"aaaa\nbb\ncccc\n"
+        finally:
+            file.close()
+            os.close(reader)
+
+
+def _full() -> int:
+    raise OSError(28, "No space left on device")
+
 
 def codes(lines: list[bytes]) -> list[tuple[str, str]]:
     return [(finding.severity, finding.code) for finding in audit(lines)]
