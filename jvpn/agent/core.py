@@ -79,6 +79,9 @@ class ClientCore:
             self._identity, self.uplinks, last_timestamp_us, shell.random_bytes, shell.wall_us, now_ms
         )
 
+    def _do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
     def _seq(self) -> int:
         self._last_seq += 1
         return self._last_seq
@@ -121,7 +124,7 @@ class ClientCore:
             self._narrator,
             self._shell.activity,
             self._seq,
-            self._effects.append,
+            self._do,
             now_ns // NS,
         )
         self._confirm_by_ms = now_ns // NS + CONFIRM_TIMEOUT_MS

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -30,30 +31,30 @@ class LinkMonitor:
     def __init__(self) -> None:
         self._news: deque[tuple[str, bool]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._netlink = IPRoute()
-        self._netlink.bind()
-        self._closing = False
+        self._listening = threading.Event()
+        # The thread ends with the process: nothing interrupts its read.
         self._thread = threading.Thread(target=self._run, name="jvpn-links", daemon=True)
         self._thread.start()
+        self._listening.wait()
 
     def fileno(self) -> int:
         return self._event
 
     def _run(self) -> None:
-        while not self._closing:
-            try:
-                heard = list(self._netlink.get())
-            except (OSError, NetlinkError, RuntimeError):
-                if self._closing:
-                    return
-                continue
-            for message in heard:
-                if message.get("event") not in ("RTM_NEWLINK", "RTM_DELLINK"):
-                    continue
-                name = message.get_attr("IFLA_IFNAME")
-                up = message["event"] == "RTM_NEWLINK" and _up(message["flags"])
-                self._news.append((name, up))
-                os.eventfd_write(self._event, 1)
+        # pyroute2 ties a socket to the thread that makes it.
+        with IPRoute() as netlink:
+            netlink.bind()
+            self._listening.set()
+            while True:
+                for message in netlink.get():
+                    self._take_in(message)
+
+    def _take_in(self, message: Any) -> None:
+        if message.get("event") not in ("RTM_NEWLINK", "RTM_DELLINK"):
+            return
+        up = message["event"] == "RTM_NEWLINK" and _up(message["flags"])
+        self._news.append((message.get_attr("IFLA_IFNAME"), up))
+        os.eventfd_write(self._event, 1)
 
     def take(self) -> list[tuple[str, bool]]:
         """(device, up) in the order of the kernel's news."""
@@ -65,11 +66,6 @@ class LinkMonitor:
         while self._news:
             news.append(self._news.popleft())
         return news
-
-    def close(self) -> None:
-        self._closing = True
-        self._netlink.close()
-        os.close(self._event)
 
 
 class TunnelConfig:

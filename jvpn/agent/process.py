@@ -41,6 +41,7 @@ from workers.page import Page
 
 NS_PER_MS = 1_000_000
 NOBODY = 65_534
+WORKER_START_S = 30.0
 ANY_ENDPOINT = Endpoint(addresses.ANY, 0)
 
 
@@ -144,6 +145,10 @@ class Agent:
             attach = commands.AttachSocket(0, number, gro=True, segment=True)
             descriptors.send(ours, commands.encode(attach), [opened.fileno()])
         descriptors.send(ours, commands.encode(commands.Start(0, 0, -1, False, NOBODY, NOBODY)))
+        # Only the worker reads the sockets: a handshake begun before it is ready would wait for it, and seem lost.
+        ours.settimeout(WORKER_START_S)
+        ours.recv(commands.MAX_MESSAGE)
+        ours.settimeout(None)
 
     def _end_worker(self) -> None:
         try:
@@ -160,7 +165,6 @@ class Agent:
         self._register(self._channel.fileno(), self._on_worker)
         self._register(self._worker_fd, self._on_worker_exit)
         self._links = LinkMonitor()
-        self._undo.append(self._links.close)
         self._register(self._links.fileno(), self._on_links)
         admin = ClientAdmin(self)
         server = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)

@@ -54,6 +54,9 @@ RELIABLE: Final = frozenset(
 )
 
 
+_KINDS: Final = frozenset(int(kind) for kind in ControlType)
+
+
 class Frame(NamedTuple):
     kind: ControlType
     flags: int
@@ -76,7 +79,7 @@ def decode_frames(plaintext: bytes) -> list[Frame]:
             raise WireError("bad_control")
         kind, flags, size, message_id, chunk, chunks = _FRAME.unpack_from(plaintext, at)
         at += CONTROL_FRAME_HEADER
-        if kind not in ControlType or flags & ~WANTS_ACK or chunk >= chunks or at + size > len(plaintext):
+        if kind not in _KINDS or flags & ~WANTS_ACK or chunk >= chunks or at + size > len(plaintext):
             raise WireError("bad_control")
         frames.append(Frame(ControlType(kind), flags, message_id, chunk, chunks, plaintext[at : at + size]))
         at += size
