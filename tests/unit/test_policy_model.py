@@ -144,6 +144,7 @@ def test_the_wire_carries_a_policy_unchanged_in_one_chunk(path: Path):
     policy = load(path.read_text(), str(path))
     data = policy.to_wire()
     assert len(data) <= MAX_WIRE_BYTES
+    assert list(json.loads(data)) == sorted(json.loads(data))
     assert Policy.from_wire(data) == policy
     assert Policy.from_wire(data).version == policy.version
 
