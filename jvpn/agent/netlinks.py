@@ -25,6 +25,17 @@ def _up(flags: int) -> bool:
     return flags & (_IFF_UP | _IFF_LOWER_UP) == (_IFF_UP | _IFF_LOWER_UP)
 
 
+def default_route_devices() -> list[str]:
+    """Devices of the default routes, best metric first."""
+    with IPRoute() as netlink:
+        found: list[tuple[int, str]] = []
+        for route in netlink.get_default_routes():
+            index = route.get_attr("RTA_OIF")
+            if index:
+                found.append((route.get_attr("RTA_PRIORITY") or 0, socket.if_indextoname(index)))
+    return list(dict.fromkeys(name for _metric, name in sorted(found)))
+
+
 class LinkMonitor:
     """A thread that listens; `fileno` becomes readable when `take` has news of links."""
 

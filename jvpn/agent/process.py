@@ -28,7 +28,7 @@ from jvpn.agent.netlinks import LinkMonitor, TunnelConfig, link_is_up
 from jvpn.agent.paths import Uplink
 from jvpn.holder import descriptors
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
-from jvpn.observability.sink import FileSink
+from jvpn.observability.sink import open_sink
 from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
 from jvpn.protocol.constants import TUN_MTU
@@ -65,7 +65,7 @@ class ClientPlan:
     tun_name: str
     routes: list[str] | None
     run_dir: Path
-    events_path: Path
+    events_path: Path | None
     state_path: Path
 
 
@@ -95,7 +95,7 @@ class Agent:
     def _bring_up(self) -> None:
         plan = self.plan
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self.sink = FileSink(plan.events_path, plan.node_id, Origin.CLIENT)
+        self.sink = open_sink(plan.events_path, plan.node_id, Origin.CLIENT)
         self._undo.append(lambda: self.sink.close(2.0))
         self._tun = tun.open_queue(plan.tun_name)
         self._undo.append(lambda: os.close(self._tun))

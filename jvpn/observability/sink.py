@@ -6,6 +6,7 @@ directory gone, an event that cannot be encoded: each is a counted loss, and a T
 stream where the missing events would have been.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -42,6 +43,16 @@ class MemorySink:
 
     def lines(self) -> list[bytes]:
         return [encode(event) for event in self.events]
+
+
+class NoSink:
+    """For a node that is configured to keep no events."""
+
+    def emit(self, event: AnyEvent) -> None:
+        return
+
+    def close(self, timeout_s: float) -> bool:
+        return True
 
 
 def _wall_ms() -> int:
@@ -168,6 +179,15 @@ class FileSink:
             reason_code="EVENTS_LOST",
             count=count,
         )
+
+
+def open_sink(path: Path | None, node_id: str, origin: Origin) -> Sink:
+    """A FileSink, its directory made; NoSink for None. A directory that cannot be made is a counted loss too."""
+    if path is None:
+        return NoSink()
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return FileSink(path, node_id, origin)
 
 
 def _encode_or_none(event: AnyEvent) -> bytes | None:

@@ -7,7 +7,6 @@ from typing import Protocol
 
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import Role
-from jvpn.protocol.suites import Suite
 from jvpn.supervisor.effects import (
     Effect,
     PutId,
@@ -37,7 +36,7 @@ class GatewayFacts:
     boot_id: str
     private_key: bytes = field(repr=False)
     public_key: bytes
-    suite: Suite
+    suites: frozenset[int]
     challenge_key: bytes = field(repr=False)
     generation: int
     slots: tuple[int, ...]

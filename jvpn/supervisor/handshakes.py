@@ -17,7 +17,7 @@ from jvpn.session.machine import Reason
 from jvpn.session.record import Binding
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, RemoveId, SaveSession
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
 
 #: Handshakes whose Diffie-Hellman we pay for: all together, and from one source address.
@@ -60,6 +60,9 @@ class Handshakes:
             opened = handshake.read_init(datagram, context.facts.private_key)
         except HandshakeError as error:
             context.counters[error.reason] += 1
+            return
+        if opened.suite.number not in context.facts.suites:
+            context.counters["suite_refused"] += 1
             return
         peer = context.peers.find(opened.client_public)
         if peer is None:
@@ -158,9 +161,15 @@ class Handshakes:
         context.sessions[session.session_id] = session
         context.by_peer[session.peer.public_key] = session
         context.narrator.acquired(session)
-        session.machine.apply(
-            Reason.HANDSHAKE_OK, now_ms, details={"peer": session.peer.name, "policy": session.policy.name}
-        )
+        details: dict[str, object] = {"peer": session.peer.name, "policy": session.policy.name}
+        if session.bindings.active is not None:
+            path = path_fact(session.bindings.active)
+            details |= {
+                "index": path.index,
+                "transport": path.transport.name.lower(),
+                "source": path.source_text,
+            }
+        session.machine.apply(Reason.HANDSHAKE_OK, now_ms, details=details)
         context.counters["handshakes"] += 1
         self._on_attached(session, older, now_ms)
 

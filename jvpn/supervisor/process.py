@@ -18,10 +18,11 @@ from typing import Any
 from jvpn import __version__
 from jvpn.holder.inventory import HolderPlan
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
-from jvpn.observability.sink import FileSink
+from jvpn.observability.sink import open_sink
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import SLOT_FIRST_WORKER, TUN_MTU
-from jvpn.protocol.suites import suite, x25519_public
+from jvpn.protocol.suites import x25519_public
+from jvpn.session.machine import Origin
 from jvpn.store.base import OwnershipStore
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
@@ -75,10 +76,10 @@ class GatewayPlan:
     private_key: bytes
     peers: list[Peer]
     default_policy: Policy
-    suite: int
+    suites: frozenset[int]
     store_path: Path
     run_dir: Path
-    events_path: Path
+    events_path: Path | None
     pin_dir: Path
     capacity: int
 
@@ -115,7 +116,7 @@ class Gateway:
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.store: OwnershipStore = SqliteStore(plan.store_path)
         self._undo.append(self.store.close)
-        self.sink = FileSink(plan.events_path, plan.node_id)
+        self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.append(lambda: self.sink.close(2.0))
         self.steering = self._open_steering()
         workers = plan.workers
@@ -182,7 +183,7 @@ class Gateway:
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             private_key=plan.private_key,
             public_key=x25519_public(plan.private_key),
-            suite=suite(plan.suite),
+            suites=plan.suites,
             challenge_key=page.challenge_key,
             generation=self.dataplane.inventory.generation,
             slots=tuple(sorted(self.dataplane.seats)),

@@ -1,0 +1,43 @@
+"""The command line: `jvpn COMMAND`; one file for each command.
+
+Exit status: 0 done, 1 it failed (the reason is on standard error), 2 bad arguments or configuration, 3 the session was
+ended by the gateway.
+"""
+
+import argparse
+import sys
+
+from jvpn import __version__
+from jvpn.cli import client, doctor, keygen, server, sessions, status, timeline
+from jvpn.config import ConfigError
+from jvpn.observability.admin import AdminError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jvpn", description="A VPN whose session stays while its transports come and go."
+    )
+    parser.add_argument("--version", action="version", version=f"jvpn {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (keygen, server, client, status, sessions, timeline, doctor):
+        command.add_parser(subparsers)
+    return parser
+
+
+def main() -> int:
+    args = build_parser().parse_args()
+    try:
+        status_code: int = args.run(args)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except AdminError as error:
+        print(f"jvpn {args.command}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return status_code

@@ -1,0 +1,26 @@
+"""`jvpn server`: run a gateway in the foreground."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from jvpn.cli.plans import gateway_plan
+from jvpn.config import load_gateway
+from jvpn.supervisor.process import serve
+
+DEFAULT_CONFIG = Path("/etc/jvpn/gateway.yaml")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser("server", help="run a gateway", description=__doc__)
+    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    plan = gateway_plan(load_gateway(args.config), str(args.config))
+    if os.geteuid() != 0:
+        print("jvpn server: needs root (TUN, BPF, interfaces); start it as root", file=sys.stderr)
+        return 1
+    return serve(plan, lambda text: print(f"jvpn server: {text}", flush=True))

@@ -1,0 +1,99 @@
+"""`jvpn status`: what the gateway or client of a run directory is doing."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from jvpn.cli.text import columns, duration, version_text
+from jvpn.observability.admin import ask
+
+DEFAULT_RUN_DIR = Path("/run/jvpn")
+
+
+def add_run_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=DEFAULT_RUN_DIR,
+        metavar="DIR",
+        help="run_dir of the configuration (default %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "status", help="what a running gateway or client is doing", description=__doc__
+    )
+    add_run_dir(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 (AdminError) when nothing runs there."""
+    answer = ask(args.run_dir, {"command": "status"})
+    if args.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print(gateway_text(answer) if "node_id" in answer else client_text(answer))
+    return 0
+
+
+def gateway_text(answer: dict[str, Any]) -> str:
+    lines = [
+        f"gateway   {answer['node_id']} (jvpn {answer['version']}), up {duration(answer['uptime_ms'])}",
+        f"listens   {', '.join(answer['listeners'])}",
+        f"steering  {answer['steering']}",
+    ]
+    lines += [f"  {name:<8}{mode}" for name, mode in sorted(answer["xdp_mode"].items())]
+    lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}", ""]
+    rows = [["worker", "pid", "cpu", "state", "sessions", "delivered", "sent"]]
+    for worker in answer["workers"]:
+        count = worker["counters"]
+        rows.append(
+            [
+                str(worker["slot"]),
+                str(worker["pid"]),
+                "any" if worker["cpu"] < 0 else str(worker["cpu"]),
+                worker["state"],
+                str(worker["sessions"]),
+                f"{count.get('delivered_packets', 0):,}",
+                f"{count.get('sent_packets', 0):,}",
+            ]
+        )
+    lines += columns(rows)
+    return "\n".join([*lines, *counter_lines(answer["counters"])])
+
+
+def client_text(answer: dict[str, Any]) -> str:
+    session = answer["session"] or "none"
+    lines = [
+        f"session   {session}",
+        f"state     {answer['state']} at version {version_text(answer['state_version'])}",
+        f"active    {answer['active'] or 'no path'}",
+        "",
+    ]
+    rows = [["path", "state", "index", "rtt ms", "loss", "last answer", "gateway"]]
+    for path in answer["paths"]:
+        rows.append(
+            [
+                path["name"],
+                path["state"],
+                "" if path["index"] is None else str(path["index"]),
+                "" if path["rtt_ms"] is None else f"{path['rtt_ms']:.1f}",
+                "" if path["loss"] is None else f"{path['loss']:.0%}",
+                "never" if path["last_ack_ago_ms"] is None else f"{duration(path['last_ack_ago_ms'])} ago",
+                path["source"] or "",
+            ]
+        )
+    lines += columns(rows)
+    return "\n".join([*lines, *counter_lines(answer["counters"])])
+
+
+def counter_lines(counters: dict[str, int]) -> list[str]:
+    """Every counter that is not zero, by name."""
+    if not counters:
+        return []
+    width = max(map(len, counters))
+    return ["", "counters", *(f"  {name:<{width}}  {counters[name]:>14,}" for name in sorted(counters))]
