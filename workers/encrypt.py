@@ -195,7 +195,9 @@ class Encryptor:
             seal(layout.nonces[full], layout.plaintexts[full][:short], layout.aads[full], sealed)
             end += HEADER_SIZE + short + TAG_SIZE
 
-        bunch = min(MAX_SEGMENTS, MAX_UDP_PAYLOAD // layout.datagram) * layout.datagram
+        # Equal parts: a lone datagram left over would cost both ends as much as dozens.
+        sends = -(-count // min(MAX_SEGMENTS, MAX_UDP_PAYLOAD // layout.datagram))
+        bunch = -(-count // sends) * layout.datagram
         for at in range(0, end, bunch):
             _send(self._counters, path, layout.out_view[at : min(at + bunch, end)], layout.datagram)
         _count_sent(self._counters, path, payload + count * layout.headers, count, now_ns)

@@ -5,12 +5,23 @@ They behave like the kernel where it matters: a TUN read scatters one packet, a 
 
 import errno
 import os
+import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.udp import SOL_UDP, UDP_GRO, UDP_SEGMENT, Address, Ancillary, pktinfo
+from jvpn.protocol.constants import MAX_SEGMENTS, MAX_UDP_PAYLOAD, TUN_MTU
+from workers.answers import Answers
+from workers.commands import Binding, Endpoint, Report
+from workers.counters import Counter
+from workers.decrypt import Decryptor
+from workers.deliver import Delivery
+from workers.encrypt import Encryptor
+from workers.page import Page
+from workers.singles import Singles
+from workers.table import SessionTable
+from workers.udp import SOL_UDP, UDP_GRO, UDP_SEGMENT, Address, Ancillary, UdpSocket, pktinfo
 
 Buffers = Sequence[bytes | bytearray | memoryview]
 
@@ -113,7 +124,12 @@ class FakeNetwork:
         there = self.sockets.get(destination)
         run: list[bytes] = []
         for datagram in datagrams:
-            if run and (len(run[-1]) < len(run[0]) or len(datagram) > len(run[0])):
+            if run and (
+                len(run[-1]) < len(run[0])
+                or len(datagram) > len(run[0])
+                or len(run) == MAX_SEGMENTS
+                or len(run) * len(run[0]) + len(datagram) > MAX_UDP_PAYLOAD
+            ):
                 self._arrive(there, run, source)
                 run = []
             run.append(datagram)
@@ -123,3 +139,47 @@ class FakeNetwork:
     def _arrive(there: FakeSocket | None, run: list[bytes], source: Address) -> None:
         if there is not None and run:
             there.arrived.append((b"".join(run), len(run[0]), source))
+
+
+class FakeWorker:
+    """Both pipelines of a worker over fakes: one session table, one TUN, one socket (number 0) at `address`.
+
+    `turn` lets it do everything there is to do; `reports` is what it told its supervisor.
+    """
+
+    def __init__(self, network: FakeNetwork, address: Address, *, gateway: bool, uso: bool = True) -> None:
+        descriptor = Page.create(8, b"c" * 32)
+        self.page = Page(descriptor)
+        os.close(descriptor)
+        self.address = address
+        self.local = socket.inet_pton(socket.AF_INET6, address[0])
+        self.tun = FakeTun(uso=uso)
+        self.socket = network.socket(address, self.local)
+        self.table = SessionTable(self.page, gateway=gateway)
+        self.udp = self.table.sockets[0] = UdpSocket(0, self.socket, segment=True)
+        self.counters = self.page.counters(2)
+        self.reports: list[Report] = []
+        delivery = Delivery(self.tun, self.counters)
+        self.answers = Answers(self.table, self._report, self.counters)
+        singles = Singles(self.table, delivery, self.answers, self._report, self.counters)
+        self.encryptor = Encryptor(self.tun, self.table, self.counters, TUN_MTU)
+        self.decryptor = Decryptor(self.table, delivery, singles, self.counters)
+
+    def path(self, index: int, remote: Address) -> Binding:
+        """The binding from this worker's socket to `remote`."""
+        there = socket.inet_pton(socket.AF_INET6, remote[0])
+        return Binding(index, 0, Endpoint(self.local, self.address[1]), Endpoint(there, remote[1]))
+
+    def turn(self, now_ns: int = 1) -> None:
+        while self.tun.pending:
+            self.encryptor.turn(now_ns)
+        while self.socket.arrived:
+            self.decryptor.turn(self.udp, now_ns)
+
+    def dropped(self) -> dict[str, int]:
+        """Every reason to drop that has counted anything."""
+        return {c.name: self.counters[c] for c in Counter if c >= Counter.NO_SESSION and self.counters[c]}
+
+    def _report(self, report: Report) -> bool:
+        self.reports.append(report)
+        return True
