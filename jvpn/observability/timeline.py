@@ -179,7 +179,7 @@ class _Rows:
                     explicit=event.explicit,
                     detect_ms=known(event.detect_ms, "detect_ms"),
                     reattach_ms=known(event.reattach_ms, "reattach_ms"),
-                    gap_ms=known(event.gap_ms, "gap_ms"),
+                    gap_ms=_longer(event.gap_ms, None if other is None else other.gap_ms),
                 )
                 self.rows[number] = msgspec.structs.replace(
                     row, switch=switch, transport=event.new.transport, path=event.new
@@ -192,6 +192,11 @@ class _Rows:
         if not self.rows:
             self._row(event, self.state, self.state, False, reason="(before the first transition here)")
         self.rows[-1].notes.append(note)
+
+
+def _longer(mine: float | None, theirs: float | None) -> float | None:
+    """Each end knows the silence of one direction only: the longer one is what people felt."""
+    return max((gap for gap in (mine, theirs) if gap is not None), default=None)
 
 
 def _tag(event: ev.Event) -> str:
