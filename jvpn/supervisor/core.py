@@ -164,6 +164,10 @@ class GatewayCore:
 
     def _announce(self, session: LiveSession, now_ms: int) -> None:
         machine = session.machine
+        if session.bindings.active is None:
+            # Nowhere to send it, and the ACK of the next bind says it: waiting, it would be due for ever.
+            session.state_repeat_ms = None
+            return
         state = messages.State(machine.state_version, machine.state.number, session.last_reason)
         session.channel.send(ControlType.STATE, state.encode(), now_ms)
         session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
@@ -271,7 +275,7 @@ class GatewayCore:
             due += [
                 session.ttl.next_deadline_ms(),
                 session.state_repeat_ms,
-                session.channel.get_timer(),
+                session.channel.get_timer() if session.bindings.active is not None else None,
                 session.bindings.drain_until_ms or None,
                 self._silence_deadline_ms(session),
             ]
