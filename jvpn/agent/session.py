@@ -67,6 +67,7 @@ class ClientSession:
         self._health_repeat_ms: int | None = None
         self._last_sent_ns = self._last_received_ns = 0
         self._last_probe_us = 0
+        self._handled_ns = now_ms * NS
 
     # Datagrams
 
@@ -154,14 +155,17 @@ class ClientSession:
 
     def _send_health(self, now_ms: int, proposed: int = 0) -> None:
         active = self.paths.active_path
-        seen = None if active is None else active.health.snapshot(now_ms * NS)
+        if active is None:
+            # It would be old before it could go, and meanwhile be due for ever.
+            return
+        seen = active.health.snapshot(now_ms * NS)
         health = messages.Health(
             self.view.state_version,
             proposed,
-            0 if seen is None else round(seen.loss * 1_000_000),
-            _microseconds(None if seen is None else seen.latency_ms),
-            _microseconds(None if seen is None else seen.p95_ms),
-            _microseconds(None if seen is None else seen.jitter_ms),
+            round(seen.loss * 1_000_000),
+            _microseconds(seen.latency_ms),
+            _microseconds(seen.p95_ms),
+            _microseconds(seen.jitter_ms),
         )
         self.channel.send(ControlType.HEALTH, health.encode(), now_ms)
         self._flush(now_ms)
@@ -349,14 +353,23 @@ class ClientSession:
         if not self.configured:
             return self._next_confirm_ms
         due: list[float | None] = [self._next_tick_ms, self.requester.get_timer(), self._health_repeat_ms]
-        due += [self.channel.get_timer(), self.ttl.next_deadline_ms()]
-        due += [path.health.get_timer() / NS for path in self._probed()]
+        due += [self.ttl.next_deadline_ms()]
+        if self.paths.active is not None:
+            due.append(self.channel.get_timer())
+        due += [self._probe_due_ns(path) / NS for path in self._probed()]
         return min(at for at in due if at is not None)
+
+    def _probe_due_ns(self, path: ClientPath) -> int:
+        """Only the active path has a verdict to wait for; a candidate's, once over, would be due for ever."""
+        if path is self.paths.active_path:
+            return path.health.get_timer()
+        return path.health.next_probe_at(self._handled_ns)
 
     def _probed(self) -> list[ClientPath]:
         return [path for path in self.paths.paths.values() if path.uplink.link_up]
 
     def handle_timer(self, now_ms: int, now_ns: int) -> None:
+        self._handled_ns = now_ns
         self._expire(now_ms)
         if self.ended is not None:
             return
