@@ -422,7 +422,8 @@ class ClientSession:
         fired = self.ttl.fired(self.view.state, self.view.active_bindings, now_ms, terminates)
         if fired is None:
             return
-        if fired.to is State.TERMINATED or self.view.allows(fired.reason, State.TERMINATED):
+        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
+        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
             self.end(fired.reason, now_ms, tell=True)
             return
         if fired.reason is Reason.REATTACH_FAIL:
@@ -450,7 +451,7 @@ class ClientSession:
         attempt, self.requester.attempt = self.requester.attempt, None
         if attempt is not None and attempt.sent_ns:
             self._narrator.result(attempt.number, "abandoned", reason.value, self.view.state_version)
-        self.view.apply(reason, now_ms)
+        self.view.apply(reason, now_ms, State.TERMINATED)
         self.ended = reason
         if self.configured:
             self._do(TellWorker(commands.RemoveSession(self._seq(), RECORD)))

@@ -193,7 +193,7 @@ class GatewayCore:
         for _ in range(CLOSE_REPEATS):
             session.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
         self._flush_control(session, now_ms)
-        session.machine.apply(reason, now_ms, details=details)
+        session.machine.apply(reason, now_ms, State.TERMINATED, details)
         session.bindings = session.bindings.drop()
         context.write_row(session)
         for steering_id in session.indexes.ids.values():
@@ -307,7 +307,8 @@ class GatewayCore:
         fired = session.ttl.fired(machine.state, machine.active_bindings, now_ms, terminates)
         if fired is None:
             return
-        if fired.to is State.TERMINATED or machine.allows(fired.reason, State.TERMINATED):
+        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
+        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
             self.terminate(session, fired.reason, now_ms)
             return
         machine.apply(fired.reason, now_ms, fired.to)
