@@ -1,5 +1,6 @@
 """What `jvpn doctor` looks at because a configuration names it: interfaces, ports, routes, names."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -14,6 +15,7 @@ from jvpn.cli.checks import Check
 from jvpn.config import ClientConfig, GatewayConfig
 from jvpn.holder import xdp
 from jvpn.observability.admin import AdminError, ask
+from jvpn.protocol import addresses
 from jvpn.supervisor.interfaces import carriers
 
 #: Drivers that are known to take XDP, for kernels before 6.3, which do not say.
@@ -116,18 +118,22 @@ def listen_ports(config: GatewayConfig, status: dict[str, Any] | None) -> list[C
 
 
 def _listen_port(host: str, port: int, status: dict[str, Any] | None) -> Check:
-    """Binds for a moment, without SO_REUSEPORT, which shows every other holder of the port."""
-    label = f"listen {host}:{port}" if ":" not in host else f"listen [{host}]:{port}"
+    """Binds for a moment, as the holder does but without SO_REUSEPORT, so that every other user of the port shows."""
+    label = f"listen [{host}]:{port}" if ":" in host else f"listen {host}:{port}"
     if status is not None:
         return Check(label, "ok", f"held by the running gateway {status.get('node_id', '')}".rstrip())
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            taken = f"see who has it: ss -lunp 'sport = :{port}'"
-            remedy = taken if error.errno == 98 else "listen on an address of this machine"
-            return Check(label, "problem", f"cannot be bound: {error.strerror}", remedy)
+    try:
+        address = addresses.for_socket(addresses.to_bytes(host))
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.bind((address, port))
+    except OSError as error:
+        remedies = {
+            errno.EADDRINUSE: f"see who has it: ss -lunp 'sport = :{port}'",
+            errno.EAFNOSUPPORT: "start the kernel without ipv6.disable=1: every socket is an IPv6 one, for IPv4 too",
+        }
+        remedy = remedies.get(error.errno or 0, "listen on an address of this machine")
+        return Check(label, "problem", f"cannot be bound: {error.strerror}", remedy)
     return Check(label, "ok", "free")
 
 
@@ -192,7 +198,10 @@ def uplinks(config: ClientConfig) -> list[Check]:
 def _uplink(device: str) -> Check:
     label = f"uplink {device}"
     if device not in {known for _index, known in socket.if_nameindex()}:
-        return Check(label, "warning", "there is no such device", "it is used from when it appears")
+        known = " ".join(known for _index, known in socket.if_nameindex())
+        return Check(
+            label, "problem", "there is no such device; the client needs it to start", f"name one of: {known}"
+        )
     if not link_is_up(device):
         return Check(label, "warning", "down or without carrier", "it is used from when it comes up")
     strict = any(
