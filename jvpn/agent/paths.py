@@ -32,7 +32,7 @@ class Uplink:
 
 @dataclass(slots=True)
 class ClientPath:
-    """One uplink's path in one session; `counter` numbers the REQUESTs sent on its index."""
+    """One uplink's path in one session."""
 
     uplink: Uplink
     index: int
@@ -40,7 +40,6 @@ class ClientPath:
     health: PathHealth
     challenge: bytes = b""
     challenge_ms: int = 0
-    counter: int = 0
     bound_us: int = 0
     last_probe_us: int = 0
 
@@ -67,6 +66,8 @@ class PathTable:
     last_index: int = -1
     #: Indexes left lately, with their ids: what is still under way on them may be delivered.
     left: dict[int, bytes] = field(default_factory=dict)
+    #: REQUESTs sent on each index, whichever uplinks share it: two under one counter would share a nonce.
+    _requests: dict[int, int] = field(default_factory=dict)
 
     def open(self, uplink: Uplink, now_ms: int, *, active: bool = False) -> ClientPath:
         """A fresh path of this uplink; the old one, if there was one, is forgotten."""
@@ -79,11 +80,14 @@ class PathTable:
                 del self.left[next(iter(self.left))]
         health = PathHealth(self.policy, now_ms * NS, active=active)
         path = ClientPath(uplink, self.last_index, steering_id(self.secrets, self.last_index), health)
-        if not unused:
-            same = [p for p in (*self.paths.values(), old) if p is not None and p.index == path.index]
-            path.counter = max((p.counter for p in same), default=0)
         self.paths[uplink.number] = path
         return path
+
+    def take_counter(self, index: int) -> int:
+        """The next counter for a REQUEST on `index`, never given out again."""
+        counter = self._requests.get(index, 0)
+        self._requests[index] = counter + 1
+        return counter
 
     def installed(self, highest: int) -> None:
         self.highest_installed = max(self.highest_installed, highest)

@@ -102,7 +102,7 @@ class Requester:
         attempt.next_ms = now_ms + self._wait_ms(path)
         attempt.sent_ns[path.index] = now_ms * NS
         challenge = path.challenge if path.validated(now_ms) else NO_CHALLENGE
-        counter, path.counter = path.counter, path.counter + 1
+        counter = self._paths.take_counter(path.index)
         request = Request(
             attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, challenge
         )
