@@ -96,8 +96,10 @@ class PathTable:
     def active_path(self) -> ClientPath | None:
         return None if self.active is None else self.paths.get(self.active)
 
-    def by_steering_id(self, wanted: bytes) -> ClientPath | None:
-        return next((p for p in self.paths.values() if p.steering_id == wanted), None)
+    def by_steering_id(self, wanted: bytes, uplink: int) -> ClientPath | None:
+        """The path that a datagram came on: several may share the last index, but not the uplink."""
+        path = self.paths.get(uplink)
+        return path if path is not None and path.steering_id == wanted else None
 
     def by_index(self, index: int, uplink: int) -> ClientPath | None:
         path = self.paths.get(uplink)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram, TellWorker
 from jvpn.agent.narrator import ClientNarrator, path_ref
 from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
-from jvpn.agent.reattaching import Requester
+from jvpn.agent.reattaching import Attempt, Requester
 from jvpn.policy.model import Policy, PolicyError
 from jvpn.protocol import keys, messages, reattach
 from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
@@ -73,7 +73,7 @@ class ClientSession:
 
     def receive(self, kind: PacketType, data: bytes, uplink: int, now_ms: int) -> None:
         """A datagram of a known header. Raises WireError when it is refused; nothing has changed then."""
-        path = self.paths.by_steering_id(data[4:12])
+        path = self.paths.by_steering_id(data[4:12], uplink)
         if path is None:
             raise WireError("unknown_id")
         if kind is PacketType.CONTROL:
@@ -295,10 +295,20 @@ class ClientSession:
             attempt.on_candidate = max(0, attempt.on_candidate - 1)
             self._request(now_ms)
             return
-        bound = next((p for p in self.paths.paths.values() if p.index == ack.bound_index), None)
+        bound = next((p for p in (path, *self.paths.paths.values()) if p.index == ack.bound_index), None)
         if bound is None:
-            raise WireError("bad_reattach")
-        self._bind(bound, ack, now_ms)
+            self._request_again(attempt, now_ms)
+        else:
+            self._bind(bound, ack, now_ms)
+
+    def _request_again(self, attempt: Attempt, now_ms: int) -> None:
+        """Bound was an index that was left before its ACK came: only a new attempt can bind another."""
+        version = self.view.state_version
+        self._narrator.result(attempt.number, "abandoned", "PATH_CHANGED", version)
+        # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
+        cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
+        self.requester.begin(cause, attempt.started_ms, attempt.detect_ms, attempt.old, None, None)
+        self._request(now_ms)
 
     def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
         attempt, self.requester.attempt = self.requester.attempt, None
@@ -308,7 +318,7 @@ class ClientSession:
         bound.health.set_active(True, now_ms * NS)
         bound.bound_us = now_ms * 1000
         draining = None
-        if attempt.voluntary and previous is not None and previous is not bound:
+        if attempt.voluntary and previous is not None and previous.index != bound.index:
             draining = previous.index
         self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
         if draining is not None and previous is not None:
