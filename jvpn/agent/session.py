@@ -253,6 +253,8 @@ class ClientSession:
             fresh.keep_challenge(*challenge)
             fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
         self.requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
+        # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
+        self._rebind([old.index])
         if self.view.allows(reason):
             self.view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
         self._clocks(now_ms)
@@ -320,9 +322,10 @@ class ClientSession:
         draining = None
         if attempt.voluntary and previous is not None and previous.index != bound.index:
             draining = previous.index
-        self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
         if draining is not None and previous is not None:
+            # Before the worker is told its indexes: it must know the new one to probe on it.
             self.paths.open(previous.uplink, now_ms)
+        self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
         self.view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
         self._clocks(now_ms)
         self._narrator.result(attempt.number, "bound", "REATTACH_OK", ack.state_version)
