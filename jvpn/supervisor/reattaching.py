@@ -197,6 +197,8 @@ class Reattaching:
             rebind,
             lambda done_ms: self._acknowledge(session, index, request, Result.BOUND, arrival, done_ms),
         )
+        # Only now: the worker refuses to forget the index that it is bound to.
+        context.refresh_indexes(session)
 
     def _put_in_force(self, session: LiveSession, old: Binding | None, index: int) -> None:
         """Page first, then the steering entries: the new path opens before the old one closes."""
@@ -205,7 +207,6 @@ class Reattaching:
         context.put_id(session, index)
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
-        context.refresh_indexes(session)
 
     def _acknowledge(
         self,
