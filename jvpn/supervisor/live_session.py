@@ -97,7 +97,7 @@ class LiveSession:
         self.created_ms = created_ms
         self.generation = 0
         self.last_attempt = 0
-        self.datagrams = TokenBucket(DATAGRAM_RATE)
+        self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()
         self.security_failures = 0
@@ -120,6 +120,12 @@ class LiveSession:
         if self.bindings.draining is not None and self.bindings.draining.index == index:
             return Role.DRAINING
         return Role.INSTALLED
+
+    def admits(self, index: int, now_ms: int) -> bool:
+        """The bucket of an id, before any cryptography. One each: a flood on an id that somebody has seen must not
+        hold back the client on the others."""
+        self._datagrams = {n: bucket for n, bucket in self._datagrams.items() if n in self.indexes.ids}
+        return self._datagrams.setdefault(index, TokenBucket(DATAGRAM_RATE)).take(now_ms)
 
     def pinned_indexes(self) -> tuple[int, ...]:
         """Indexes that stay installed whatever the window does."""

@@ -35,7 +35,7 @@ class Reattaching:
         self, session: LiveSession, index: int, datagram: bytes, arrival: Arrival, now_ms: int
     ) -> Reason | None:
         """Judge one REQUEST on `index`. Returns the reason to terminate the session with, if the verdict has one."""
-        if not session.datagrams.take(now_ms):
+        if not session.admits(index, now_ms):
             self._context.counters["reattach_rate"] += 1
             return None
         try:
