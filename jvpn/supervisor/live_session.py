@@ -13,6 +13,7 @@ from jvpn.protocol.constants import Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.indexes import IndexTable
 from jvpn.protocol.keys import SessionSecrets
+from jvpn.protocol.reattach import Fail
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
 from jvpn.session.machine import Machine
@@ -97,6 +98,7 @@ class LiveSession:
         self.created_ms = created_ms
         self.generation = 0
         self.last_attempt = 0
+        self.refused: Fail | None = None
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()

@@ -44,12 +44,23 @@ class Reattaching:
             self._context.counters[error.reason] += 1
             self._context.narrator.security(session, "BAD_PROOF", remote_text(arrival), now_ms)
             return None
-        session.heard_ms = now_ms
         if session.indexes.saw(index):
             self._context.refresh_indexes(session)
+        if self._refused_before(session, index, request, arrival):
+            return None
         verdict = self._judge(session, request, arrival, now_ms)
         self._carry_out(session, index, request, verdict, arrival, now_ms)
         return verdict.terminate
+
+    def _refused_before(self, session: LiveSession, index: int, request: Request, arrival: Arrival) -> bool:
+        """A refusal is final for its attempt: a copy that comes later neither binds nor counts a second time."""
+        refused = session.refused
+        if refused is None or not session.last_attempt < request.attempt <= refused.attempt:
+            return False
+        self._context.counters["reattach_refused_before"] += 1
+        if request.attempt == refused.attempt:
+            self._send_fail(session, index, refused, arrival)
+        return True
 
     def _judge(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> Verdict:
         machine, ttl = session.machine, session.ttl
@@ -149,9 +160,13 @@ class Reattaching:
             verdict.retry_after_ms,
             verdict.reason_code.value,
         )
-        salt = context.random_bytes(16)
+        session.refused = fail
+        self._send_fail(session, index, fail, arrival)
+
+    def _send_fail(self, session: LiveSession, index: int, fail: Fail, arrival: Arrival) -> None:
+        salt = self._context.random_bytes(16)
         steering_id = session.indexes.ids[index]
-        context.send(arrival, reattach.seal_fail(session.secrets, salt, steering_id, fail))
+        self._context.send(arrival, reattach.seal_fail(session.secrets, salt, steering_id, fail))
 
     def _bind(
         self,
@@ -182,6 +197,7 @@ class Reattaching:
         }
         session.listeners[index] = arrival.listener
         session.last_attempt = request.attempt
+        session.heard_ms = now_ms
         (session.binds.take(now_ms) if lost else session.switches.times_ms.append(now_ms))
         details = {"new": path_text(new), "attempt": request.attempt}
         machine.apply(Reason.REATTACH_OK, now_ms, details=details)
