@@ -62,6 +62,8 @@ class GatewayContext:
     effects: list[Effect] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     sessions: dict[bytes, LiveSession] = field(default_factory=dict)
+    #: Confirmed by the client, not yet in force at their worker: session and when to give up.
+    confirming: dict[bytes, tuple[LiveSession, int]] = field(default_factory=dict)
     by_steering_id: dict[bytes, tuple[LiveSession, int]] = field(default_factory=dict)
     by_peer: dict[bytes, LiveSession] = field(default_factory=dict)
     free_records: list[int] = field(default_factory=list)

@@ -199,15 +199,24 @@ class GatewayCore:
         for steering_id in session.indexes.ids.values():
             context.by_steering_id.pop(steering_id, None)
             context.do(RemoveId(steering_id))
-        replaced = context.by_peer.get(session.peer.public_key) is not session
-        if not replaced:
-            del context.by_peer[session.peer.public_key]
-            for prefix in session.peer.addresses:
-                context.do(RemovePrefix(prefix))
         context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
         context.sessions.pop(session.session_id, None)
+        unborn = context.confirming.pop(session.session_id, None) is not None
+        self._leave_prefixes(session, unborn)
         context.do(ForgetSession(session.session_id))
         context.free_records.append(session.record)
+
+    def _leave_prefixes(self, session: LiveSession, unborn: bool) -> None:
+        """Return traffic goes to the peer's other session if there is one, else nowhere."""
+        context = self.context
+        if context.by_peer.get(session.peer.public_key) is session:
+            del context.by_peer[session.peer.public_key]
+        other = context.by_peer.get(session.peer.public_key)
+        for prefix in session.peer.addresses:
+            context.do(RemovePrefix(prefix) if other is None else PutPrefix(prefix, other.slot))
+        if other is not None and unborn:
+            # It had taken the older session's routes in the worker already.
+            context.tell(other.slot, other.add_command(context.next_seq()))
 
     def find(self, hex_prefix: str) -> list[LiveSession]:
         """Sessions whose id begins with these hex digits."""
@@ -246,16 +255,16 @@ class GatewayCore:
         orphaned = [then for of, then in context.awaiting.values() if of == slot]
         context.awaiting = {seq: entry for seq, entry in context.awaiting.items() if entry[0] != slot}
         last_seq = 0
-        for session in context.sessions.values():
+        unborn = [session for session, _expires_ms in context.confirming.values()]
+        for session in [*context.sessions.values(), *unborn]:
             if session.slot != slot:
                 continue
             session.generation += 1
             context.write_row(session)
-            for prefix in session.peer.addresses:
-                context.do(PutPrefix(prefix, slot))
             last_seq = context.next_seq()
             context.tell(slot, session.add_command(last_seq))
-            context.narrator.transferred(session, slot)
+            if session not in unborn:
+                context.narrator.transferred(session, slot)
 
         def catch_up(done_ms: int) -> None:
             for then in orphaned:
@@ -271,6 +280,7 @@ class GatewayCore:
     def get_timer(self) -> int | None:
         """When `handle_timer` is due, ms; None: nothing waits."""
         due = [self._handshakes.get_timer()]
+        due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
         for session in self.context.sessions.values():
             due += [
                 session.ttl.next_deadline_ms(),
@@ -283,6 +293,10 @@ class GatewayCore:
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
+        for session, expires_ms in list(self.context.confirming.values()):
+            if expires_ms <= now_ms:
+                self.context.counters["worker_timeout"] += 1
+                self.terminate(session, Reason.HANDSHAKE_TIMEOUT, now_ms)
         for session in list(self.context.sessions.values()):
             self._expire(session, now_ms)
             if session.machine.terminated:

@@ -37,7 +37,6 @@ class Pending:
     arrival: Arrival
     timestamp_us: int
     expires_ms: int
-    confirmed: bool = False
 
 
 class Handshakes:
@@ -121,10 +120,9 @@ class Handshakes:
 
     def confirm(self, pending: Pending, now_ms: int) -> None:
         """The client proved the keys: make the session durable, give it to its worker, then attach it."""
-        if pending.confirmed:
-            return
-        pending.confirmed = True
         context, session = self._context, pending.session
+        del self._pending[session.peer.public_key]
+        context.confirming[session.session_id] = (session, now_ms + HANDSHAKE_PENDING_MS)
         session.record = context.free_records.pop()
         arrival = pending.arrival
         source = (to_text(arrival.remote.address), arrival.remote.port)
@@ -152,8 +150,7 @@ class Handshakes:
 
     def _attach(self, session: LiveSession, now_ms: int) -> None:
         context = self._context
-        self._pending.pop(session.peer.public_key, None)
-        if session.machine.terminated:
+        if context.confirming.pop(session.session_id, None) is None:
             return
         older = context.by_peer.get(session.peer.public_key)
         if older is not None:
@@ -178,7 +175,7 @@ class Handshakes:
 
     def handle_timer(self, now_ms: int) -> None:
         for key, pending in list(self._pending.items()):
-            if pending.expires_ms <= now_ms and not pending.confirmed:
+            if pending.expires_ms <= now_ms:
                 self._context.counters["handshake_timeout"] += 1
                 self._drop_pending(key)
                 pending.session.machine.apply(Reason.HANDSHAKE_TIMEOUT, now_ms)
