@@ -88,8 +88,8 @@ class GatewayCore:
             self.context.counters[error.reason] += 1
             return
         session.heard_ms = now_ms
-        if pending is not None:
-            self._handshakes.confirm(pending, now_ms)
+        if pending is not None and not self._handshakes.confirm(pending, now_ms):
+            return
         for message in received:
             self._on_message(session, message, now_ms)
         self._flush_control(session, now_ms)

@@ -118,9 +118,15 @@ class Handshakes:
         waiting = self._pending.get(session.peer.public_key)
         return waiting if waiting is not None and waiting.session is session else None
 
-    def confirm(self, pending: Pending, now_ms: int) -> None:
-        """The client proved the keys: make the session durable, give it to its worker, then attach it."""
+    def confirm(self, pending: Pending, now_ms: int) -> bool:
+        """The client proved the keys: make the session durable, give it to its worker, then attach it.
+
+        False, and nothing done, when others took the last record meanwhile.
+        """
         context, session = self._context, pending.session
+        if not context.free_records:
+            context.counters["table_full"] += 1
+            return False
         del self._pending[session.peer.public_key]
         context.confirming[session.session_id] = (session, now_ms + HANDSHAKE_PENDING_MS)
         session.record = context.free_records.pop()
@@ -141,6 +147,7 @@ class Handshakes:
             context.do(PutPrefix(prefix, session.slot))
         add = session.add_command(context.next_seq())
         context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
+        return True
 
     def _open_indexes(self, session: LiveSession) -> None:
         context = self._context
