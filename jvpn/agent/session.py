@@ -209,7 +209,7 @@ class ClientSession:
         if not self.configured:
             return
         if not up:
-            if self.paths.active == uplink.number and self.requester.attempt is None:
+            if self.paths.active == uplink.number:
                 self._lose(Cause.TRANSPORT_DEAD, now_ms)
             self.requester.hurry(now_ms)
             return
@@ -242,6 +242,7 @@ class ClientSession:
         detect_ms = 0.0
         if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
             detect_ms = now_ms - max(seen.last_answer_ms, self._last_received_ns // NS)
+        self._give_up_switch(cause)
         reason = Reason[cause.name]
         if not self.view.allows(reason):
             reason = Reason.REATTACH_REQUESTED
@@ -259,6 +260,17 @@ class ClientSession:
             self.view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
         self._clocks(now_ms)
         self._request(now_ms)
+
+    def _give_up_switch(self, cause: Cause) -> None:
+        """A switch was in flight when the path it was leaving died: now any path will do, not only its target."""
+        attempt, self.requester.attempt = self.requester.attempt, None
+        if attempt is None:
+            return
+        if attempt.sent_ns:
+            version = self.view.state_version
+            self._narrator.result(attempt.number, "abandoned", cause.name, version)
+        if self.view.state is State.RECOVERING:
+            self.view.lose_binding()
 
     def _request(self, now_ms: int) -> None:
         attempt = self.requester.attempt
@@ -286,10 +298,11 @@ class ClientSession:
 
     def _on_ack(self, ack: Ack, path: ClientPath, now_ms: int) -> None:
         attempt = self.requester.attempt
+        if attempt is None or ack.attempt != attempt.number:
+            # A copy from an earlier attempt: its challenge may be one that the gateway takes no more.
+            return
         self.paths.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
-        if attempt is None or ack.attempt != attempt.number:
-            return
         if path.index in attempt.sent_ns and attempt.tries == 1:
             path.health.on_round_trip(now_ms * NS - attempt.sent_ns[path.index], now_ms * NS)
         if ack.result is Result.PENDING:
@@ -393,7 +406,7 @@ class ClientSession:
             return
         self._read_activity(now_ms)
         active = self.paths.active_path
-        if active is not None and self.requester.attempt is None and active.health.dead(now_ns):
+        if active is not None and active.health.dead(now_ns):
             self._lose(Cause.TRANSPORT_DEAD, now_ms)
         for path in self._probed():
             if path.health.next_probe_at(now_ns) <= now_ns:
