@@ -66,6 +66,7 @@ class ClientCore:
         self._last_seq = 0
         self._handshaking = self._new_handshake(last_timestamp_us, now_ns // NS)
         self._confirm_by_ms = 0
+        self._gave_up = False
         self.stopped = False
 
     def effects(self) -> list[Effect]:
@@ -170,18 +171,25 @@ class ClientCore:
                 self._effects += self._handshaking.handle_timer(now_ms)
             return
         if not self.session.configured and now_ms >= self._confirm_by_ms:
-            self.session.end(Reason.HANDSHAKE_TIMEOUT, now_ms, tell=False)
+            self._give_up(self.session, now_ms)
         else:
             self.session.handle_timer(now_ms, now_ns)
         self._settle(now_ms)
+
+    def _give_up(self, session: ClientSession, now_ms: int) -> None:
+        """No CONFIG came. The gateway's STATE may have: then there is a session that has to be closed."""
+        confirmed = not session.view.allows(Reason.HANDSHAKE_TIMEOUT)
+        reason = Reason.PEER_CLOSED if confirmed else Reason.HANDSHAKE_TIMEOUT
+        session.end(reason, now_ms, tell=confirmed)
+        self._gave_up = True
 
     def _settle(self, now_ms: int) -> None:
         """A session that ended makes room; whether a new handshake follows depends on why."""
         session = self.session
         if session is None or session.ended is None:
             return
-        timed_out = session.ended is Reason.HANDSHAKE_TIMEOUT
-        again = (session.ended in _AGAIN or timed_out) and not self.stopped
+        again = (session.ended in _AGAIN or self._gave_up) and not self.stopped
+        self._gave_up = False
         self._effects.append(SessionOver(session.ended.value, again))
         self.session = None
         self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms)
