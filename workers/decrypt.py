@@ -10,10 +10,10 @@ A run that is not DATA of one index, or in which a tag fails, goes datagram by d
 (singles.py), to the same result.
 """
 
+import struct
 from collections import deque
 from typing import Final
 
-import numpy as np
 from cryptography.exceptions import InvalidTag
 
 from jvpn.protocol.constants import (
@@ -26,9 +26,9 @@ from jvpn.protocol.constants import (
 from workers.counters import Counter
 from workers.deliver import Delivery
 from workers.keys import IntoCall
-from workers.layouts import COUNT, LayoutCache, ReceiveLayout
+from workers.layouts import LayoutCache, ReceiveLayout, consecutive
 from workers.page import Page
-from workers.sessions import PathEntry
+from workers.sessions import NO_COUNTER, PathEntry
 from workers.singles import Singles
 from workers.table import SessionTable
 from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
@@ -36,6 +36,7 @@ from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
 #: GRO runs of one socket per turn of the loop.
 TURN: Final = 8
 _PREFIX: Final = 12
+_COUNTER: Final = struct.Struct(">Q")
 _MIN_DATA: Final = HEADER_SIZE + OFFLOAD_HEADER_SIZE + 20 + TAG_SIZE
 
 
@@ -53,7 +54,7 @@ class Decryptor:
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._tail = memoryview(bytearray(RECEIVE_BYTES))
-        self._layouts: LayoutCache[int, ReceiveLayout] = LayoutCache()
+        self.layouts: LayoutCache[int, ReceiveLayout] = LayoutCache()
 
     # 1 receive
 
@@ -77,8 +78,8 @@ class Decryptor:
         authentic = self._singles.handle(udp, received, self._view, now_ns)
         segment = received.segment
         # A layout costs memory and time, so only those who hold keys have one made.
-        if authentic and received.size > segment >= _MIN_DATA and self._layouts.get(segment) is None:
-            self._layouts.put(segment, ReceiveLayout(self._buffer, segment))
+        if authentic and received.size > segment >= _MIN_DATA and self.layouts.get(segment) is None:
+            self.layouts.put(segment, ReceiveLayout(self._buffer, segment))
 
     # 2 judge
 
@@ -87,7 +88,7 @@ class Decryptor:
         segment = received.segment
         if received.size <= segment or self._buffer[0] != PacketType.DATA:
             return False
-        layout = self._layouts.get(segment)
+        layout = self.layouts.get(segment)
         if layout is None:
             return False
         count, tail = divmod(received.size, segment)
@@ -150,25 +151,24 @@ class Decryptor:
     ) -> None:
         session = entry.session
         total = count if last is None else count + 1
-        numbers = layout.counters[:count].astype(np.uint64)
-        first = int(numbers[0])
-        consecutive = bool((numbers == COUNT[:count] + numbers[0]).all())
-        counters = [] if consecutive else numbers.tolist()
+        numbers = layout.counters[:count].tobytes()
         if last is not None:
             at = count * layout.segment + _PREFIX
-            counter = int.from_bytes(self._buffer[at : at + 8], "big")
-            if not consecutive or counter != first + count:
-                counters = [*(counters or numbers.tolist()), counter]
+            numbers += self._buffer[at : at + 8]
+        first = int.from_bytes(numbers[:8], "big")
         window = session.window(entry.index)
         if window is None:
             self._counters[Counter.REPLAYED] += total
             return
         fresh: bytes | None
-        if counters:
-            fresh = bytes(map(window.check_and_set, counters))
-            fresh = fresh if 0 in fresh else None
-        else:
+        if first + total <= NO_COUNTER and numbers == consecutive(first, total):
             fresh = window.check_and_set_run(first, total)
+        else:
+            fresh = bytes(
+                counter != NO_COUNTER and window.check_and_set(counter)
+                for (counter,) in _COUNTER.iter_unpack(numbers)
+            )
+            fresh = fresh if 0 in fresh else None
         self._page.write_highest(session.record, entry.index, window.highest)
         accepted = total if fresh is None else sum(fresh)
         self._counters[Counter.REPLAYED] += total - accepted

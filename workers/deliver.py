@@ -6,8 +6,6 @@ source still decide about each datagram.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from jvpn.protocol.offload import (
     LAST,
     MAX_PACKET,
@@ -21,7 +19,7 @@ from jvpn.protocol.offload import (
     virtio_header,
 )
 from workers.counters import Counter
-from workers.layouts import COUNT, ReceiveLayout
+from workers.layouts import ReceiveLayout, consecutive
 from workers.sessions import Session
 from workers.tun import VNET_HEADER_BYTES, TunLike
 
@@ -53,11 +51,11 @@ class Delivery:
         rows, slices = layout.shape(headers)
         if rows[:count].tobytes() != head * count:
             return False
-        expected = COUNT[:count] + np.uint64(int.from_bytes(layout.opened[:_BODY], "big"))
+        words = consecutive(int.from_bytes(layout.opened[:_BODY], "big"), count)
         last = bool(layout.plaintexts[count - 1][0] & LAST) and tail is None
         if last:
-            expected[-1] |= np.uint64(LAST << 56)
-        if not (layout.offload_words[:count] == expected).all():
+            words = words[:-_BODY] + bytes((words[-_BODY] | LAST,)) + words[1 - _BODY :]
+        if layout.offload_words[:count].tobytes() != words:
             return False
         payload = count * inner.size
         parts = slices[:count]
@@ -70,9 +68,9 @@ class Delivery:
             last = True
             payload += len(tail) - _BODY - headers
             parts.append(tail[_BODY + headers :])
-        if inner.segment_index * inner.size + payload > MAX_PACKET - headers or not self._allowed(
-            session, inner, 0
-        ):
+        if inner.segment_index * inner.size + payload > MAX_PACKET - headers:
+            return False
+        if not session.allowed.lookup(inner.source):
             return False
         self._write_run(inner, head, parts, payload, last)
         return True
@@ -90,7 +88,8 @@ class Delivery:
             except OffloadError as error:
                 self._counters[Counter[error.reason.upper()]] += 1
                 continue
-            if not self._allowed(session, inner, 1):
+            if not session.allowed.lookup(inner.source):
+                self._counters[Counter.INNER_SOURCE] += 1
                 continue
             body = _BODY + inner.headers
             # `parts` of a run that has not ended are all whole slices.
@@ -118,12 +117,6 @@ class Delivery:
 
     def _may_join(self, inner: Inner) -> bool:
         return inner.kind != Segmentation.UDP or self._tun.uso
-
-    def _allowed(self, session: Session, inner: Inner, count: int) -> bool:
-        if session.allowed.lookup(inner.source):
-            return True
-        self._counters[Counter.INNER_SOURCE] += count
-        return False
 
     def _write_run(
         self, run: Inner, head: bytes | bytearray, parts: list[memoryview], payload: int, last: bool

@@ -43,7 +43,6 @@ _SMALL_MTU: Final = 1188
 _FAST_KINDS: Final = frozenset(Segmentation) - {Segmentation.NONE}
 _HEADER_TAIL = struct.Struct(">12sQ")
 _NONCE = struct.Struct(">IQ")
-_LAST_BIT: Final = np.uint64(LAST << 56)
 _V = VNET_HEADER_BYTES
 
 
@@ -181,9 +180,7 @@ class Encryptor:
         layout.counters[:count] = counters
         layout.nonce_counters[:count] = counters
         (word,) = _WORD.unpack(OFFLOAD.pack(PARTIAL, kind, layout.size, start, 0))
-        words = COUNT[:count] + np.uint64(word)
-        words[-1] |= _LAST_BIT
-        layout.offload_words[:count] = words
+        layout.write_offload(word, LAST << 56, count)
         layout.header_rows[1:count] = layout.header_rows[0]
 
         seal = path.session.phase.sealer()

@@ -151,6 +151,7 @@ class FakeWorker:
         descriptor = Page.create(8, b"c" * 32)
         self.page = Page(descriptor)
         os.close(descriptor)
+        self.network = network
         self.address = address
         self.local = socket.inet_pton(socket.AF_INET6, address[0])
         self.tun = FakeTun(uso=uso)

@@ -8,6 +8,7 @@ with a handful of C calls. At most LAYOUTS of each kind are kept, least recently
     datagrams        header 20 ‖ ciphertext 8 + h + g ‖ tag 16, one behind the other: one UDP_SEGMENT send
 """
 
+import struct
 from collections import OrderedDict
 from typing import Any, Final, Generic, TypeVar
 
@@ -28,9 +29,18 @@ _ENVELOPE: Final = HEADER_SIZE + TAG_SIZE
 #: 0, 1, 2 …: added to the first of a run of numbers.
 COUNT: Final[npt.NDArray[np.uint64]] = np.arange(65_536 // MIN_FAST_SEGMENT + 2, dtype=np.uint64)
 
+_PACKERS: Final = tuple(struct.Struct(f">{count}Q") for count in range(_MAX_RUN + 2))
+
+_WORD: Final = struct.Struct(">Q")
+
 Column = npt.NDArray[Any]
 L = TypeVar("L")
 K = TypeVar("K")
+
+
+def consecutive(first: int, count: int) -> bytes:
+    """`count` (at most a GRO run's) 64-bit numbers from `first`, as they stand in datagrams."""
+    return _PACKERS[count].pack(*range(first, first + count))
 
 
 class LayoutCache(Generic[K, L]):
@@ -83,6 +93,7 @@ class SendLayout:
         self.counters = _column(self.out, 12, count, datagram, ">u8")
         self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(count)
         self._stamped: tuple[bytes, int] | None = None
+        self._offload: tuple[int, int] | None = None
 
     def stamp(self, prefix: bytes, index: int) -> None:
         """Put the first 12 header bytes of a path, and its index, into every header and nonce."""
@@ -90,6 +101,17 @@ class SendLayout:
             self._prefixes[:] = np.frombuffer(prefix, dtype=np.uint8)
             self._nonce_indexes[:] = index
             self._stamped = (prefix, index)
+
+    def write_offload(self, word: int, last: int, count: int) -> None:
+        """Offload headers of `count` segments: `word` (that of segment 0), counted up, `last` set in the last one."""
+        first = word if count > 1 else word | last
+        _WORD.pack_into(self.buffer, VNET_HEADER_BYTES - OFFLOAD_HEADER_SIZE, first)
+        if self._offload != (word, count):
+            # Reading from the TUN overwrites only the first, so the others stay for the next superpacket.
+            words = COUNT[1:count] + np.uint64(word)
+            words[-1:] |= np.uint64(last)
+            self.offload_words[1:count] = words
+            self._offload = word, count
 
 
 class ReceiveLayout:

@@ -29,6 +29,8 @@ PROBE_BURST: Final = 20
 REMEMBERED_INDEXES: Final = 256
 WINDOWS: Final = 16
 GATEWAY_ADDRESSES: Final = 16
+#: No sender gets this far; the shared page, which stores counters one higher, could not remember it.
+NO_COUNTER: Final = (1 << 64) - 1
 
 _HEADER = struct.Struct(">BBxx8sQ")
 _PREFIX = struct.Struct(">BBxx8s")

@@ -17,13 +17,12 @@ from workers.commands import Datagram, Endpoint
 from workers.counters import Counter
 from workers.deliver import Delivery
 from workers.page import Page
-from workers.sessions import PathEntry, Session
+from workers.sessions import NO_COUNTER, PathEntry, Session
 from workers.table import SessionTable
 from workers.udp import Received, UdpSocket
 
 #: index distance 1 ‖ low 24 bits of the old counter 3
 _RESENT_HEADER: Final = 4
-_COUNTER_LIMIT: Final = 1 << 64
 _LOW: Final = 1 << 24
 
 
@@ -129,7 +128,7 @@ class Singles:
 
     def _check_off(self, entry: PathEntry, index: int, counter: int) -> bool:
         window = entry.session.window(index)
-        if window is None or not window.check_and_set(counter):
+        if window is None or counter == NO_COUNTER or not window.check_and_set(counter):
             self._counters[Counter.REPLAYED] += 1
             return False
         self._page.write_highest(entry.session.record, index, window.highest)
@@ -213,4 +212,4 @@ def nearest_counter(low: int, highest: int) -> int:
         counter -= _LOW
     elif highest - counter > _LOW // 2:
         counter += _LOW
-    return counter if counter < _COUNTER_LIMIT else -1
+    return counter if counter < NO_COUNTER else -1
