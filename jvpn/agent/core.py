@@ -114,6 +114,12 @@ class ClientCore:
         if self.session is not None:
             raise HandshakeError("answered")
         result = self._handshaking.receive_response(report.data)
+        if result.kem < self._identity.kem:
+            # A weaker session than configured is never a fallback.
+            self.counters["kem_refused"] += 1
+            self._effects.append(SessionOver("HANDSHAKE_FAIL", again=False))
+            self.stopped = True
+            return
         uplink = self._handshaking.uplink
         assert uplink is not None, "a response to an INIT that was sent over no uplink"
         self._effects.append(ClearRecord(RECORD))
@@ -124,6 +130,7 @@ class ClientCore:
             self._policy,
             self._narrator,
             self._shell.activity,
+            self._shell.random_bytes,
             self._seq,
             self._do,
             now_ns // NS,

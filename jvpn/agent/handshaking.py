@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from jvpn.agent.effects import Effect, PersistTimestamp, SendDatagram
 from jvpn.agent.paths import Uplink
-from jvpn.protocol.handshake import HandshakeError, HandshakeResult, Initiator
+from jvpn.protocol.handshake import HandshakeError, HandshakeResult, Initiator, Kem
 from jvpn.protocol.suites import Suite
 
 FIRST_RETRY_MS = 300
@@ -14,13 +14,14 @@ LAST_RETRY_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the client is and whom it trusts. Keys are 32 bytes."""
+    """Who the client is and whom it trusts. Keys are 32 bytes; `kem` is the least it takes of a gateway."""
 
     suite: Suite
     private_key: bytes = field(repr=False)
     gateway_public: bytes
     psk: bytes = field(repr=False)
     policy_name: str
+    kem: Kem = Kem.MLKEM768
 
 
 class Handshaking:

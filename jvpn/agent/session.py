@@ -6,12 +6,14 @@ from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram, TellWorker
 from jvpn.agent.narrator import ClientNarrator, path_ref
 from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
 from jvpn.agent.reattaching import Attempt, Requester
+from jvpn.agent.rekeying import ClientRekeying
 from jvpn.policy.model import Policy, PolicyError
 from jvpn.protocol import keys, messages, reattach
 from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
 from jvpn.protocol.control import ControlChannel, ControlType, Message
-from jvpn.protocol.handshake import HandshakeResult
+from jvpn.protocol.handshake import HandshakeResult, Kem
 from jvpn.protocol.indexes import window
+from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Ack, Cause, Result
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.protocol.wire import WireError
@@ -38,6 +40,7 @@ class ClientSession:
         policy: Policy,
         narrator: ClientNarrator,
         activity: Callable[[int], Activity],
+        random_bytes: Callable[[int], bytes],
         seq: Callable[[], int],
         do: Callable[[Effect], None],
         now_ms: int,
@@ -55,6 +58,7 @@ class ClientSession:
         self.view = View(result.epoch, narrator.transition)
         self.channel = ControlChannel()
         self.control = SealedControl(result.secrets, result.epoch, Direction.CLIENT_TO_GATEWAY)
+        self.rekeying = ClientRekeying(result.secrets, result.kem, self.control, self.channel, random_bytes)
         self.paths = PathTable(result.secrets, policy, uplinks, window(0, policy.max_candidates)[-1])
         self.paths.open(first, now_ms, active=True)
         self.paths.active = first.number
@@ -77,8 +81,8 @@ class ClientSession:
         if path is None:
             raise WireError("unknown_id")
         if kind is PacketType.CONTROL:
-            plaintext = self.control.open(path.index, data)
-            for message in self.channel.receive(plaintext):
+            opened = self.control.open(path.index, data)
+            for message in self.channel.receive(opened.plaintext):
                 self._on_message(message, now_ms)
             self._flush(now_ms)
         elif kind is PacketType.REATTACH_ACK:
@@ -93,12 +97,31 @@ class ClientSession:
             self._on_config(messages.decode_config(message.value), now_ms)
         elif message.kind is ControlType.STATE:
             self._on_state(messages.State.decode(message.value), now_ms)
+        elif message.kind is ControlType.REKEY_RESPONSE:
+            self._on_rekey_response(message.value, now_ms)
+        elif message.kind is ControlType.REKEY_REQUIRED:
+            self.rekeying.begin(now_ms)
         elif message.kind is ControlType.CLOSE:
             code = messages.decode_reason(message.value)
             reason = Reason(code) if code in Reason.__members__ else Reason.PEER_CLOSED
             self.end(reason, now_ms, tell=False)
         else:
             raise WireError("unexpected_control")
+
+    def _on_rekey_response(self, value: bytes, now_ms: int) -> None:
+        self.rekeying.on_response(value, now_ms)
+        self._schedule_rekey(now_ms)
+        if self.configured:
+            self._do(TellWorker(self._add_command()))
+        # Whatever comes first under the new phase puts it in force at the gateway.
+        self._send_health(now_ms)
+
+    def _schedule_rekey(self, now_ms: int) -> None:
+        self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, self._packets())
+
+    def _packets(self) -> int:
+        seen = self._activity(RECORD)
+        return seen.sent_packets + seen.received_packets
 
     def _on_config(self, config: messages.Config, now_ms: int) -> None:
         try:
@@ -110,18 +133,21 @@ class ClientSession:
         if self.configured:
             return
         self.configured = True
-        self._do(TellWorker(self._add_command(config)))
+        self._schedule_rekey(now_ms)
+        self._do(TellWorker(self._add_command()))
         for uplink in self.paths.uplinks:
             if uplink.number not in self.paths.paths:
                 self.paths.open(uplink, now_ms)
         self._tell_indexes()
 
-    def _add_command(self, config: messages.Config) -> commands.AddSession:
-        phase = commands.PhaseKeys(
-            self.secrets.phase_number,
-            keys.data_key(self.secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
-            keys.data_key(self.secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
+    def _phase_keys(self, secrets: SessionSecrets) -> commands.PhaseKeys:
+        return commands.PhaseKeys(
+            secrets.phase_number,
+            keys.data_key(secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
+            keys.data_key(secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
         )
+
+    def _add_command(self) -> commands.AddSession:
         active = self.paths.active_path
         return commands.AddSession(
             seq=self._seq(),
@@ -129,7 +155,7 @@ class ClientSession:
             session_id=self.session_id,
             suite=self.secrets.suite.number,
             generation=0,
-            phases=[phase],
+            phases=[self._phase_keys(secrets) for secrets in self.rekeying.phases()],
             allowed_sources=["0.0.0.0/0", "::/0"],
             routes=["0.0.0.0/0", "::/0"],
             indexes=self._installed(),
@@ -379,7 +405,7 @@ class ClientSession:
         if not self.configured:
             return self._next_confirm_ms
         due: list[float | None] = [self._next_tick_ms, self.requester.get_timer(), self._health_repeat_ms]
-        due += [self.ttl.next_deadline_ms()]
+        due += [self.ttl.next_deadline_ms(), self.rekeying.get_timer()]
         if self.paths.active is not None:
             due.append(self.channel.get_timer())
         due += [self._probe_due_ns(path) / NS for path in self._probed()]
@@ -402,8 +428,10 @@ class ClientSession:
         if not self.configured:
             if now_ms >= self._next_confirm_ms:
                 self._next_confirm_ms = now_ms + CONFIRM_REPEAT_MS
-                self._send_health(now_ms)
+                self._confirm(now_ms)
             return
+        if self.rekeying.handle_timer(now_ms, self._packets()):
+            self._do(TellWorker(self._add_command()))
         self._read_activity(now_ms)
         active = self.paths.active_path
         if active is not None and active.health.dead(now_ns):
@@ -416,6 +444,14 @@ class ClientSession:
         if due is not None and due <= now_ms:
             self._flush(now_ms)
         self._fail_back(now_ms)
+
+    def _confirm(self, now_ms: int) -> None:
+        """Prove the keys until CONFIG comes: by the first rekey where there is a KEM, else by any CONTROL."""
+        if self.rekeying.kem is Kem.MLKEM768 and self.rekeying.secrets.phase_number == 0:
+            self.rekeying.begin(now_ms)
+            self._flush(now_ms)
+        else:
+            self._send_health(now_ms)
 
     def _read_activity(self, now_ms: int) -> None:
         if now_ms < self._next_tick_ms:

@@ -12,6 +12,7 @@ from jvpn.agent.process import ClientPlan, UplinkPlan
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_policies
 from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
+from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.process import GatewayPlan
@@ -82,7 +83,8 @@ def client_plan(config: ClientConfig, filename: str) -> ClientPlan:
         remedy = "list the devices under uplinks"
         raise ConfigError(filename, 0, "uplinks", "no device has a default route", remedy)
     key = config.gateway.public_key
-    identity = Identity(suite(config.suite), config.private_key, key, config.gateway.psk, config.policy)
+    kem = Kem.MLKEM768 if config.kem == "mlkem768" else Kem.NONE
+    identity = Identity(suite(config.suite), config.private_key, key, config.gateway.psk, config.policy, kem)
     return ClientPlan(
         node_id=socket.gethostname(),
         identity=identity,

@@ -25,6 +25,7 @@ CLIENT_FIELDS: Final = (
     "tun",
     "policy",
     "suite",
+    "kem",
     "state_dir",
     "run_dir",
     "events",
@@ -34,6 +35,8 @@ GATEWAY_FIELDS: Final = ("public_key", "endpoints", "psk_file")
 UPLINK_FIELDS: Final = ("device", "preference", "cost", "metered")
 TUN_FIELDS: Final = ("name",)
 
+#: What the client demands of the gateway, the stricter first.
+KEMS: Final = ("mlkem768", "none")
 DEFAULT_PREFERENCE: Final = 100
 MAX_PREFERENCE: Final = 1_000
 #: REATTACH_REQUEST carries the cost in 16 bits.
@@ -81,6 +84,7 @@ class ClientConfig:
     tun_name: str
     policy: str
     suite: int
+    kem: str
     state_dir: Path
     run_dir: Path
     events: Path | None
@@ -105,6 +109,7 @@ def parse_client(text: str, filename: str, directory: Path) -> ClientConfig:
         tun_name=tun_name,
         policy=read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default",
         suite=read.integer(nodes["suite"], "suite", SUITES[0], SUITES[-1]) if "suite" in nodes else SUITES[0],
+        kem=read.choice(nodes["kem"], "kem", KEMS) if "kem" in nodes else KEMS[0],
         state_dir=read.optional_path(nodes, "state_dir", DEFAULT_STATE_DIR),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
         events=read.events(nodes),

@@ -174,10 +174,9 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         "kem",
         Kind.CHOICE,
         "",
-        "none",
-        "key encapsulation mixed into the data keys",
-        choices=("none",),
-        refused=(("mlkem768", "post-quantum keys are not in this build"),),
+        "mlkem768",
+        "key encapsulation mixed into every rekey, and into the first before any traffic flows",
+        choices=("mlkem768", "none"),
     ),
     _count(
         "security_failures_before_terminate",

@@ -40,7 +40,7 @@ def endpoint_text(address: bytes, port: int) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
-    """"host:port" or "[v6]:port". Raises ValueError with what is wrong."""
+    """ "host:port" or "[v6]:port". Raises ValueError with what is wrong."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is not host:port")

@@ -1,4 +1,6 @@
-"""CONTROL datagrams of one session, epoch and end: counters, nonces, replay windows around the control keys."""
+"""CONTROL datagrams of one session, epoch and end: counters, nonces, replay windows, and the phases' control keys."""
+
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 
@@ -13,45 +15,93 @@ from jvpn.protocol.constants import (
 )
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.replay import ReplayWindow
+from jvpn.protocol.suites import Aead
 from jvpn.protocol.wire import Header, WireError
 
 _WINDOWS_KEPT = 16
+
+
+class _Phase(NamedTuple):
+    number: int
+    send: Aead
+    receive: Aead
+
+
+class Opened(NamedTuple):
+    """An authenticated CONTROL plaintext and the number of the phase it came under."""
+
+    plaintext: bytes
+    phase_number: int
 
 
 class SealedControl:
     """Seals and opens CONTROL. `generation` is the supervisor's (0 on a client): no counter is used twice."""
 
     def __init__(self, secrets: SessionSecrets, epoch: int, sends: Direction, generation: int = 0) -> None:
-        receives = Direction(1 - sends)
-        self._phase = secrets.phase_number & 15
-        self._send = secrets.suite.aead(keys.control_key(secrets, sends, epoch))
-        self._receive = secrets.suite.aead(keys.control_key(secrets, receives, epoch))
+        self._epoch = epoch
+        self._sends = sends
         self._generation = generation
+        self._phases: dict[int, _Phase] = {}
         self._sequences: dict[int, int] = {}
         self._windows: dict[int, ReplayWindow] = {}
+        self._windows_below = 0
+        self.add_phase(secrets)
+        self._sending = self._phases[secrets.phase_number & 15]
+
+    def add_phase(self, secrets: SessionSecrets) -> None:
+        """Open what comes under this phase too; sending stays as it is."""
+        send_key = keys.control_key(secrets, self._sends, self._epoch)
+        receive_key = keys.control_key(secrets, Direction(1 - self._sends), self._epoch)
+        aead = secrets.suite.aead
+        number = secrets.phase_number
+        self._phases[number & 15] = _Phase(number, aead(send_key), aead(receive_key))
+
+    def send_under(self, phase_number: int) -> None:
+        """Seal under this phase from now on; it has been added."""
+        self._sending = self._phases[phase_number & 15]
+
+    def drop_phase(self, phase_number: int) -> None:
+        """Nothing under this phase is opened any more."""
+        phase = self._phases.get(phase_number & 15)
+        if phase is not None and phase.number == phase_number:
+            del self._phases[phase_number & 15]
 
     def seal(self, index: int, steering_id: bytes, plaintext: bytes) -> bytes:
         sequence = self._sequences.get(index, 0)
         self._sequences[index] = sequence + 1
         counter = self._generation << GENERATION_SHIFT | sequence
-        header = Header(PacketType.CONTROL, steering_id, counter, self._phase).encode()
-        return header + self._send.encrypt(keys.nonce(index, counter), plaintext, header)
+        header = Header(PacketType.CONTROL, steering_id, counter, self._sending.number & 15).encode()
+        return header + self._sending.send.encrypt(keys.nonce(index, counter), plaintext, header)
 
-    def open(self, index: int, datagram: bytes) -> bytes:
-        """Plaintext of a datagram that came on `index`, once. Raises WireError `bad_tag`, `replay` or `bad_length`."""
+    def open(self, index: int, datagram: bytes) -> Opened:
+        """Open a datagram that came on `index`, once.
+
+        Raises WireError `bad_length`, `unknown_phase`, `bad_tag` or `replay`; nothing has changed then.
+        """
         if len(datagram) > MAX_CONTROL_DATAGRAM:
             raise WireError("bad_length")
         header = datagram[:HEADER_SIZE]
+        phase = self._phases.get(header[1] & 15)
+        if phase is None:
+            raise WireError("unknown_phase")
         counter = int.from_bytes(header[OFFSET_COUNTER:], "big")
         try:
-            plaintext = self._receive.decrypt(keys.nonce(index, counter), datagram[HEADER_SIZE:], header)
+            plaintext = phase.receive.decrypt(keys.nonce(index, counter), datagram[HEADER_SIZE:], header)
         except InvalidTag as error:
             raise WireError("bad_tag") from error
+        if not self._window(index).check_and_set(counter):
+            raise WireError("replay")
+        return Opened(plaintext, phase.number)
+
+    def _window(self, index: int) -> ReplayWindow:
+        """Windows of the newest indexes; what came on an older one counts as seen."""
+        if index < self._windows_below:
+            raise WireError("replay")
         window = self._windows.get(index)
         if window is None:
             window = self._windows[index] = ReplayWindow()
-            # An index that fell behind by this many is not installed any more, so nothing arrives on it.
-            self._windows.pop(index - _WINDOWS_KEPT, None)
-        if not window.check_and_set(counter):
-            raise WireError("replay")
-        return plaintext
+            if len(self._windows) > _WINDOWS_KEPT:
+                lowest = min(self._windows)
+                del self._windows[lowest]
+                self._windows_below = lowest + 1
+        return window

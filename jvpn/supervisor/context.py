@@ -97,6 +97,17 @@ class GatewayContext:
         load = Counter(session.slot for session in self.sessions.values())
         return min(self.facts.slots, key=lambda slot: (load[slot], slot))
 
+    def flush(self, session: LiveSession, now_ms: int) -> None:
+        """Send what the control channel has due to the bound source; without one it waits."""
+        active = session.bindings.active
+        if active is None or active.index not in session.indexes.ids:
+            return
+        steering_id = session.indexes.ids[active.index]
+        for plaintext in session.channel.plaintexts_to_send(now_ms):
+            datagram = session.control.seal(active.index, steering_id, plaintext)
+            listener = session.listeners[active.index]
+            self.do(SendDatagram(listener, endpoint(active.local), endpoint(active.source), datagram))
+
     # Session-wide steering
 
     def write_row(self, session: LiveSession) -> None:

@@ -12,16 +12,17 @@ Times are CLOCK_BOOTTIME milliseconds. Everything unauthenticated ends in a coun
 from dataclasses import replace
 
 from jvpn.policy.model import Policy
-from jvpn.protocol import messages
-from jvpn.protocol.constants import CLOSE_REPEATS, CONTROL_STATE_REPEAT_MS, PacketType
-from jvpn.protocol.control import ControlType, Message
+from jvpn.protocol.constants import CLOSE_REPEATS, PacketType
+from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import Header, WireError
-from jvpn.session.machine import Reason, State, split_version
+from jvpn.session.machine import Reason, State
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix, SendDatagram
+from jvpn.supervisor.controlling import Controlling
+from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
-from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
+from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
+from jvpn.supervisor.rekeying import Rekeying
 from workers import commands
 
 
@@ -30,6 +31,8 @@ class GatewayCore:
         self.context = context
         self._handshakes = Handshakes(context, self._on_attached)
         self._reattaching = Reattaching(context)
+        self._rekeying = Rekeying(context)
+        self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
         """What is to be done, in order; the list is the caller's from now on."""
@@ -54,7 +57,7 @@ class GatewayCore:
         elif header.type is PacketType.REATTACH_REQUEST:
             self._on_request(*found, data, arrival, now_ms)
         elif header.type is PacketType.CONTROL:
-            self._on_control(*found, data, arrival, now_ms)
+            self._controlling.receive(*found, data, arrival, now_ms)
         else:
             counters["unexpected_type"] += 1
 
@@ -71,117 +74,12 @@ class GatewayCore:
         if reason is not None:
             self.terminate(session, reason, now_ms)
 
-    def _on_control(
-        self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int
-    ) -> None:
-        pending = self._handshakes.pending_of(session)
-        if pending is not None and arrival.remote != pending.arrival.remote:
-            self.context.counters["wrong_source"] += 1
-            return
-        if pending is None and index not in session.pinned_indexes():
-            self.context.counters["control_not_bound"] += 1
-            return
-        try:
-            plaintext = session.control.open(index, data)
-            received = session.channel.receive(plaintext)
-        except WireError as error:
-            self.context.counters[error.reason] += 1
-            return
-        session.heard_ms = now_ms
-        if pending is not None and not self._handshakes.confirm(pending, now_ms):
-            return
-        for message in received:
-            self._on_message(session, message, now_ms)
-        self._flush_control(session, now_ms)
-
-    def _on_message(self, session: LiveSession, message: Message, now_ms: int) -> None:
-        try:
-            if message.kind is ControlType.HEALTH:
-                self._on_health(session, messages.Health.decode(message.value), now_ms)
-            elif message.kind is ControlType.CLOSE:
-                reason = messages.decode_reason(message.value)
-                self.terminate(session, Reason.PEER_CLOSED, now_ms, {"client_reason": reason})
-            else:
-                self.context.counters["unexpected_control"] += 1
-        except WireError as error:
-            self.context.counters[error.reason] += 1
-
-    def _on_health(self, session: LiveSession, health: messages.Health, now_ms: int) -> None:
-        machine = session.machine
-        session.client_version = health.state_version
-        if health.proposed and split_version(health.state_version).epoch == session.epoch:
-            self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
-        if machine.state is State.BIRTH:
-            return
-        if health.state_version == machine.state_version:
-            session.state_repeat_ms = None
-        else:
-            self._announce(session, now_ms)
-
-    def _commit_quality(
-        self, session: LiveSession, proposed: State, health: messages.Health, now_ms: int
-    ) -> None:
-        """The client proposes a quality state; the gateway commits it if the table has the step."""
-        machine = session.machine
-        wanted = {
-            State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
-            State.ATTACHED: Reason.QUALITY_RESTORED,
-            State.DEGRADED: Reason.VOLATILITY_PERSISTED,
-        }.get(proposed)
-        if wanted is None or machine.state is proposed or not machine.allows(wanted, proposed):
-            return
-        details = {"loss_ppm": health.loss_ppm, "rtt_us": health.rtt_us, "jitter_us": health.jitter_us}
-        machine.apply(wanted, now_ms, proposed, details)
-        self._after_transition(session, now_ms)
-
     # Attaching, ending
 
     def _on_attached(self, session: LiveSession, older: LiveSession | None, now_ms: int) -> None:
         if older is not None:
             self.terminate(older, Reason.SUPERSEDED, now_ms, {"by": session.hex_id})
-        facts = self.context.facts
-        config = messages.Config(
-            addresses=list(session.peer.addresses),
-            routes=list(facts.routes),
-            mtu=facts.mtu,
-            policy=messages.raw_json(session.policy.to_wire()),
-        )
-        session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
-        self._after_transition(session, now_ms)
-
-    def _after_transition(self, session: LiveSession, now_ms: int) -> None:
-        """Every step: the page knows it, the clocks run by it, the client is told."""
-        policy, machine = session.policy, session.machine
-        session.ttl = session.ttl.entered(
-            machine.state,
-            machine.active_bindings,
-            now_ms,
-            policy.transport_loss_ttl_ms,
-            policy.recovery_window_ms,
-        )
-        self.context.write_row(session)
-        self._announce(session, now_ms)
-
-    def _announce(self, session: LiveSession, now_ms: int) -> None:
-        machine = session.machine
-        if session.bindings.active is None:
-            # Nowhere to send it, and the ACK of the next bind says it: waiting, it would be due for ever.
-            session.state_repeat_ms = None
-            return
-        state = messages.State(machine.state_version, machine.state.number, session.last_reason)
-        session.channel.send(ControlType.STATE, state.encode(), now_ms)
-        session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
-        self._flush_control(session, now_ms)
-
-    def _flush_control(self, session: LiveSession, now_ms: int) -> None:
-        active = session.bindings.active
-        if active is None or active.index not in session.indexes.ids:
-            return
-        steering_id = session.indexes.ids[active.index]
-        for plaintext in session.channel.plaintexts_to_send(now_ms):
-            datagram = session.control.seal(active.index, steering_id, plaintext)
-            listener = session.listeners[active.index]
-            self.context.do(SendDatagram(listener, endpoint(active.local), endpoint(active.source), datagram))
+        self._controlling.attached(session, now_ms)
 
     def terminate(
         self, session: LiveSession, reason: Reason, now_ms: int, details: dict[str, object] | None = None
@@ -192,7 +90,7 @@ class GatewayCore:
             return
         for _ in range(CLOSE_REPEATS):
             session.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
-        self._flush_control(session, now_ms)
+        self.context.flush(session, now_ms)
         session.machine.apply(reason, now_ms, State.TERMINATED, details)
         session.bindings = session.bindings.drop()
         context.write_row(session)
@@ -288,6 +186,7 @@ class GatewayCore:
                 session.channel.get_timer() if session.bindings.active is not None else None,
                 session.bindings.drain_until_ms or None,
                 self._silence_deadline_ms(session),
+                self._rekeying.get_timer(session),
             ]
         return min((at for at in due if at is not None), default=None)
 
@@ -302,11 +201,12 @@ class GatewayCore:
             if session.machine.terminated:
                 continue
             if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
-                self._announce(session, now_ms)
+                self._controlling.announce(session, now_ms)
             due = session.channel.get_timer()
             if due is not None and due <= now_ms:
-                self._flush_control(session, now_ms)
+                self.context.flush(session, now_ms)
             self._finish_draining(session, now_ms)
+            self._rekeying.handle_timer(session, now_ms)
 
     def _expire(self, session: LiveSession, now_ms: int) -> None:
         machine, policy = session.machine, session.policy
@@ -326,7 +226,7 @@ class GatewayCore:
             self.terminate(session, fired.reason, now_ms)
             return
         machine.apply(fired.reason, now_ms, fired.to)
-        self._after_transition(session, now_ms)
+        self._controlling.after_transition(session, now_ms)
 
     def _heard_ms(self, session: LiveSession) -> int:
         """When anything authenticated last came from the client, at the supervisor or at its worker."""
@@ -341,7 +241,7 @@ class GatewayCore:
     def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
         context, old = self.context, session.bindings.active
         session.bindings = session.bindings.drop()
-        self._after_transition(session, now_ms)
+        self._controlling.after_transition(session, now_ms)
         if old is not None and old.index in session.indexes.ids:
             context.put_id(session, old.index)
         context.tell(session.slot, session.rebind_command(context.next_seq()))

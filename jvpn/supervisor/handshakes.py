@@ -86,8 +86,9 @@ class Handshakes:
 
     def _answer(self, opened: InitOpened, peer: Peer, arrival: Arrival, now_ms: int) -> None:
         context = self._context
+        kem = Kem.MLKEM768 if peer.policy.kem == "mlkem768" else Kem.NONE
         response, result = opened.respond(
-            peer.psk, context.random_bytes(32), context.random_bytes(16), epoch=1, kem=Kem.NONE
+            peer.psk, context.random_bytes(32), context.random_bytes(16), epoch=1, kem=kem
         )
         session = LiveSession(
             session_id=result.session_id,
@@ -145,6 +146,7 @@ class Handshakes:
         self._open_indexes(session)
         for prefix in session.peer.addresses:
             context.do(PutPrefix(prefix, session.slot))
+        session.given_to_worker = True
         add = session.add_command(context.next_seq())
         context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
         return True

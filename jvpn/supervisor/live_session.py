@@ -11,6 +11,7 @@ from jvpn.protocol import keys
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.protocol.constants import Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
+from jvpn.protocol.handshake import Kem
 from jvpn.protocol.indexes import IndexTable
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Fail
@@ -49,6 +50,14 @@ class SwitchHistory:
         if len(self.times_ms) >= policy.max_switches_per_minute:
             waits.append(self.times_ms[-policy.max_switches_per_minute] + 60_000 - now_ms)
         return max(waits)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The newest REKEY_INIT and what was made of it: the same one gets the same answer."""
+
+    init_value: bytes = field(repr=False)
+    response_value: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +103,15 @@ class LiveSession:
         self.control = SealedControl(
             secrets, machine_epoch, Direction.GATEWAY_TO_CLIENT, supervisor_generation
         )
+        #: A rekey under way: the phase the client may use already, the one it may still use, and what was answered.
+        self.next_secrets: SessionSecrets | None = None
+        self.old_secrets: SessionSecrets | None = None
+        self.old_until_ms = 0
+        self.answered: Answered | None = None
+        self.rekeyed_ms = created_ms
+        self.sent_at_rekey = 0
+        self.given_to_worker = False
+        self.configured = False
         self.ttl = TtlClock(created_ms + policy.session_ttl_ms)
         self.created_ms = created_ms
         self.generation = 0
@@ -109,6 +127,11 @@ class LiveSession:
         self.client_version = 0
         self.state_repeat_ms: int | None = None
         self.heard_ms = created_ms
+
+    @property
+    def demanded_kem(self) -> Kem:
+        """What every rekey of this session must bring, by its policy."""
+        return Kem.MLKEM768 if self.policy.kem == "mlkem768" else Kem.NONE
 
     @property
     def hex_id(self) -> str:
@@ -150,12 +173,21 @@ class LiveSession:
     def installed(self) -> list[commands.InstalledIndex]:
         return [commands.InstalledIndex(n, steering_id) for n, steering_id in self.indexes.ids.items()]
 
-    def add_command(self, seq: int) -> commands.AddSession:
-        phase = commands.PhaseKeys(
-            self.secrets.phase_number,
-            keys.data_key(self.secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
-            keys.data_key(self.secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
+    def phases_for_worker(self) -> list[SessionSecrets]:
+        """Phases the worker opens under, the one to send under last."""
+        known = (self.old_secrets, self.next_secrets, self.secrets)
+        # With a KEM no user traffic ever has the keys of phase 0, which are not post-quantum.
+        first = 1 if self.demanded_kem is Kem.MLKEM768 else 0
+        return [secrets for secrets in known if secrets is not None and secrets.phase_number >= first]
+
+    def _phase_keys(self, secrets: SessionSecrets) -> commands.PhaseKeys:
+        return commands.PhaseKeys(
+            secrets.phase_number,
+            keys.data_key(secrets, Direction.GATEWAY_TO_CLIENT, self.epoch),
+            keys.data_key(secrets, Direction.CLIENT_TO_GATEWAY, self.epoch),
         )
+
+    def add_command(self, seq: int) -> commands.AddSession:
         inner = list(self.peer.addresses)
         return commands.AddSession(
             seq=seq,
@@ -163,7 +195,7 @@ class LiveSession:
             session_id=self.session_id,
             suite=self.secrets.suite.number,
             generation=self.generation,
-            phases=[phase],
+            phases=[self._phase_keys(secrets) for secrets in self.phases_for_worker()],
             allowed_sources=inner,
             routes=inner,
             indexes=self.installed(),

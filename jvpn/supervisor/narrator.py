@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jvpn.observability.events import (
+    KeyEvent,
     OwnershipEvent,
     PathRef,
     ReattachAttempt,
@@ -65,6 +66,12 @@ class Narrator:
         details = {"slot": slot, "generation": session.generation}
         common = self._common(session, "WORKER_REPLACED")
         self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
+
+    def rekeyed(self, session: LiveSession) -> None:
+        """A new phase is in force at this end."""
+        common = self._common(session, "REKEYED")
+        kem = session.demanded_kem.name.lower()
+        self._sink.emit(KeyEvent(action="rekeyed", phase=session.secrets.phase_number, kem=kem, **common))  # type: ignore[arg-type]
 
     def attempt(self, session: LiveSession, request: Request, path: PathFact) -> bool:
         """Once for each attempt id; returns whether this was the first time."""

@@ -1,0 +1,172 @@
+"""CONTROL at the gateway: what a client's authenticated messages do, and what it is told.
+
+Key confirmation is here too: the first CONTROL of a pending session (with a KEM: its whole REKEY_INIT) turns the
+pending entry into a session. CONFIG goes out under the keys that DATA has: with a KEM only after the client's first
+packet under the first rekeyed phase.
+"""
+
+from collections.abc import Callable
+
+from jvpn.protocol import messages
+from jvpn.protocol.constants import CONTROL_STATE_REPEAT_MS
+from jvpn.protocol.control import ControlType, Message
+from jvpn.protocol.handshake import Kem
+from jvpn.protocol.wire import WireError
+from jvpn.session.machine import Reason, State, split_version
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.handshakes import Handshakes, Pending
+from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.rekeying import Rekeying
+
+Terminate = Callable[[LiveSession, Reason, int, dict[str, object] | None], None]
+
+
+class Controlling:
+    """`terminate(session, reason, now_ms, details)` ends a session for good."""
+
+    def __init__(
+        self, context: GatewayContext, handshakes: Handshakes, rekeying: Rekeying, terminate: Terminate
+    ) -> None:
+        self._context = context
+        self._handshakes = handshakes
+        self._rekeying = rekeying
+        self._terminate = terminate
+
+    def receive(self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        counters = self._context.counters
+        pending = self._handshakes.pending_of(session)
+        if pending is not None and arrival.remote != pending.arrival.remote:
+            counters["wrong_source"] += 1
+            return
+        if pending is None and index not in session.pinned_indexes():
+            counters["control_not_bound"] += 1
+            return
+        try:
+            opened = session.control.open(index, data)
+            received = session.channel.receive(opened.plaintext)
+        except WireError as error:
+            counters[error.reason] += 1
+            return
+        session.heard_ms = now_ms
+        if pending is not None and not pending.confirmed:
+            self._confirm(session, pending, received, now_ms)
+            return
+        if self._rekeying.on_opened(session, opened.phase_number, now_ms):
+            self.configure(session, now_ms)
+        for message in received:
+            self._on_message(session, message, now_ms)
+        self._context.flush(session, now_ms)
+
+    def _confirm(self, session: LiveSession, pending: Pending, received: list[Message], now_ms: int) -> None:
+        """The keys are proven. Without KEM that is enough; with one the session begins with its first rekey."""
+        if session.demanded_kem is Kem.MLKEM768:
+            inits = [message.value for message in received if message.kind is ControlType.REKEY_INIT]
+            self._acknowledge_pending(session, pending, now_ms)
+            if not inits:
+                return
+            try:
+                self._rekeying.begin(session, inits[0], now_ms)
+            except WireError as error:
+                self._context.counters[error.reason] += 1
+                return
+            received = [message for message in received if message.kind is not ControlType.REKEY_INIT]
+        if not self._handshakes.confirm(pending, now_ms):
+            return
+        for message in received:
+            self._on_message(session, message, now_ms)
+
+    def _acknowledge_pending(self, session: LiveSession, pending: Pending, now_ms: int) -> None:
+        """ACKs of chunks go where the RESPONSE went: there is no binding yet."""
+        for plaintext in session.channel.plaintexts_to_send(now_ms):
+            datagram = session.control.seal(0, session.indexes.ids[0], plaintext)
+            self._context.send(pending.arrival, datagram)
+
+    def _on_message(self, session: LiveSession, message: Message, now_ms: int) -> None:
+        try:
+            if message.kind is ControlType.HEALTH:
+                self._on_health(session, messages.Health.decode(message.value), now_ms)
+            elif message.kind is ControlType.REKEY_INIT:
+                self._rekeying.on_init(session, message.value, now_ms)
+            elif message.kind is ControlType.CLOSE:
+                reason = messages.decode_reason(message.value)
+                self._terminate(session, Reason.PEER_CLOSED, now_ms, {"client_reason": reason})
+            else:
+                self._context.counters["unexpected_control"] += 1
+        except WireError as error:
+            self._context.counters[error.reason] += 1
+
+    def _on_health(self, session: LiveSession, health: messages.Health, now_ms: int) -> None:
+        machine = session.machine
+        session.client_version = health.state_version
+        if health.proposed and split_version(health.state_version).epoch == session.epoch:
+            self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
+        if machine.state is State.BIRTH:
+            return
+        if health.state_version == machine.state_version:
+            session.state_repeat_ms = None
+        else:
+            self.announce(session, now_ms)
+
+    def _commit_quality(
+        self, session: LiveSession, proposed: State, health: messages.Health, now_ms: int
+    ) -> None:
+        """The client proposes a quality state; the gateway commits it if the table has the step."""
+        machine = session.machine
+        wanted = {
+            State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
+            State.ATTACHED: Reason.QUALITY_RESTORED,
+            State.DEGRADED: Reason.VOLATILITY_PERSISTED,
+        }.get(proposed)
+        if wanted is None or machine.state is proposed or not machine.allows(wanted, proposed):
+            return
+        details = {"loss_ppm": health.loss_ppm, "rtt_us": health.rtt_us, "jitter_us": health.jitter_us}
+        machine.apply(wanted, now_ms, proposed, details)
+        self.after_transition(session, now_ms)
+
+    # What the client is told
+
+    def attached(self, session: LiveSession, now_ms: int) -> None:
+        """HANDSHAKE_OK: answer the first rekey if there was one, or configure at once."""
+        if session.demanded_kem is Kem.MLKEM768:
+            self._rekeying.respond(session, now_ms)
+        else:
+            self.configure(session, now_ms)
+        self.after_transition(session, now_ms)
+
+    def configure(self, session: LiveSession, now_ms: int) -> None:
+        """CONFIG, once for each session: what the client is given."""
+        if session.configured:
+            return
+        session.configured = True
+        facts = self._context.facts
+        config = messages.Config(
+            addresses=list(session.peer.addresses),
+            routes=list(facts.routes),
+            mtu=facts.mtu,
+            policy=messages.raw_json(session.policy.to_wire()),
+        )
+        session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
+
+    def after_transition(self, session: LiveSession, now_ms: int) -> None:
+        """Every step: the page knows it, the clocks run by it, the client is told."""
+        policy, machine = session.policy, session.machine
+        session.ttl = session.ttl.entered(
+            machine.state,
+            machine.active_bindings,
+            now_ms,
+            policy.transport_loss_ttl_ms,
+            policy.recovery_window_ms,
+        )
+        self._context.write_row(session)
+        self.announce(session, now_ms)
+
+    def announce(self, session: LiveSession, now_ms: int) -> None:
+        machine = session.machine
+        if session.bindings.active is None:
+            # Nowhere to send it, and the ACK of the next bind says it: waiting, it would be due for ever.
+            session.state_repeat_ms = None
+            return
+        state = messages.State(machine.state_version, machine.state.number, session.last_reason)
+        session.channel.send(ControlType.STATE, state.encode(), now_ms)
+        session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
+        self._context.flush(session, now_ms)
