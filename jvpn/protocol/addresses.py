@@ -1,7 +1,6 @@
 """Socket addresses as 16 bytes: IPv6, or IPv4 as ::ffff:a.b.c.d, which is how dual-stack sockets see both."""
 
 import ipaddress
-import socket
 
 ANY = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -9,13 +8,8 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 def to_bytes(text: str) -> bytes:
     """The 16 bytes of an IPv4 or IPv6 address in text. Raises ValueError when it is neither."""
-    try:
-        return _MAPPED + socket.inet_pton(socket.AF_INET, text)
-    except OSError:
-        try:
-            return socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
-        except OSError as error:
-            raise ValueError(f"{text!r} is not an IP address") from error
+    packed = ipaddress.ip_address(text.partition("%")[0]).packed
+    return packed if len(packed) == 16 else _MAPPED + packed
 
 
 def is_ipv4(address: bytes) -> bool:
@@ -25,13 +19,15 @@ def is_ipv4(address: bytes) -> bool:
 def to_text(address: bytes) -> str:
     """Plain IPv4 or IPv6 text."""
     if is_ipv4(address):
-        return socket.inet_ntop(socket.AF_INET, address[12:])
-    return socket.inet_ntop(socket.AF_INET6, address)
+        return str(ipaddress.IPv4Address(address[12:]))
+    return str(ipaddress.IPv6Address(address))
 
 
 def for_socket(address: bytes) -> str:
     """Text for an AF_INET6 dual-stack socket: IPv4 stays mapped."""
-    return socket.inet_ntop(socket.AF_INET6, address)
+    if is_ipv4(address):
+        return f"::ffff:{ipaddress.IPv4Address(address[12:])}"
+    return str(ipaddress.IPv6Address(address))
 
 
 def endpoint_text(address: bytes, port: int) -> str:
