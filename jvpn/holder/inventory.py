@@ -24,8 +24,11 @@ class WorkerSeat(msgspec.Struct, frozen=True):
 
 
 class Inventory(msgspec.Struct, frozen=True, tag=True):
-    """First message to every supervisor. Descriptors beside it: the page, TUN queue 0, then for each listener its
-    sockets of reuseport slots 0 and 1, then one channel for each seat, in order. `generation` rises with every supervisor."""
+    """First message to every supervisor; `generation` rises with each.
+
+    Descriptors beside it: the page, TUN queue 0, then for each listener its sockets of reuseport slots 0 and 1, then
+    one channel for each seat, in order.
+    """
 
     generation: int
     plan: HolderPlan

@@ -146,12 +146,6 @@ def _read(source: Source, node: yaml.Node, parameter: Parameter) -> Value:
 
 
 def _word(source: Source, node: yaml.Node, field: str, parameter: Parameter) -> str:
-    text = source.text(node, field)
-    for word, why in parameter.refused:
-        if text == word:
-            source.fail(
-                node, field, f"{word} is refused: {why}", f"write {parameter.name}: {parameter.default}"
-            )
     return source.choice(node, field, parameter.choices)
 
 

@@ -20,7 +20,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`low`/`high` are inclusive, for numbers; `choices` for words; `refused` says why a known word is refused."""
+    """`low`/`high` are inclusive, for numbers; `choices` for words."""
 
     name: str
     kind: Kind
@@ -30,7 +30,6 @@ class Parameter:
     low: float = 0
     high: float = 0
     choices: tuple[str, ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()
     may_be_empty: bool = False
 
 

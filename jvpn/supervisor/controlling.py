@@ -48,7 +48,7 @@ class Controlling:
             counters[error.reason] += 1
             return
         session.heard_ms = now_ms
-        if pending is not None and not pending.confirmed:
+        if pending is not None:
             self._confirm(session, pending, received, now_ms)
             return
         if self._rekeying.on_opened(session, opened.phase_number, now_ms):
@@ -65,7 +65,8 @@ class Controlling:
             if not inits:
                 return
             try:
-                self._rekeying.begin(session, inits[0], now_ms)
+                if session.next_secrets is None:
+                    self._rekeying.begin(session, inits[0], now_ms)
             except WireError as error:
                 self._context.counters[error.reason] += 1
                 return
@@ -85,7 +86,7 @@ class Controlling:
         try:
             if message.kind is ControlType.HEALTH:
                 self._on_health(session, messages.Health.decode(message.value), now_ms)
-            elif message.kind is ControlType.REKEY_INIT:
+            elif message.kind is ControlType.REKEY_INIT and session.machine.state is not State.BIRTH:
                 self._rekeying.on_init(session, message.value, now_ms)
             elif message.kind is ControlType.CLOSE:
                 reason = messages.decode_reason(message.value)
