@@ -103,6 +103,10 @@ class ClientCore:
             header = Header.decode(report.data)
             if header.type is PacketType.HANDSHAKE_RESPONSE:
                 self._on_response(report, now_ns)
+            elif header.type is PacketType.COOKIE:
+                if self.session is not None:
+                    raise HandshakeError("answered")
+                self._effects += self._handshaking.receive_cookie(report.data)
             elif self.session is None:
                 raise WireError("unknown_id")
             else:

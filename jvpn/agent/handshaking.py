@@ -84,6 +84,16 @@ class Handshaking:
             SendDatagram(self.uplink.number, self.uplink.remote, datagram),
         ]
 
+    def receive_cookie(self, datagram: bytes) -> list[Effect]:
+        """The gateway is under load: the same INIT again, with the proof that this source receives.
+
+        Raises HandshakeError for anything but a COOKIE that answers the newest INIT.
+        """
+        if self._initiator is None or self.uplink is None:
+            raise HandshakeError("not_an_answer")
+        init = self._initiator.read_cookie(datagram)
+        return [SendDatagram(self.uplink.number, self.uplink.remote, init)]
+
     def receive_response(self, datagram: bytes) -> HandshakeResult:
         """Raises HandshakeError for anything but the answer to the newest INIT."""
         if self._initiator is None:

@@ -12,19 +12,14 @@ from jvpn.protocol import handshake
 from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import HANDSHAKE_PENDING_MS, Role, Transport
 from jvpn.protocol.handshake import HandshakeError, InitOpened, Kem
-from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.protocol.suites import suite
 from jvpn.session.machine import Reason
 from jvpn.session.record import Binding
+from jvpn.supervisor.admission import Admission
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, RemoveId, SaveSession
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
-
-#: Handshakes whose Diffie-Hellman we pay for: all together, and from one source address.
-GLOBAL_RATE = Rate(500, 1000)
-SOURCE_RATE = Rate(5, 10)
-SOURCES_KEPT = 4096
-
 
 OnAttached = Callable[[LiveSession, LiveSession | None, int], None]
 
@@ -46,16 +41,18 @@ class Handshakes:
         self._context = context
         self._on_attached = on_attached
         self._pending: dict[bytes, Pending] = {}
-        self._global = TokenBucket(GLOBAL_RATE)
-        self._sources: dict[bytes, TokenBucket] = {}
+        facts = context.facts
+        self._admission = Admission(facts.public_key, context.random_bytes, suite(1).hmac)
 
     def receive_init(self, datagram: bytes, arrival: Arrival, now_ms: int) -> None:
         """Answer an INIT, or drop and count it by reason."""
         context = self._context
         try:
-            handshake.check_mac1(datagram, context.facts.public_key)
-            if not self._admit(arrival.remote.address, now_ms):
-                raise HandshakeError("handshake_rate")
+            cookie = self._admission.judge(datagram, arrival, now_ms)
+            if cookie is not None:
+                context.counters["cookies_sent"] += 1
+                context.send(arrival, cookie)
+                return
             opened = handshake.read_init(datagram, context.facts.private_key)
         except HandshakeError as error:
             context.counters[error.reason] += 1
@@ -76,13 +73,6 @@ class Handshakes:
             context.counters["table_full"] += 1
             return
         self._answer(opened, peer, arrival, now_ms)
-
-    def _admit(self, source: bytes, now_ms: int) -> bool:
-        bucket = self._sources.pop(source, None) or TokenBucket(SOURCE_RATE)
-        self._sources[source] = bucket
-        if len(self._sources) > SOURCES_KEPT:
-            del self._sources[next(iter(self._sources))]
-        return bucket.take(now_ms) and self._global.take(now_ms)
 
     def _answer(self, opened: InitOpened, peer: Peer, arrival: Arrival, now_ms: int) -> None:
         context = self._context

@@ -1,0 +1,73 @@
+"""Who may cost us a Diffie-Hellman: buckets, and under load a COOKIE that proves the source.
+
+In quiet times an INIT with a right mac1 is taken within the bucket of its source and the global one. Once INITs without
+a cookie come faster than UNPROVEN_RATE the gateway answers those with COOKIE, which costs two hashes, keeps no state and
+goes only where somebody really receives; an INIT that shows it passes beside the flood.
+"""
+
+from collections.abc import Callable
+
+from jvpn.protocol import handshake
+from jvpn.protocol.handshake import COOKIE_SIZE, HandshakeError
+from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.supervisor.live_session import Arrival
+
+#: Handshakes whose Diffie-Hellman we pay for: all together, from one source address, and without a cookie.
+GLOBAL_RATE = Rate(500, 1000)
+SOURCE_RATE = Rate(5, 10)
+UNPROVEN_RATE = Rate(100, 200)
+SOURCES_KEPT = 4096
+#: A cookie secret is used for this long and accepted for as long again.
+COOKIE_SECRET_MS = 120_000
+
+
+class Admission:
+    """`mac(key, data)` is the suite-independent keyed hash for cookies; all times are milliseconds."""
+
+    def __init__(
+        self,
+        gateway_public: bytes,
+        random_bytes: Callable[[int], bytes],
+        mac: Callable[[bytes, bytes], bytes],
+    ) -> None:
+        self._gateway_public = gateway_public
+        self._random_bytes = random_bytes
+        self._mac = mac
+        self._global = TokenBucket(GLOBAL_RATE)
+        self._unproven = TokenBucket(UNPROVEN_RATE)
+        self._sources: dict[bytes, TokenBucket] = {}
+        self._secrets = [random_bytes(32), random_bytes(32)]
+        self._renewed_ms: int | None = None
+
+    def judge(self, init: bytes, arrival: Arrival, now_ms: int) -> bytes | None:
+        """None: pay for this INIT. Bytes: answer with this COOKIE instead.
+
+        Raises HandshakeError: `bad_mac1` and the other reasons of `check_mac1`, or `handshake_rate`.
+        """
+        handshake.check_mac1(init, self._gateway_public)
+        self._renew(now_ms)
+        proven = any(handshake.check_mac2(init, self._cookie(secret, arrival)) for secret in self._secrets)
+        if not proven and not self._unproven.take(now_ms):
+            cookie = self._cookie(self._secrets[0], arrival)
+            return handshake.cookie_datagram(init, self._gateway_public, cookie, self._random_bytes(16))
+        if not self._take(arrival.remote.address, now_ms):
+            raise HandshakeError("handshake_rate")
+        return None
+
+    def _cookie(self, secret: bytes, arrival: Arrival) -> bytes:
+        remote = arrival.remote
+        return self._mac(secret, remote.address + remote.port.to_bytes(2, "big"))[:COOKIE_SIZE]
+
+    def _renew(self, now_ms: int) -> None:
+        if self._renewed_ms is None:
+            self._renewed_ms = now_ms
+        if now_ms - self._renewed_ms >= COOKIE_SECRET_MS:
+            self._secrets = [self._random_bytes(32), self._secrets[0]]
+            self._renewed_ms = now_ms
+
+    def _take(self, source: bytes, now_ms: int) -> bool:
+        bucket = self._sources.pop(source, None) or TokenBucket(SOURCE_RATE)
+        self._sources[source] = bucket
+        if len(self._sources) > SOURCES_KEPT:
+            del self._sources[next(iter(self._sources))]
+        return bucket.take(now_ms) and self._global.take(now_ms)
