@@ -15,7 +15,7 @@ from jvpn.protocol.paths import (
     challenge_slot,
     decode,
 )
-from workers.commands import Endpoint, ProbeAnswered, SendProbe
+from workers.commands import Endpoint, IndexSeen, ProbeAnswered, SendProbe
 from workers.counters import Counter
 from workers.sessions import PathEntry
 from workers.table import SessionTable
@@ -23,12 +23,12 @@ from workers.udp import Received, UdpSocket, pktinfo, socket_address
 
 
 class Answers:
-    """`report` gives a ProbeAnswered to the supervisor or agent; False when that would have to wait."""
+    """`report` gives a ProbeAnswered or IndexSeen to the supervisor or agent; False when that would have to wait."""
 
     def __init__(
         self,
         table: SessionTable,
-        report: Callable[[ProbeAnswered], bool],
+        report: Callable[[ProbeAnswered | IndexSeen], bool],
         counters: "memoryview[int]",
     ) -> None:
         self._table = table
@@ -61,6 +61,15 @@ class Answers:
             self._counters[Counter.REPLAYED] += 1
         else:
             self._answered(udp, received, entry, message)
+
+    def heard(self, entry: PathEntry, now_ns: int) -> None:
+        """Something authenticated came on this index: the page learns when, a gateway's supervisor of a new index."""
+        session = entry.session
+        session.heard(now_ns)
+        if entry.index > session.highest_seen and (
+            not self._table.gateway or self._report(IndexSeen(session.record, entry.index))
+        ):
+            session.highest_seen = entry.index
 
     def unsolicited(self, udp: UdpSocket, received: Received, entry: PathEntry, now_ns: int) -> None:
         """Tell a source that its index is active but bound to another source."""

@@ -23,6 +23,7 @@ from jvpn.protocol.constants import (
     VERSION,
     PacketType,
 )
+from workers.answers import Answers
 from workers.counters import Counter
 from workers.deliver import Delivery
 from workers.keys import IntoCall
@@ -44,12 +45,18 @@ class Decryptor:
     """`turn` is called when a socket is readable."""
 
     def __init__(
-        self, table: SessionTable, delivery: Delivery, singles: Singles, counters: "memoryview[int]"
+        self,
+        table: SessionTable,
+        delivery: Delivery,
+        singles: Singles,
+        answers: Answers,
+        counters: "memoryview[int]",
     ) -> None:
         self._table = table
         self._page: Page = table.page
         self._delivery = delivery
         self._singles = singles
+        self._answers = answers
         self._counters = counters
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
@@ -110,6 +117,7 @@ class Decryptor:
             last = self._open(phase.opener(), entry.index, layout, count, tail)
         except InvalidTag:
             return False
+        self._answers.heard(entry, now_ns)
         self._replay_and_deliver(entry, layout, count, last, received.size, now_ns)
         return True
 

@@ -164,7 +164,7 @@ class FakeWorker:
         self.answers = Answers(self.table, self._report, self.counters)
         singles = Singles(self.table, delivery, self.answers, self._report, self.counters)
         self.encryptor = Encryptor(self.tun, self.table, self.counters, TUN_MTU)
-        self.decryptor = Decryptor(self.table, delivery, singles, self.counters)
+        self.decryptor = Decryptor(self.table, delivery, singles, self.answers, self.counters)
 
     def path(self, index: int, remote: Address) -> Binding:
         """The binding from this worker's socket to `remote`."""

@@ -138,6 +138,8 @@ class Session:
         self.routes: list[str] = []
         self.gateway_addresses: dict[Address, None] = {}
         self.source_change_after_ns = 0
+        #: Highest index that anything authenticated came on, as far as the supervisor has been told.
+        self.highest_seen = -1 if command.binding is None else command.binding.index
         self.receive: dict[int, Phase] = {}
         self.phase: Phase
         self._page = page
@@ -198,6 +200,10 @@ class Session:
                 del self._windows[lowest]
                 self._windows_below = lowest + 1
         return window
+
+    def heard(self, now_ns: int) -> None:
+        """Anything authenticated came, PATH too."""
+        self._page.write_heard(self.record, now_ns)
 
     def received(self, now_ns: int, size: int, packets: int) -> None:
         activity = self._activity

@@ -91,7 +91,7 @@ class Singles:
                 self._sample(udp, received, datagram, header, entry, now_ns)
         return None
 
-    def _open(self, datagram: memoryview, header: Header, entry: PathEntry) -> memoryview | None:
+    def _open(self, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int) -> memoryview | None:
         """The authenticated plaintext; None, counted, when the tag or the phase is wrong."""
         phase = entry.session.receive.get(header.phase)
         if phase is None:
@@ -108,12 +108,13 @@ class Singles:
         except InvalidTag:
             self._counters[Counter.BAD_TAG] += 1
             return None
+        self._answers.heard(entry, now_ns)
         return plaintext
 
     def _data(
         self, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int
     ) -> tuple[Session, memoryview] | None:
-        plaintext = self._open(datagram, header, entry)
+        plaintext = self._open(datagram, header, entry, now_ns)
         if plaintext is None or not self._check_off(entry, entry.index, header.counter):
             return None
         session = entry.session
@@ -169,7 +170,7 @@ class Singles:
         if not entry.take_token(now_ns):
             self._counters[Counter.PROBE_LIMITED] += 1
             return
-        plaintext = self._open(datagram, header, entry)
+        plaintext = self._open(datagram, header, entry, now_ns)
         if plaintext is not None:
             self._answers.handle(udp, received, bytes(plaintext), header.counter, entry, now_ns)
 
@@ -189,7 +190,7 @@ class Singles:
         session = entry.session
         if now_ns < session.source_change_after_ns or not entry.take_token(now_ns):
             return
-        if self._open(datagram, header, entry) is not None:
+        if self._open(datagram, header, entry, now_ns) is not None:
             session.source_change_after_ns = now_ns + 1_000_000_000
             self._counters[Counter.SOURCE_CHANGES] += 1
             self._answers.unsolicited(udp, received, entry, now_ns)

@@ -67,7 +67,7 @@ class Pipelines:
         delivery = Delivery(tun, self.counters)
         singles = Singles(self.table, delivery, self.answers, self._channel.offer, self.counters)
         self.encryptor = Encryptor(tun, self.table, self.counters, mtu)
-        self.decryptor = Decryptor(self.table, delivery, singles, self.counters)
+        self.decryptor = Decryptor(self.table, delivery, singles, self.answers, self.counters)
 
 
 class Worker:

@@ -2,6 +2,7 @@
 
 import errno
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +16,7 @@ from workers.commands import (
     AddSession,
     Datagram,
     Endpoint,
+    IndexSeen,
     InstalledIndex,
     InstallIndexes,
     PhaseKeys,
@@ -97,6 +99,7 @@ def gateway(request: pytest.FixtureRequest) -> Worker:
         worker.table.rebind(Rebind(1, 3, worker.path(4, CLIENT), None, 0, []))
         assert len(worker.get(*high)) == 3
         worker.table.rebind(Rebind(1, 3, worker.path(0, CLIENT), None, 0, []))
+        worker.reports.clear()
     return worker
 
 
@@ -216,7 +219,7 @@ def test_a_probe_is_answered_where_it_came_from(gateway: Worker) -> None:
 def test_probes_do_not_count_as_activity_or_fill_the_window(gateway: Worker) -> None:
     before = gateway.page.read_activity(3)
     gateway.get(probe(11, 5000), now_ns=77)
-    assert gateway.page.read_activity(3) == before
+    assert replace(gateway.page.read_activity(3), heard_ns=before.heard_ns) == before
     assert len(gateway.get(datagram(data(), 1))) == 1
 
 
@@ -443,3 +446,16 @@ def test_nothing_joins_a_run_behind_its_last_segment(gateway: Worker) -> None:
         run = segments(2, (1, 0), (3, 1), (1, 2))
         packets = gateway.get(*(datagram(p, first + n) for n, p in enumerate(run)))
         assert [len(p) for p in packets] == [28 + 2 * 64, 28 + 64]
+
+
+def test_the_supervisor_hears_of_each_higher_index_once_and_the_page_of_everything_authentic(
+    gateway: Worker,
+) -> None:
+    gateway.table.by_record[3].highest_seen = 0
+    gateway.get(*(datagram(data(), n) for n in range(3)), now_ns=11)
+    assert gateway.page.read_activity(3).heard_ns == 11
+    gateway.get(datagram(Probe(1, 0, 0).encode(), 0, index=2, kind=PacketType.PATH, key=DOWN), now_ns=12)
+    gateway.get(probe(1, 0, index=2), probe(1, 1, index=1), probe(1, 1, index=2), now_ns=13)
+    assert gateway.reports == [IndexSeen(3, 2)]
+    activity = gateway.page.read_activity(3)
+    assert (activity.heard_ns, activity.received_ns) == (13, 11)
