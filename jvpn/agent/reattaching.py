@@ -63,7 +63,7 @@ class Requester:
         leave: int | None,
         target: int | None,
     ) -> Attempt:
-        """Start a new attempt; the REQUEST goes at the next `due`. `leave`: uplink not to try, `target`: only this."""
+        """Start a new attempt; the REQUEST goes at the next `due`. `leave`: uplink to try last, `target`: only this."""
         self._last_number += 1
         self.attempt = Attempt(self._last_number, cause, now_ms, detect_ms, old, leave, now_ms, target=target)
         return self.attempt
@@ -85,10 +85,9 @@ class Requester:
         if attempt.target is not None:
             target = self._paths.paths.get(attempt.target)
             return target if target is not None and target.uplink.link_up else None
-        candidates = self._paths.candidates(now_ms, without=attempt.leave)
-        if not candidates:
-            # The path that seemed dead is better than none.
-            candidates = self._paths.candidates(now_ms)
+        # The path that seemed dead comes last, but it comes: it may be the only one that returns.
+        candidates = self._paths.candidates(now_ms)
+        candidates.sort(key=lambda path: path.uplink.number == attempt.leave)
         if not candidates:
             return None
         return candidates[attempt.on_candidate // TRIES_PER_CANDIDATE % len(candidates)]
