@@ -337,13 +337,13 @@ class ClientSession:
             self._request(now_ms)
             return
         bound = next((p for p in (path, *self.paths.paths.values()) if p.index == ack.bound_index), None)
-        if bound is None:
+        if bound is None or not bound.uplink.link_up:
             self._request_again(attempt, now_ms)
         else:
             self._bind(bound, ack, now_ms)
 
     def _request_again(self, attempt: Attempt, now_ms: int) -> None:
-        """Bound was an index that was left before its ACK came: only a new attempt can bind another."""
+        """What was bound was left, or lost its link, before the ACK came: only a new attempt can bind another."""
         version = self.view.state_version
         self._narrator.result(attempt.number, "abandoned", "PATH_CHANGED", version)
         # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
