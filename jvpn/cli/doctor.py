@@ -94,7 +94,7 @@ def _configuration(path: Path | None) -> tuple[GatewayConfig | ClientConfig | No
         return None, Check(
             "file", "problem", str(error), "mend it; docs/configuration.md explains each field"
         )
-    return config, Check("file", "ok", f"{path}, a gateway's with {len(config.peers)} peers")
+    return config, Check("file", "ok", f"{path}, a gateway's; peers: {len(config.peers)}")
 
 
 def _is_client(path: Path) -> bool:
