@@ -1,8 +1,8 @@
 """Who may cost us a Diffie-Hellman: buckets, and under load a COOKIE that proves the source.
 
 In quiet times an INIT with a right mac1 is taken within the bucket of its source and the global one. Once INITs without
-a cookie come faster than UNPROVEN_RATE the gateway answers those with COOKIE, which costs two hashes, keeps no state and
-goes only where somebody really receives; an INIT that shows it passes beside the flood.
+a cookie come faster than UNPROVEN_RATE the gateway answers those with COOKIE, which costs two hashes, keeps no state
+and goes only where somebody really receives; an INIT that shows it passes beside the flood.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""COOKIE under load: floods are answered without Diffie-Hellman, and a client that receives gets through beside them."""
+"""COOKIE under load: a flood costs no Diffie-Hellman, and a client that receives gets through beside it."""
 
 import pytest
 
