@@ -58,7 +58,7 @@ class PeerConfig:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """`interfaces` None: all that carry a listen address. `workers` None: one per CPU. `events` None: no file.
+    """`interfaces` None: every one that is up. `workers` None: one per CPU. `events` None: no file.
 
     `policy_dir` None: the built-in default policy alone.
     """

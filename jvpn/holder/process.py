@@ -5,6 +5,7 @@ all while workers and supervisors come and go. It reads nothing from the network
 key it makes. `python -m jvpn.holder.process PLAN` with a HolderPlan as JSON; it ends on Shutdown or SIGTERM.
 """
 
+import errno
 import os
 import selectors
 import signal
@@ -46,6 +47,7 @@ class Holder:
         self._running = True
         self.page = Page.create(plan.capacity, os.urandom(32))
         self.groups = [self._open_group(address, port) for address, port in plan.listen]
+        _refuse_existing(plan.tun_name)
         self.queues = [tun.open_queue(plan.tun_name, multi_queue=True) for _ in range(plan.slots)]
         self.workers = [self._start_worker() for _ in range(plan.slots)]
         for slot, worker in enumerate(self.workers):
@@ -53,7 +55,11 @@ class Holder:
         self.spare = self._start_worker()
 
     def _open_group(self, address: str, port: int) -> list[socket.socket]:
-        """Sockets of one listener, in the order that the reuseport program counts them."""
+        """Sockets of one listener, in the order that the reuseport program counts them.
+
+        Raises OSError (EADDRINUSE) when anybody has the port, a group that would let us join among them.
+        """
+        udp.open_socket(address, port).close()
         count = SLOT_FIRST_WORKER + self.plan.slots
         return [udp.open_socket(address, port, reuseport=True) for _ in range(count)]
 
@@ -188,6 +194,12 @@ class Holder:
                 os.waitpid(worker.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 continue
+
+
+def _refuse_existing(tun_name: str) -> None:
+    """A multi-queue TUN of another gateway would take ours as further queues and give us its packets."""
+    if tun_name in (name for _index, name in socket.if_nameindex()):
+        raise OSError(errno.EEXIST, "there is such an interface already; is another gateway running?")
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from typing import Protocol
 from jvpn.session.record import SessionRecord
 
 
-class StoreError(Exception):
+class StoreError(OSError):
     """The store cannot say or keep something. New ownership is refused; running sessions go on."""
 
 

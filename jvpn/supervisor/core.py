@@ -116,6 +116,13 @@ class GatewayCore:
             # It had taken the older session's routes in the worker already.
             context.tell(other.slot, other.add_command(context.next_seq()))
 
+    def not_durable(self, session_id: bytes, now_ms: int) -> None:
+        """The store would not keep a session: one that is being born ends (fail closed), a running one goes on."""
+        self.context.counters["store_errors"] += 1
+        unborn = self.context.confirming.get(session_id)
+        if unborn is not None:
+            self.terminate(unborn[0], Reason.HANDSHAKE_FAIL, now_ms, {"why": "the store cannot be written"})
+
     def find(self, hex_prefix: str) -> list[LiveSession]:
         """Sessions whose id begins with these hex digits."""
         return [s for s in self.context.sessions.values() if s.hex_id.startswith(hex_prefix.lower())]

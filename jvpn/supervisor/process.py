@@ -23,7 +23,8 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.constants import SLOT_FIRST_WORKER, TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
-from jvpn.store.base import OwnershipStore
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
@@ -293,9 +294,24 @@ class Gateway:
                 case RemovePrefix(prefix):
                     steering.remove_prefix(prefix)
                 case SaveSession(record, timestamp_us):
-                    self.store.save(record, timestamp_us)
+                    self._save(record, timestamp_us)
                 case ForgetSession(session_id):
-                    self.store.forget(session_id)
+                    self._forget(session_id)
+
+    def _save(self, record: SessionRecord, timestamp_us: int) -> None:
+        """Without the store there is no new ownership; a running session goes on and is said to be not durable."""
+        try:
+            self.store.save(record, timestamp_us)
+        except StoreError as error:
+            self._say(str(error))
+            self.core.not_durable(record.session_id, now_ms())
+
+    def _forget(self, session_id: bytes) -> None:
+        try:
+            self.store.forget(session_id)
+        except StoreError as error:
+            self.core.context.counters["store_errors"] += 1
+            self._say(str(error))
 
     def close(self) -> None:
         """Tell the clients, then take away everything that was made, in reverse order."""
