@@ -17,8 +17,8 @@ GLOBAL_RATE = Rate(500, 1000)
 SOURCE_RATE = Rate(5, 10)
 UNPROVEN_RATE = Rate(100, 200)
 SOURCES_KEPT = 4096
-#: A cookie secret is used for this long and accepted for as long again.
-COOKIE_SECRET_MS = 120_000
+#: A cookie is given out for this long and accepted for as long again.
+COOKIE_SLOT_MS = 120_000
 
 
 class Admission:
@@ -36,8 +36,7 @@ class Admission:
         self._global = TokenBucket(GLOBAL_RATE)
         self._unproven = TokenBucket(UNPROVEN_RATE)
         self._sources: dict[bytes, TokenBucket] = {}
-        self._secrets = [random_bytes(32), random_bytes(32)]
-        self._renewed_ms: int | None = None
+        self._secret = random_bytes(32)
 
     def judge(self, init: bytes, arrival: Arrival, now_ms: int) -> bytes | None:
         """None: pay for this INIT. Bytes: answer with this COOKIE instead.
@@ -45,25 +44,19 @@ class Admission:
         Raises HandshakeError: `bad_mac1` and the other reasons of `check_mac1`, or `handshake_rate`.
         """
         handshake.check_mac1(init, self._gateway_public)
-        self._renew(now_ms)
-        proven = any(handshake.check_mac2(init, self._cookie(secret, arrival)) for secret in self._secrets)
+        slot = now_ms // COOKIE_SLOT_MS
+        proven = any(handshake.check_mac2(init, self._cookie(s, arrival)) for s in (slot, max(0, slot - 1)))
         if not proven and not self._unproven.take(now_ms):
-            cookie = self._cookie(self._secrets[0], arrival)
+            cookie = self._cookie(slot, arrival)
             return handshake.cookie_datagram(init, self._gateway_public, cookie, self._random_bytes(16))
         if not self._take(arrival.remote.address, now_ms):
             raise HandshakeError("handshake_rate")
         return None
 
-    def _cookie(self, secret: bytes, arrival: Arrival) -> bytes:
+    def _cookie(self, slot: int, arrival: Arrival) -> bytes:
         remote = arrival.remote
-        return self._mac(secret, remote.address + remote.port.to_bytes(2, "big"))[:COOKIE_SIZE]
-
-    def _renew(self, now_ms: int) -> None:
-        if self._renewed_ms is None:
-            self._renewed_ms = now_ms
-        if now_ms - self._renewed_ms >= COOKIE_SECRET_MS:
-            self._secrets = [self._random_bytes(32), self._secrets[0]]
-            self._renewed_ms = now_ms
+        shown = slot.to_bytes(8, "big") + remote.address + remote.port.to_bytes(2, "big")
+        return self._mac(self._secret, shown)[:COOKIE_SIZE]
 
     def _take(self, source: bytes, now_ms: int) -> bool:
         bucket = self._sources.pop(source, None) or TokenBucket(SOURCE_RATE)

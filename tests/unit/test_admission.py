@@ -4,7 +4,7 @@ import pytest
 
 from jvpn.protocol.handshake import NO_PSK, HandshakeError, Initiator
 from jvpn.protocol.suites import suite, x25519_public
-from jvpn.supervisor.admission import COOKIE_SECRET_MS, SOURCE_RATE, UNPROVEN_RATE, Admission
+from jvpn.supervisor.admission import COOKIE_SLOT_MS, SOURCE_RATE, UNPROVEN_RATE, Admission
 from jvpn.supervisor.live_session import Arrival
 from workers.commands import Endpoint
 
@@ -70,16 +70,16 @@ def test_a_cookie_is_worth_nothing_from_another_source(admission: Admission) -> 
     assert admission.judge(proven, other_port, 1) is not None
 
 
-def test_a_cookie_lives_for_two_secrets_and_no_longer(admission: Admission) -> None:
+def test_a_cookie_lives_for_two_slots_and_no_longer(admission: Admission) -> None:
     flood(admission, 0)
     client = initiator()
     cookie = admission.judge(client.init_datagram, source(7), 0)
     assert cookie is not None
     proven = client.read_cookie(cookie)
-    flood(admission, COOKIE_SECRET_MS)
-    assert admission.judge(proven, source(7), COOKIE_SECRET_MS) is None
-    flood(admission, 2 * COOKIE_SECRET_MS)
-    assert admission.judge(proven, source(7), 2 * COOKIE_SECRET_MS) is not None
+    flood(admission, COOKIE_SLOT_MS)
+    assert admission.judge(proven, source(7), COOKIE_SLOT_MS) is None
+    flood(admission, 2 * COOKIE_SLOT_MS)
+    assert admission.judge(proven, source(7), 2 * COOKIE_SLOT_MS) is not None
 
 
 def test_one_proven_source_cannot_have_more_than_its_bucket(admission: Admission) -> None:
