@@ -11,6 +11,7 @@ from running import wait_for
 from jvpn.lab.namespaces import Namespace
 
 _CHUNK = 16 * 1024
+_TCP_CLOSE = 7
 
 
 class TcpEcho:
@@ -70,6 +71,17 @@ class TcpEcho:
 
         wait_for(further, f"{rounds} more rounds of the TCP stream")
 
+    def _part(self) -> None:
+        """Close in order, so that no packet of ours is under way any more when the block ends."""
+        self._threads[1].join()
+        self._near.shutdown(socket.SHUT_WR)
+        self._threads[0].join()
+        self._far.shutdown(socket.SHUT_WR)
+        # The first byte of struct tcp_info is the state (tcp(7)); ours is over when the last ACK has come.
+        wait_for(
+            lambda: self._far.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE, "the end"
+        )
+
     def __enter__(self) -> Self:
         self.goes_on(1)
         return self
@@ -78,6 +90,8 @@ class TcpEcho:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop = True
+        if kind is None and not self.error:
+            self._part()
         for end in (self._near, self._far):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
