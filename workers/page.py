@@ -10,16 +10,21 @@ find here what no store could keep up with. Every byte has one writer: rows of t
                            session record r, the rest                        the owning worker
 
 Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has
-eBPF for, and the supervisor's part has a sequence lock (odd while being written), so a reader never sees half.
+eBPF for, and the supervisor's part has a sequence lock (odd while being written), so a reader never sees half. It ends
+in a checksum: a supervisor that is killed in the middle of a row leaves the lock odd, and its successor must know
+whether it died before or after the bytes were there.
 """
 
 import mmap
 import os
 import struct
+import time
+import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 MAGIC: Final = b"JVPPAGE1"
+VERSION: Final = 2
 HEADER_BYTES: Final = 4096
 COUNTER_SLOTS: Final = 64
 COUNTERS_PER_SLOT: Final = 128
@@ -33,16 +38,32 @@ HIGHEST_ENTRIES: Final = 16
 _FIXED = struct.Struct("=8sII32sQ")
 _FENCE_OFFSET = 48
 _SEQUENCE = struct.Struct("=I")
-_SUPERVISOR_PART = struct.Struct("=4xHBBQ16sQIiQ16sHBBQ")
+_ROW = struct.Struct("=HBBQ16sQIiQ16sHBBQ" "16sHHHBBI16sHQQQQQIQ")
+_ROW_OFFSET = 4
+_CHECKSUM_OFFSET = _ROW_OFFSET + _ROW.size
+assert _CHECKSUM_OFFSET + 4 <= WORKER_PART
+#: A supervisor writes a row in microseconds; who waits longer for one waits for a dead writer.
+_WRITER_S: Final = 0.05
 _ACTIVITY = struct.Struct("=QQQQQQ")
 _HEARD_OFFSET = WORKER_PART + _ACTIVITY.size
 _HIGHEST = struct.Struct("=IxxxxQ")
 _U64 = struct.Struct("=Q")
 
 
+class TornRow(ValueError):
+    """A supervisor was killed in the middle of writing this row: nothing in it can be believed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """The supervisor's part of a session record. `draining_index` is -1 when nothing drains."""
+    """The supervisor's part of a session record: what no store could keep up with.
+
+    `draining_index` is -1 when nothing drains. Addresses are 16 bytes, deadlines CLOCK_BOOTTIME milliseconds (0: not
+    running). `bindings` tells an active binding at index 0 from none. `slot` is the owning worker, `listener` the
+    number of the socket the active binding came in by, `before` the state that RECOVERING was entered from (0: none),
+    `reason` the last transition's, as the supervisor numbers them. `control_index` and `control_counter` (one higher,
+    0: none) are the newest CONTROL opened: whatever a later supervisor gets below them is a replay.
+    """
 
     generation: int = 0
     state: int = 0
@@ -57,6 +78,23 @@ class SessionRow:
     transport: int = 0
     phase: int = 0
     epoch: int = 0
+    local: bytes = bytes(16)
+    local_port: int = 0
+    listener: int = 0
+    slot: int = 0
+    before: int = 0
+    bindings: int = 0
+    highest_index: int = 0
+    draining_source: bytes = bytes(16)
+    draining_port: int = 0
+    loss_deadline_ms: int = 0
+    window_deadline_ms: int = 0
+    since_ms: int = 0
+    rekeyed_ms: int = 0
+    sent_at_rekey: int = 0
+    control_index: int = 0
+    control_counter: int = 0
+    reason: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +118,8 @@ class Page:
         """Map `descriptor`, which stays open and belongs to the caller. ValueError when it is no shared page."""
         self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         magic, version, capacity, key, _fence = _FIXED.unpack_from(self._map)
-        if magic != MAGIC or version != 1:
-            raise ValueError("this descriptor is not a shared page of version 1")
+        if magic != MAGIC or version != VERSION:
+            raise ValueError(f"this descriptor is not a shared page of version {VERSION}")
         self.capacity: int = capacity
         self.challenge_key: bytes = key
 
@@ -90,7 +128,7 @@ class Page:
         """Return the descriptor of a new page with `capacity` session records and a 32-byte challenge key."""
         descriptor = os.memfd_create("jvpn-page", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, RECORDS + capacity * RECORD_BYTES)
-        os.pwrite(descriptor, _FIXED.pack(MAGIC, 1, capacity, challenge_key, 0), 0)
+        os.pwrite(descriptor, _FIXED.pack(MAGIC, VERSION, capacity, challenge_key, 0), 0)
         return descriptor
 
     def close(self) -> None:
@@ -108,10 +146,7 @@ class Page:
     def write_row(self, record: int, row: SessionRow) -> None:
         start = RECORDS + record * RECORD_BYTES
         (sequence,) = _SEQUENCE.unpack_from(self._map, start)
-        _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
-        _SUPERVISOR_PART.pack_into(
-            self._map,
-            start,
+        packed = _ROW.pack(
             row.generation,
             row.state,
             row.phase,
@@ -124,37 +159,49 @@ class Page:
             row.source,
             row.source_port,
             row.transport,
-            0,
+            row.reason,
             row.epoch,
+            row.local,
+            row.local_port,
+            row.listener,
+            row.slot,
+            row.before,
+            row.bindings,
+            row.highest_index,
+            row.draining_source,
+            row.draining_port,
+            row.loss_deadline_ms,
+            row.window_deadline_ms,
+            row.since_ms,
+            row.rekeyed_ms,
+            row.sent_at_rekey,
+            row.control_index,
+            row.control_counter,
         )
+        _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
+        begin = start + _ROW_OFFSET
+        self._map[begin : begin + _ROW.size + 4] = packed + _SEQUENCE.pack(zlib.crc32(packed))
         _SEQUENCE.pack_into(self._map, start, ((sequence | 1) + 1) & 0xFFFFFFFF)
 
     def read_row(self, record: int) -> SessionRow:
-        """A consistent copy of the supervisor's part; spins while it is being written (some microseconds)."""
-        start = RECORDS + record * RECORD_BYTES
+        """A consistent copy of the supervisor's part; waits while it is being written (some microseconds).
+
+        A row that its writer never finished is taken when all of its bytes are there, else TornRow is raised.
+        """
+        begin = RECORDS + record * RECORD_BYTES + _ROW_OFFSET
+        until = time.monotonic() + _WRITER_S
         while True:
-            (before,) = _SEQUENCE.unpack_from(self._map, start)
-            fields = _SUPERVISOR_PART.unpack_from(self._map, start)
-            (after,) = _SEQUENCE.unpack_from(self._map, start)
-            if before == after and not before & 1:
+            before = _SEQUENCE.unpack_from(self._map, begin - _ROW_OFFSET)[0]
+            packed = self._map[begin : begin + _ROW.size]
+            checksum = self._map[begin + _ROW.size : begin + _ROW.size + 4]
+            after = _SEQUENCE.unpack_from(self._map, begin - _ROW_OFFSET)[0]
+            if before == after and (not before & 1 or time.monotonic() > until):
                 break
-        generation, state, phase, version, session_id, attempt, active, draining = fields[:8]
-        until, source, port, transport, _zero, epoch = fields[8:]
-        return SessionRow(
-            generation,
-            state,
-            version,
-            session_id,
-            attempt,
-            active,
-            draining,
-            until,
-            source,
-            port,
-            transport,
-            phase,
-            epoch,
-        )
+        if not any(packed):
+            return SessionRow()
+        if checksum != _SEQUENCE.pack(zlib.crc32(packed)):
+            raise TornRow(f"record {record} was being written when its supervisor died")
+        return _row(_ROW.unpack(packed))
 
     # Worker's part
 
@@ -199,3 +246,25 @@ class Page:
     def read_fence(self) -> int:
         fence: int = _U64.unpack_from(self._map, _FENCE_OFFSET)[0]
         return fence
+
+
+def _row(fields: tuple[Any, ...]) -> SessionRow:
+    generation, state, phase, version, session_id, attempt, active, draining, until = fields[:9]
+    source, port, transport, reason, epoch = fields[9:14]
+    return SessionRow(
+        generation,
+        state,
+        version,
+        session_id,
+        attempt,
+        active,
+        draining,
+        until,
+        source,
+        port,
+        transport,
+        phase,
+        epoch,
+        *fields[14:],
+        reason=reason,
+    )

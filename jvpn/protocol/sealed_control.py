@@ -45,6 +45,7 @@ class SealedControl:
         self._sequences: dict[int, int] = {}
         self._windows: dict[int, ReplayWindow] = {}
         self._windows_below = 0
+        self._newest = (0, 0)
         self.add_phase(secrets)
         self._sending = self._phases[secrets.phase_number & 15]
 
@@ -91,7 +92,19 @@ class SealedControl:
             raise WireError("bad_tag") from error
         if not self._window(index).check_and_set(counter):
             raise WireError("replay")
+        self._newest = max(self._newest, (index, counter + 1))
         return Opened(plaintext, phase.number)
+
+    @property
+    def newest_opened(self) -> tuple[int, int]:
+        """(index, counter + 1) of the newest datagram opened; (0, 0) before the first."""
+        return self._newest
+
+    def refuse_before(self, index: int, counter: int) -> None:
+        """Whoever opened CONTROL before got as far as `newest_opened` = (index, counter): all of that is seen."""
+        self._newest = (index, counter)
+        self._windows = {index: ReplayWindow(seen_below=counter)}
+        self._windows_below = index
 
     def _window(self, index: int) -> ReplayWindow:
         """Windows of the newest indexes; what came on an older one counts as seen."""

@@ -18,6 +18,9 @@ class OwnershipStore(Protocol):
     def forget(self, session_id: bytes) -> None:
         """The session has ended. The client's timestamp stays: it must never fall."""
 
+    def sessions(self) -> list[SessionRecord]:
+        """Every session kept. A record that cannot be opened or makes no sense is left out."""
+
     def timestamps_us(self) -> dict[bytes, int]:
         """Newest accepted handshake timestamp by client public key."""
 

@@ -3,10 +3,13 @@
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.table import State
 from jvpn.store.base import StoreError
 
 _SCHEMA = """
@@ -68,6 +71,33 @@ class SqliteStore:
 
     def forget(self, session_id: bytes) -> None:
         self._change(("DELETE FROM sessions WHERE session_id = ?", (session_id,)))
+
+    def sessions(self) -> list[SessionRecord]:
+        try:
+            rows = self._database.execute("SELECT * FROM sessions").fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the session store {self._path}: {error}") from error
+        return [record for record in map(self._record, rows) if record is not None]
+
+    def _record(self, row: tuple[Any, ...]) -> SessionRecord | None:
+        """None for a row that the key file does not open."""
+        session_id, client_public, policy, owner_node, state, state_version, sealed, *rest = row
+        policy_name, _, policy_version = policy.rpartition("@")
+        try:
+            secrets = self._aead.decrypt(sealed[:12], sealed[12:], session_id)
+            return SessionRecord(
+                session_id,
+                client_public,
+                policy_name,
+                policy_version,
+                owner_node,
+                State(state),
+                state_version,
+                secrets,
+                *rest,
+            )
+        except (InvalidTag, ValueError):
+            return None
 
     def timestamps_us(self) -> dict[bytes, int]:
         try:

@@ -74,6 +74,8 @@ class GatewayContext:
     worker_errors: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        # Workers may still answer commands of an earlier supervisor: no number of its may be one of ours.
+        self.last_seq = self.facts.generation << 32
         self.free_records = list(range(self.facts.capacity - 1, -1, -1))
 
     def next_seq(self) -> int:
@@ -140,4 +142,5 @@ class GatewayContext:
             self.by_steering_id.pop(steering_id, None)
             self.do(RemoveId(steering_id))
         if added or gone:
+            self.write_row(session)
             self.tell(session.slot, InstallIndexes(self.next_seq(), session.record, session.installed()))

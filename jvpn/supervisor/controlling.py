@@ -48,6 +48,9 @@ class Controlling:
             counters[error.reason] += 1
             return
         session.heard_ms = now_ms
+        if session.record >= 0:
+            # A supervisor that takes over must know this datagram for seen.
+            self._context.write_row(session)
         if pending is not None:
             self._confirm(session, pending, received, now_ms)
             return

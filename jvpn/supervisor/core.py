@@ -104,6 +104,14 @@ class GatewayCore:
         context.do(ForgetSession(session.session_id))
         context.free_records.append(session.record)
 
+    def resume(self, session: LiveSession, now_ms: int) -> None:
+        """A session of an earlier supervisor, in force at its worker: its client is told everything once more."""
+        if not session.configured:
+            self._controlling.configure(session, now_ms)
+        if session.next_secrets is not None:
+            self._rekeying.respond(session, now_ms)
+        self._controlling.announce(session, now_ms)
+
     def _leave_prefixes(self, session: LiveSession, unborn: bool) -> None:
         """Return traffic goes to the peer's other session if there is one, else nowhere."""
         context = self.context

@@ -17,13 +17,19 @@ from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Fail
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
-from jvpn.session.machine import Machine
+from jvpn.session.machine import Machine, Reason
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.session.walker import Hook
 from jvpn.supervisor.peers import Peer
+from jvpn.supervisor.remembered import remember
 from workers import commands
 from workers.page import SessionRow
+
+
+#: Reason codes by the number that stands for them in the shared page.
+REASONS = tuple(reason.value for reason in Reason)
+UNKNOWN = commands.Endpoint(bytes(16), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +220,12 @@ class LiveSession:
         )
 
     def page_row(self) -> SessionRow:
-        active, draining = self.bindings.active, self.bindings.draining
-        source = commands.Endpoint(bytes(16), 0) if active is None else endpoint(active.source)
+        active, draining, ttl = self.bindings.active, self.bindings.draining, self.ttl
+        source = UNKNOWN if active is None else endpoint(active.source)
+        local = UNKNOWN if active is None else endpoint(active.local)
+        drained = UNKNOWN if draining is None else endpoint(draining.source)
+        before = self.machine.state_before
+        control_index, control_counter = self.control.newest_opened
         return SessionRow(
             generation=self.generation,
             state=self.machine.state.number,
@@ -230,6 +240,23 @@ class LiveSession:
             transport=Transport.UDP if active is None else active.transport,
             phase=self.secrets.phase_number & 15,
             epoch=self.epoch,
+            local=local.address,
+            local_port=local.port,
+            listener=0 if active is None else self.listeners[active.index],
+            slot=self.slot,
+            before=0 if before is None else before.number,
+            bindings=self.bindings.count,
+            highest_index=self.indexes.highest_seen,
+            draining_source=drained.address,
+            draining_port=drained.port,
+            loss_deadline_ms=ttl.loss_deadline_ms or 0,
+            window_deadline_ms=ttl.window_deadline_ms or 0,
+            since_ms=self.machine.since_ms,
+            rekeyed_ms=self.rekeyed_ms,
+            sent_at_rekey=self.sent_at_rekey,
+            control_index=control_index,
+            control_counter=control_counter,
+            reason=REASONS.index(self.last_reason) if self.last_reason else 0,
         )
 
     def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
@@ -243,7 +270,7 @@ class LiveSession:
             owner_node=node_id,
             state=self.machine.state,
             state_version=self.machine.state_version,
-            secrets=self.secrets.session + self.secrets.phase,
+            secrets=remember(self),
             inner_v4=next((address for address in inner if ":" not in address), None),
             inner_v6=next((address for address in inner if ":" in address), None),
             created_wall_ms=wall_ms - (now_ms - self.created_ms),

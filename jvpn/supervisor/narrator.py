@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jvpn.observability.events import (
+    AuditEvent,
     KeyEvent,
     OwnershipEvent,
     PathRef,
@@ -15,8 +16,9 @@ from jvpn.observability.events import (
 )
 from jvpn.observability.sink import Sink
 from jvpn.protocol.reattach import Request
-from jvpn.session.machine import Origin, Transition
+from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
+from jvpn.session.table import BINDINGS_ALLOWED
 from jvpn.supervisor.live_session import LiveSession, PathFact
 
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.
@@ -61,11 +63,40 @@ class Narrator:
         common = self._common(session, "HANDSHAKE_OK")
         self._sink.emit(OwnershipEvent(action="acquired", last_version=None, **common))  # type: ignore[arg-type]
 
-    def transferred(self, session: LiveSession, slot: int) -> None:
+    def transferred(self, session: LiveSession, slot: int, reason: str = "WORKER_REPLACED") -> None:
         """Another process works for the session now, on the same node: no binding change."""
         details = {"slot": slot, "generation": session.generation}
-        common = self._common(session, "WORKER_REPLACED")
+        common = self._common(session, reason)
         self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
+
+    def adopted(self, result: str) -> None:
+        """A restarted supervisor has taken over a running data plane."""
+        self._sink.emit(
+            AuditEvent(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                reason_code="SUPERVISOR_RESTARTED",
+                check="adoption",
+                result=result,
+            )
+        )
+
+    def lost(self, session_id: bytes, version: int, state: State, why: str) -> None:
+        """A session whose keys nobody has any more has ended."""
+        machine = Machine.adopt(state, version, min(BINDINGS_ALLOWED[state]), 0)
+        reason = Reason.HANDSHAKE_FAIL if state is State.BIRTH else Reason.INVARIANT_VIOLATION
+        step = machine.apply(reason, 0, State.TERMINATED)
+        self._sink.emit(
+            state_change(
+                step,
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                session_id=session_id,
+                policy_version="",
+                details={"why": why},
+            )
+        )
 
     def rekeyed(self, session: LiveSession) -> None:
         """A new phase is in force at this end."""
