@@ -38,7 +38,7 @@ HIGHEST_ENTRIES: Final = 16
 _FIXED = struct.Struct("=8sII32sQ")
 _FENCE_OFFSET = 48
 _SEQUENCE = struct.Struct("=I")
-_ROW = struct.Struct("=HBBQ16sQIiQ16sHBBQ" "16sHHHBBI16sHQQQQQIQ")
+_ROW = struct.Struct("=HBBQ16sQIiQ16sHBBQ16sHHHBBI16sHQQQQQIQ")
 _ROW_OFFSET = 4
 _CHECKSUM_OFFSET = _ROW_OFFSET + _ROW.size
 assert _CHECKSUM_OFFSET + 4 <= WORKER_PART
@@ -265,6 +265,5 @@ def _row(fields: tuple[Any, ...]) -> SessionRow:
         transport,
         phase,
         epoch,
-        *fields[14:],
-        reason=reason,
+        *(*fields[14:], reason),
     )

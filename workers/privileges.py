@@ -3,6 +3,7 @@
 import ctypes
 import os
 import resource
+import signal
 import struct
 from typing import Final
 
@@ -17,13 +18,26 @@ _CAPABILITIES: Final = 64
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class ParentDied(OSError):
+    """Who started this process ended before it could be tied to it."""
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Be killed when `parent_pid` ends: on a gateway the holder, whose sockets and TUN queues would live on in us.
+
+    Lost whenever user or group id change. Raises ParentDied when it has ended already.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        raise ParentDied(f"the parent process {parent_pid} has ended")
+
+
 def drop(uid: int, gid: int) -> None:
     """Become `uid` and `gid` (-1: stay) with no capability and no way to any; its memory is in no core dump.
 
-    A worker outlives its supervisor, so it also stops following its parent's death. Raises OSError: a process that
-    could not give up what it was told to must not go on.
+    Raises OSError: a process that could not give up what it was told to must not go on.
     """
-    _prctl(_PR_SET_PDEATHSIG, 0)
+    parent_pid = os.getppid()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for capability in range(_CAPABILITIES):
         # Without CAP_SETPCAP the set stays; no_new_privs below makes it useless.
@@ -34,6 +48,7 @@ def drop(uid: int, gid: int) -> None:
         os.setresgid(gid, gid, gid)
     if uid >= 0:
         os.setresuid(uid, uid, uid)
+    die_with_parent(parent_pid)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     _check(_libc.capset(header, bytes(24)))

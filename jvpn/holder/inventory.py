@@ -36,6 +36,12 @@ class Inventory(msgspec.Struct, frozen=True, tag=True):
     seats: list[WorkerSeat]
 
 
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """First and last message to a newcomer while supervisor `pid` is at work: there is one at a time."""
+
+    pid: int
+
+
 class WorkerReplaced(msgspec.Struct, frozen=True, tag=True):
     """A worker died and the spare took its seat (one descriptor beside: the new channel)."""
 
@@ -47,7 +53,7 @@ class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """From the supervisor: end the workers and yourself."""
 
 
-HolderMessage = Inventory | WorkerReplaced | Shutdown
+HolderMessage = Inventory | Refused | WorkerReplaced | Shutdown
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(HolderMessage).decode

@@ -2,14 +2,17 @@
 
 It exists because closing one descriptor renumbers a reuseport group and a TUN's queues, so somebody must keep them
 all while workers and supervisors come and go. It reads nothing from the network and holds no key but the challenge
-key it makes. `python -m jvpn.holder.process PLAN` with a HolderPlan as JSON; it ends on Shutdown or SIGTERM.
+key it makes. `python -m jvpn.holder.process PLAN` with a HolderPlan as JSON; it ends on Shutdown or SIGTERM, never
+because its supervisor ended: the next one finds everything here.
 """
 
+import contextlib
 import errno
 import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ import msgspec
 from multiprocess import get_context
 
 from jvpn.holder import descriptors, inventory
-from jvpn.holder.inventory import HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.holder.inventory import HolderPlan, Inventory, Refused, Shutdown, WorkerReplaced, WorkerSeat
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
 from workers import commands, tun, udp
 from workers.main import worker_main
@@ -67,7 +70,7 @@ class Holder:
 
     def _start_worker(self) -> Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        process = self._spawn.Process(target=worker_main, args=(theirs,), daemon=True)
+        process = self._spawn.Process(target=worker_main, args=(theirs, os.getpid()), daemon=True)
         process.start()
         theirs.close()
         pid: int = process.pid
@@ -126,8 +129,16 @@ class Holder:
 
     def _on_connect(self, listener: socket.socket) -> None:
         newcomer, _address = listener.accept()
-        # The newest supervisor is the supervisor: an older one that still runs has lost its place.
+        if self._supervisor is not None and _is_open(self._supervisor):
+            refused = inventory.encode(Refused(_pid_of(self._supervisor)))
+            with contextlib.suppress(OSError):
+                descriptors.send(newcomer, refused)
+            newcomer.close()
+            return
         self._forget_supervisor()
+        if not _is_open(newcomer):  # somebody looked whether we are here
+            newcomer.close()
+            return
         self._supervisor = newcomer
         self._selector.register(newcomer, selectors.EVENT_READ, self._on_supervisor)
         self.generation += 1
@@ -158,20 +169,13 @@ class Holder:
 
     # Life
 
-    def run(self) -> None:
-        path = Path(self.plan.run_dir) / SOCKET_NAME
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            old_mask = os.umask(0o177)
-            listener.bind(str(path))
-            os.umask(old_mask)
-            listener.listen(4)
-            self._selector.register(listener, selectors.EVENT_READ, lambda: self._on_connect(listener))
-            self._watch_signals()
-            while self._running:
-                for key, _events in self._selector.select():
-                    key.data()
-        path.unlink(missing_ok=True)
+    def run(self, listener: socket.socket) -> None:
+        """Serve supervisors that connect to `listener`, until told to end."""
+        self._selector.register(listener, selectors.EVENT_READ, lambda: self._on_connect(listener))
+        self._watch_signals()
+        while self._running:
+            for key, _events in self._selector.select():
+                key.data()
         self._end_workers()
 
     def _watch_signals(self) -> None:
@@ -202,15 +206,58 @@ def _refuse_existing(tun_name: str) -> None:
         raise OSError(errno.EEXIST, "there is such an interface already; is another gateway running?")
 
 
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the other end still has it open."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def _pid_of(connection: socket.socket) -> int:
+    """struct ucred of unix(7): pid, uid, gid."""
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid
+
+
+def listen(path: Path) -> socket.socket:
+    """The socket for supervisors, before anything else is made. Raises OSError when another holder answers there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+        else:
+            raise OSError(errno.EADDRINUSE, f"{path}: another data plane runs with this run_dir")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    old_mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(old_mask)
+    listener.listen(4)
+    return listener
+
+
 def main() -> int:
     plan = msgspec.json.decode(sys.argv[1], type=HolderPlan)
+    path = Path(plan.run_dir) / SOCKET_NAME
+    try:
+        listener = listen(path)
+    except OSError as error:
+        print(f"data plane: {error}", file=sys.stderr, flush=True)
+        return 1
     try:
         holder = Holder(plan)
+        holder.run(listener)
     except OSError as error:
         where = ", ".join(f"{address}:{port}" for address, port in plan.listen)
         print(f"data plane on {where}, TUN {plan.tun_name}: {error}", file=sys.stderr, flush=True)
         return 1
-    holder.run()
+    finally:
+        path.unlink(missing_ok=True)
     return 0
 
 

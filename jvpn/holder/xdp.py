@@ -63,7 +63,22 @@ def index_of(interface: str | int) -> int:
 
 def current(interface: str | int) -> Attached | None:
     """The program on the interface, None when there is none. Raises OSError when there is no such interface."""
-    attributes = _xdp_attributes(index_of(interface))
+    return _attached(_xdp_attributes(index_of(interface)))
+
+
+def everywhere() -> dict[str, Attached]:
+    """The programs on all interfaces of this network namespace, by interface."""
+    found = {}
+    with IPRoute() as netlink:
+        for link in netlink.get_links():
+            nested = link.get_attr("IFLA_XDP")
+            attached = _attached(dict(nested["attrs"])) if nested else None
+            if attached is not None:
+                found[str(link.get_attr("IFLA_IFNAME"))] = attached
+    return found
+
+
+def _attached(attributes: dict[str, Any]) -> Attached | None:
     mode = _ATTACHED.get(attributes.get("IFLA_XDP_ATTACHED") or "")
     if mode is None:
         return None
@@ -82,6 +97,8 @@ def attach(interface: str | int, program_fd: int, mode: str = "native") -> None:
     if present is not None and not _is_ours(present, program_fd):
         raise ForeignProgram(_name_of(index), present)
     if present is not None and present.mode == mode:
+        if present.program_id == bpf_syscall.prog_info(program_fd).id:
+            return
         old_fd = bpf_syscall.prog_fd_by_id(present.program_id)
         try:
             _set_xdp(index, program_fd, _FLAGS[mode] | _FLAG_REPLACE, old_fd)

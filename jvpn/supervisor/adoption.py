@@ -240,5 +240,3 @@ def _bindings(row: SessionRow, now_ms: int) -> Bindings:
         source = (to_text(row.draining_source), row.draining_port)
         draining = Binding(row.draining_index, source, local, transport, now_ms)
     return Bindings(active, draining, until_ms if draining is not None else 0)
-
-

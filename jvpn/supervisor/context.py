@@ -142,5 +142,4 @@ class GatewayContext:
             self.by_steering_id.pop(steering_id, None)
             self.do(RemoveId(steering_id))
         if added or gone:
-            self.write_row(session)
             self.tell(session.slot, InstallIndexes(self.next_seq(), session.record, session.installed()))

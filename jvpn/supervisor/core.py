@@ -160,6 +160,8 @@ class GatewayCore:
     def _on_index_seen(self, report: commands.IndexSeen) -> None:
         for session in self.context.sessions.values():
             if session.record == report.record and session.indexes.saw(report.index):
+                # A supervisor that takes over must not close what the client is probing on.
+                self.context.write_row(session)
                 self.context.refresh_indexes(session)
 
     def worker_replaced(self, slot: int, now_ms: int) -> None:

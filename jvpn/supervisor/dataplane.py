@@ -1,6 +1,8 @@
 """The supervisor's end of the data plane: the holder it starts or finds, the page, the sockets, the worker channels."""
 
+import contextlib
 import os
+import select
 import selectors
 import signal
 import socket
@@ -20,47 +22,85 @@ from workers import commands
 from workers.page import Page
 
 START_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
+#: Counters carry the supervisor's generation in 16 bits.
+LAST_GENERATION = 65_535
 
 
 class DataPlaneError(Exception):
     """The data plane cannot be started; says why and what to do."""
 
 
-class DataPlane:
-    """`connect` starts a holder where none answers. Descriptors belong to this object until `close`."""
+class HolderLink:
+    """A connection to a holder: what it keeps and the descriptors of it, which are the owner's of this object."""
 
-    def __init__(self, plan: HolderPlan) -> None:
-        self.plan = plan
+    def __init__(self, connection: socket.socket) -> None:
+        """Hear what a holder has. Raises DataPlaneError when it does not say, or serves another supervisor."""
+        self.connection = connection
+        connection.settimeout(START_TIMEOUT_S)
+        try:
+            message, self.passed = descriptors.receive(connection, inventory.MAX_MESSAGE)
+            first = inventory.decode(message) if message else None
+        except (OSError, msgspec.MsgspecError):
+            first = None
+        if isinstance(first, inventory.Refused):
+            raise DataPlaneError(
+                f"supervisor {first.pid} is at work on this run_dir; stop it first (kill {first.pid})"
+            )
+        if not isinstance(first, Inventory):
+            raise DataPlaneError("the data plane could not start; the reason stands above")
+        self.inventory = first
+
+    def shut_down(self) -> None:
+        """End that data plane and wait until it has. Raises DataPlaneError when it does not end."""
+        for descriptor in self.passed:
+            os.close(descriptor)
+        pid = self.inventory.pid
+        with contextlib.suppress(OSError):
+            descriptors.send(self.connection, inventory.encode(Shutdown()))
+        if not wait_for_end(pid, START_TIMEOUT_S):
+            raise DataPlaneError(f"the earlier data plane (holder {pid}) does not end; kill {pid}")
+        self.connection.close()
+
+
+def find_holder(run_dir: Path) -> HolderLink | None:
+    """The holder of an earlier start, None when none answers. Raises DataPlaneError as HolderLink does."""
+    connection = _try_connect(run_dir / SOCKET_NAME)
+    return None if connection is None else HolderLink(connection)
+
+
+class DataPlane:
+    """Adopts `found` when it is what `plan` asks for, else ends it (`difference` says why) and starts a new holder.
+
+    Descriptors belong to this object until `close` or `release`.
+    """
+
+    def __init__(self, plan: HolderPlan, found: HolderLink | None = None) -> None:
         self._path = Path(plan.run_dir) / SOCKET_NAME
         self._process: subprocess.Popen[bytes] | None = None
-        self._holder = self._connect()
-        message, passed = descriptors.receive(self._holder, inventory.MAX_MESSAGE)
-        first = inventory.decode(message)
-        if not isinstance(first, Inventory):
-            raise DataPlaneError("the holder did not introduce itself; stop it and start the gateway again")
-        self.inventory = first
-        page, self.tun_queue, *rest = passed
+        self.difference = "" if found is None else _difference(plan, found.inventory)
+        self.adopted = found is not None and not self.difference
+        if found is not None and self.difference:
+            found.shut_down()
+        link = found if found is not None and self.adopted else HolderLink(self._start(plan))
+        self._holder = link.connection
+        self.inventory = link.inventory
+        self._gone = False
+        page, self.tun_queue, *rest = link.passed
         self.page = Page(page)
         os.close(page)
         #: For each listener its authenticated (slot 0) and unauthenticated (slot 1) socket.
+        listeners = self.inventory.plan.listen
         self.sockets = [
-            (socket.socket(fileno=rest.pop(0)), socket.socket(fileno=rest.pop(0))) for _ in first.plan.listen
+            (socket.socket(fileno=rest.pop(0)), socket.socket(fileno=rest.pop(0))) for _ in listeners
         ]
         self.transports = [(UdpTransport(a), UdpTransport(b)) for a, b in self.sockets]
-        self.seats: dict[int, WorkerSeat] = {seat.slot: seat for seat in first.seats}
-        self.channels = {seat.slot: _channel(rest.pop(0)) for seat in first.seats}
+        self.seats: dict[int, WorkerSeat] = {seat.slot: seat for seat in self.inventory.seats}
+        self.channels = {seat.slot: _channel(rest.pop(0)) for seat in self.inventory.seats}
         self._holder.setblocking(False)
 
-    def _connect(self) -> socket.socket:
-        """To a holder of an earlier start if it answers, else to a new one."""
-        holder = _try_connect(self._path)
-        if holder is not None:
-            # Sessions of the earlier supervisor cannot be adopted: end its data plane and begin anew.
-            descriptors.send(holder, inventory.encode(Shutdown()))
-            _wait_for(lambda: not self._path.exists(), "the earlier data plane did not end")
-            holder.close()
-        self._path.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "jvpn.holder.process", msgspec.json.encode(self.plan).decode()]
+    def _start(self, plan: HolderPlan) -> socket.socket:
+        command = [sys.executable, "-m", "jvpn.holder.process", msgspec.json.encode(plan).decode()]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         found: list[socket.socket] = []
 
@@ -99,9 +139,18 @@ class DataPlane:
 
     def holder_message(self) -> WorkerReplaced | None:
         """What the holder says next. Raises DataPlaneError when it is gone."""
-        message, passed = descriptors.receive(self._holder, inventory.MAX_MESSAGE)
+        try:
+            message, passed = descriptors.receive(self._holder, inventory.MAX_MESSAGE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            message = b""
         if not message:
-            raise DataPlaneError("the holder of sockets and workers died; start the gateway again")
+            self._gone = True
+            raise DataPlaneError(
+                f"the holder of sockets and workers (pid {self.inventory.pid}) died, and the tunnel's data plane "
+                "with it; start the gateway again"
+            )
         told = inventory.decode(message)
         if not isinstance(told, WorkerReplaced):
             return None
@@ -119,16 +168,18 @@ class DataPlane:
 
     def close(self) -> None:
         """End the data plane: workers, sockets and TUN go with the holder."""
-        try:
-            self._holder.setblocking(True)
-            descriptors.send(self._holder, inventory.encode(Shutdown()))
-            self._holder.settimeout(10)
-            while self._holder.recv(inventory.MAX_MESSAGE):
-                continue
-        except OSError:
-            os.kill(self.inventory.pid, signal.SIGKILL)
+        if not self._gone:
+            with contextlib.suppress(OSError):
+                self._holder.setblocking(True)
+                descriptors.send(self._holder, inventory.encode(Shutdown()))
+            if not wait_for_end(self.inventory.pid, STOP_TIMEOUT_S):
+                os.kill(self.inventory.pid, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(10)
+            self._process.wait(STOP_TIMEOUT_S)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of everything and leave the data plane running for another supervisor."""
         self._holder.close()
         for pair in self.sockets:
             for member in pair:
@@ -136,6 +187,26 @@ class DataPlane:
         for channel in self.channels.values():
             channel.close()
         os.close(self.tun_queue)
+
+
+def _difference(plan: HolderPlan, running: Inventory) -> str:
+    """Why the running data plane cannot serve `plan`; empty when it can."""
+    if running.generation >= LAST_GENERATION:
+        return "it has had as many supervisors as counters can tell apart"
+    names = [name for name in plan.__struct_fields__ if getattr(plan, name) != getattr(running.plan, name)]
+    return f"other {', '.join(names)} than configured" if names else ""
+
+
+def wait_for_end(pid: int, timeout_s: float) -> bool:
+    """Whether process `pid` has ended, waiting for it; a child of ours that nobody has waited for counts as ended."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], timeout_s)[0])
+    finally:
+        os.close(pidfd)
 
 
 def _channel(descriptor: int) -> socket.socket:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from jvpn.holder import xdp
+from jvpn.holder import bpf_syscall, xdp
 from jvpn.supervisor.steering_backend import SteeringBackend, XdpMode
 
 _WORST_FIRST: tuple[XdpMode, ...] = ("none", "generic", "native")
@@ -54,28 +54,39 @@ def carriers(listen: list[tuple[str, int]]) -> list[str]:
         return found
 
 
-def attach_steering(steering: SteeringBackend, steer_fd: int, interfaces: list[str], wanted: str) -> XdpState:
-    """Attach the steering program as well as each interface can. `wanted`: auto, native or generic.
+def attach_steering(
+    state: XdpState, steering: SteeringBackend, steer_fd: int, interfaces: list[str], wanted: str
+) -> None:
+    """Attach the steering program as well as each interface can; `wanted`: auto, native, generic or off.
 
-    A foreign program stays and is noted; that interface works without XDP, by the reuseport program alone.
+    A foreign program stays and is noted; that interface works without XDP, by the reuseport program alone. Where an
+    earlier supervisor attached it and it is not wanted any more, it goes.
     """
-    state = XdpState()
+    ours = bpf_syscall.prog_info(steer_fd).id
+    for interface, attached in xdp.everywhere().items():
+        if attached.program_id == ours and (wanted == "off" or interface not in interfaces):
+            xdp.detach(interface)
     for interface in interfaces:
-        try:
-            if wanted == "auto":
-                mode, notes = xdp.attach_best(interface, steer_fd)
-                state.notes += notes
-            else:
-                xdp.attach(interface, steer_fd, wanted)
-                mode = wanted
-        except (xdp.ForeignProgram, OSError) as error:
-            mode = "none"
-            state.notes.append(str(error))
-        state.modes[interface] = mode
-    if state.modes:
-        worst = min((m for m in _WORST_FIRST if m in state.modes.values()), key=_WORST_FIRST.index)
-        steering.set_xdp_mode("native" if worst == "none" and "native" in state.modes.values() else worst)
-    return state
+        state.modes[interface] = "none" if wanted == "off" else _attach(state, steer_fd, interface, wanted)
+    if wanted == "off":
+        state.notes.append("no XDP, by configuration (xdp: off)")
+    modes = set(state.modes.values())
+    if modes:
+        worst = min((m for m in _WORST_FIRST if m in modes), key=_WORST_FIRST.index)
+        steering.set_xdp_mode("native" if worst == "none" and "native" in modes else worst)
+
+
+def _attach(state: XdpState, steer_fd: int, interface: str, wanted: str) -> str:
+    try:
+        if wanted != "auto":
+            xdp.attach(interface, steer_fd, wanted)
+            return wanted
+        mode, notes = xdp.attach_best(interface, steer_fd)
+        state.notes += notes
+    except (xdp.ForeignProgram, OSError) as error:
+        state.notes.append(f"{interface}: {error}")
+        return "none"
+    return mode
 
 
 def detach_steering(state: XdpState) -> None:

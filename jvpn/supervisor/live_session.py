@@ -26,7 +26,6 @@ from jvpn.supervisor.remembered import remember
 from workers import commands
 from workers.page import SessionRow
 
-
 #: Reason codes by the number that stands for them in the shared page.
 REASONS = tuple(reason.value for reason in Reason)
 UNKNOWN = commands.Endpoint(bytes(16), 0)

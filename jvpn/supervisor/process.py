@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jvpn import __version__
 from jvpn.holder.inventory import HolderPlan
@@ -27,9 +26,10 @@ from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
+from jvpn.supervisor.adoption import Adoption, Found
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
-from jvpn.supervisor.dataplane import DataPlane, DataPlaneError
+from jvpn.supervisor.dataplane import DataPlane, DataPlaneError, find_holder
 from jvpn.supervisor.effects import (
     ClearRecord,
     Effect,
@@ -53,8 +53,10 @@ from jvpn.supervisor.interfaces import (
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.programs import load, noted_pin_dir, open_pinned, remove_pins
 from jvpn.supervisor.steering import Steering
 from jvpn.supervisor.steering_backend import NoSteering, SteeringBackend
+from workers.page import TornRow
 
 NS_PER_MS = 1_000_000
 NOBODY = 65_534
@@ -102,6 +104,7 @@ class Gateway:
         self._selector = selectors.DefaultSelector()
         self._undo: list[Callable[[], object]] = []
         self._running = True
+        self._leave_running = False
         self.started_ms = now_ms()
         self.xdp = XdpState()
         try:
@@ -114,22 +117,47 @@ class Gateway:
 
     def _bring_up(self) -> None:
         plan = self.plan
+        found = find_holder(plan.run_dir)
+        # Whatever goes wrong from here on: traffic that flows without us goes on.
+        self._leave_running = found is not None
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.store: OwnershipStore = SqliteStore(plan.store_path)
         self._undo.append(self.store.close)
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.append(lambda: self.sink.close(2.0))
-        self.steering = self._open_steering()
+        self.steering = self._open_steering(found is not None)
         workers = plan.workers
         if not self.steering.available and workers > 1:
             self._say("without the BPF programs one worker serves all sessions")
             workers = 1
-        self.dataplane = DataPlane(self._holder_plan(workers))
-        self._undo.append(self.dataplane.close)
+        self.dataplane = DataPlane(self._holder_plan(workers), found)
+        self._undo.append(lambda: self.dataplane.release() if self._leave_running else self.dataplane.close())
+        self._leave_running = self.dataplane.adopted
+        if self.dataplane.difference:
+            self._say(f"the earlier data plane was ended: {self.dataplane.difference}")
         configure_tun(plan.tun_name, plan.addresses, TUN_MTU)
-        self._steer()
+        self._fill_steering()
         self.core = GatewayCore(self._context())
+        if self.dataplane.adopted:
+            self._adopt()
+        self._attach_steering()
         self._watch()
+        self._leave_running = False
+
+    def _adopt(self) -> None:
+        """Take over the sessions of a supervisor that ended without a word."""
+        page = self.dataplane.page
+        rows, torn = {}, []
+        for record in range(page.capacity):
+            try:
+                rows[record] = page.read_row(record)
+            except TornRow:
+                torn.append(record)
+        steering = self.steering
+        left = Found(rows, torn, self.store.sessions(), steering.steering_ids(), steering.prefixes())
+        result = Adoption(self.core, now_ms()).run(left)
+        self._carry_out(self.core.effects())
+        self._say(f"took over the data plane of holder {self.dataplane.holder_pid}: {result}")
 
     def _holder_plan(self, workers: int) -> HolderPlan:
         plan = self.plan
@@ -145,33 +173,41 @@ class Gateway:
             gid=NOBODY,
         )
 
-    def _open_steering(self) -> SteeringBackend:
-        """The programs as the loader pinned them, or none, with the reason said aloud."""
-        if self.plan.xdp == "off":
-            self._say("steering: off by configuration")
-            return NoSteering()
+    def _open_steering(self, running: bool) -> SteeringBackend:
+        """The programs of a `running` data plane, or new ones, or none, with the reason said aloud."""
+        plan = self.plan
+        self._at_end(lambda: remove_pins(noted_pin_dir(plan.run_dir, plan.pin_dir), plan.run_dir))
         try:
-            pinned = run_loader(self.plan.pin_dir, self.plan.run_dir)
-            steering = Steering(pinned)
+            steering = open_pinned(plan.run_dir) if running else None
+            if steering is None:
+                steering = load(plan.pin_dir, plan.run_dir)
         except OSError as error:
+            self.xdp.notes.append(f"no BPF programs: {error}")
             self._say(f"steering: none ({error})")
             return NoSteering()
         self._undo.append(steering.close)
         return steering
 
-    def _steer(self) -> None:
-        steering, plan = self.steering, self.plan
-        steering.set_ports({port for _address, port in plan.listen})
+    def _at_end(self, action: Callable[[], object]) -> None:
+        """Do this when closing, unless a data plane is to be left running."""
+        self._undo.append(lambda: None if self._leave_running else action())
+
+    def _fill_steering(self) -> None:
+        steering = self.steering
+        steering.set_ports({port for _address, port in self.plan.listen})
         for seat in self.dataplane.seats.values():
             steering.set_cpu(seat.cpu)
             steering.set_slot(seat.slot, seat.cpu, SLOT_FIRST_WORKER + seat.slot, seat.slot)
+
+    def _attach_steering(self) -> None:
+        steering, plan = self.steering, self.plan
         for supervised, _strangers in self.dataplane.sockets:
             steering.attach_reuseport(supervised)
         steering.attach_tun(self.dataplane.tun_queue)
         if isinstance(steering, Steering):
             interfaces = plan.interfaces if plan.interfaces is not None else carriers(plan.listen)
-            self.xdp = attach_steering(steering, steering.steer_fd, interfaces, plan.xdp)
-            self._undo.append(lambda: detach_steering(self.xdp))
+            attach_steering(self.xdp, steering, steering.steer_fd, interfaces, plan.xdp)
+            self._at_end(lambda: detach_steering(self.xdp))
         for interface, mode in self.xdp.modes.items():
             self._say(f"steering on {interface}: {mode if mode != 'none' else 'reuseport program only'}")
         for note in self.xdp.notes:
@@ -326,28 +362,11 @@ class Gateway:
         return __version__
 
 
-def run_loader(pin_dir: Path, run_dir: Path) -> str:
-    """Compile and pin the programs in a process of their own. Raises OSError with stage, reason and remedy."""
-    import json
-    import subprocess
-
-    command = [sys.executable, "-m", "jvpn.holder.loader", "--json", "--pin-dir", str(pin_dir)]
-    command += ["--run-dir", str(run_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if done.returncode or "pin_dir" not in answer:
-        why = answer.get("error") or done.stderr.strip()[-500:] or f"the loader ended with {done.returncode}"
-        remedy = answer.get("remedy", "")
-        raise OSError(f"{answer.get('stage', 'loader')}: {why}" + (f"; {remedy}" if remedy else ""))
-    return str(answer["pin_dir"])
-
-
 def serve(plan: GatewayPlan, say: Callable[[str], None]) -> int:
     """Run a gateway until it is told to stop. Returns an exit status."""
     try:
         gateway = Gateway(plan, say)
-    except (DataPlaneError, OSError) as error:
+    except (DataPlaneError, StoreError, OSError) as error:
         say(f"cannot start: {error}")
         return 1
     listening = ", ".join(f"{address}:{port}" for address, port in plan.listen)
