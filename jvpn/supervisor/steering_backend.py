@@ -1,18 +1,25 @@
 """The verbs with which the supervisor steers, and what stands in for them without BPF."""
 
+import ctypes
 import os
 import socket
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from jvpn.protocol.constants import Role
+from jvpn.protocol.constants import SLOT_FIRST_WORKER, Role
 
 MAX_PORTS: Final = 8
 MAX_SLOTS: Final = 256
 _NS_PER_S: Final = 1_000_000_000
+_SO_ATTACH_REUSEPORT_CBPF: Final = 51
+#: struct sock_filter (code, jt, jf, k) and struct sock_fprog (length, pointer).
+_BPF_RETURN: Final = struct.Struct("=HBBI")
+_SOCK_FPROG: Final = struct.Struct("HxxxxxxP")
+_BPF_RET_K: Final = 0x06
 
 XdpMode = Literal["native", "generic", "none"]
 
@@ -137,7 +144,11 @@ class SteeringBackend(ABC):
 
 
 class NoSteering(SteeringBackend):
-    """No BPF: remembers nothing; the kernel gives all datagrams to the one worker."""
+    """No BPF: remembers nothing; all datagrams go to the one worker, which forwards what is not for it.
+
+    Left to itself the kernel would spread a listener's datagrams over all sockets of the group, the supervisor's too.
+    A classic filter that names one socket takes no privilege (socket(7), SO_ATTACH_REUSEPORT_CBPF).
+    """
 
     @property
     def available(self) -> bool:
@@ -188,7 +199,10 @@ class NoSteering(SteeringBackend):
         return []
 
     def attach_reuseport(self, sock: socket.socket) -> None:
-        return
+        program = ctypes.create_string_buffer(_BPF_RETURN.pack(_BPF_RET_K, 0, 0, SLOT_FIRST_WORKER), 8)
+        sock.setsockopt(
+            socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, _SOCK_FPROG.pack(1, ctypes.addressof(program))
+        )
 
     def attach_tun(self, tun_fd: int) -> None:
         return
