@@ -103,12 +103,21 @@ class Agent:
         self._page_fd = Page.create(1, os.urandom(32))
         self._undo.append(lambda: os.close(self._page_fd))
         self.page = Page(self._page_fd)
-        self._sockets = [udp.open_socket("::", 0, device=uplink.device) for uplink in plan.uplinks]
-        self._undo += [opened.close for opened in self._sockets]
+        self._sockets = [self._open_socket(uplink.device) for uplink in plan.uplinks]
         self._transports = [UdpTransport(opened) for opened in self._sockets]
         self._start_worker()
         self.core = self._make_core()
         self._watch()
+
+    def _open_socket(self, device: str) -> socket.socket:
+        try:
+            opened = udp.open_socket("::", 0, device=device)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"uplink {device}: {error.strerror}; 'ip link' lists what there is"
+            ) from error
+        self._undo.append(opened.close)
+        return opened
 
     def _make_core(self) -> ClientCore:
         plan = self.plan
