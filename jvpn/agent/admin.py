@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-from jvpn.agent.paths import NS, ClientPath
+from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import ClientSnapshot, PathSnapshot
 from jvpn.protocol.addresses import endpoint_text
@@ -25,13 +25,42 @@ class ClientAdmin:
             return self.status()
         if command == "switch":
             return self.switch(str(request.get("device", "")))
-        raise AdminError(f"unknown command {command!r}; this client knows status and switch")
+        if command == "switching":
+            return self.switching()
+        raise AdminError(f"unknown command {command!r}; this client knows status, switch and switching")
 
-    def switch(self, device: str) -> dict[str, str]:
-        if not self._agent.core.switch(device, time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
-            names = ", ".join(uplink.name for uplink in self._agent.core.uplinks)
-            raise AdminError(f"cannot switch to {device!r} now; uplinks are {names}")
-        return {"asked": device}
+    def switch(self, device: str) -> dict[str, object]:
+        """Begin to move to `device`; `switching` says how it went on. `done`: it is there already."""
+        core = self._agent.core
+        uplink = next((uplink for uplink in core.uplinks if uplink.name == device), None)
+        if uplink is None:
+            names = ", ".join(uplink.name for uplink in core.uplinks) or "none"
+            raise AdminError(f"{device!r} is no uplink; they are: {names}")
+        session = core.session
+        if session is None:
+            raise AdminError("there is no session yet; look again with: jvpn status")
+        if session.paths.active == uplink.number:
+            return {"asked": device, "done": True}
+        if not uplink.link_up:
+            raise AdminError(f"{device} has no link, or no address that the gateway can be reached from")
+        if session.requester.attempt is not None:
+            raise AdminError("the session is changing its path just now; try again in a moment")
+        if not core.switch(device, time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+            state = session.view.state.name
+            raise AdminError(f"the session cannot switch in state {state}; look again with: jvpn status")
+        return {"asked": device, "done": False}
+
+    def switching(self) -> dict[str, object]:
+        """Whether a change of path is in flight, and which uplink DATA goes out on."""
+        session = self._agent.core.session
+        if session is None:
+            return {"in_flight": False, "active": None, "state": State.BIRTH.name}
+        active = session.paths.active_path
+        return {
+            "in_flight": session.requester.attempt is not None,
+            "active": None if active is None else active.uplink.name,
+            "state": session.view.state.name,
+        }
 
     def status(self) -> ClientSnapshot:
         core = self._agent.core
@@ -43,7 +72,12 @@ class ClientAdmin:
         counters["handshakes"] = core.handshakes_done
         if session is None:
             return ClientSnapshot(
-                session=None, state=State.BIRTH, state_version=0, active=None, paths=[], counters=counters
+                session=None,
+                state=State.BIRTH,
+                state_version=0,
+                active=None,
+                paths=[self._idle(uplink) for uplink in core.uplinks],
+                counters=counters,
             )
         active = session.paths.active_path
         return ClientSnapshot(
@@ -56,6 +90,22 @@ class ClientAdmin:
                 for _number, path in sorted(session.paths.paths.items())
             ],
             counters=counters,
+        )
+
+    @staticmethod
+    def _idle(uplink: Uplink) -> PathSnapshot:
+        """An uplink while there is no session: nothing is known of its path."""
+        remote = uplink.remote
+        return PathSnapshot(
+            name=uplink.name,
+            device=uplink.name,
+            index=None,
+            state="probing" if uplink.link_up else "dead",
+            validated=False,
+            rtt_ms=None,
+            loss=None,
+            last_ack_ago_ms=None,
+            source=endpoint_text(remote.address, remote.port) if uplink.link_up else None,
         )
 
     def _path(self, path: ClientPath, active: bool, now_ns: int) -> PathSnapshot:

@@ -126,6 +126,10 @@ class ClientCore:
             return
         uplink = self._handshaking.uplink
         assert uplink is not None, "a response to an INIT that was sent over no uplink"
+        for other in self.uplinks:
+            # The endpoint that answered is known to be good: the others take it too, where they can.
+            if uplink.remote in other.remotes:
+                other.remote = uplink.remote
         self._effects.append(ClearRecord(RECORD))
         self.session = ClientSession(
             result,
@@ -154,6 +158,29 @@ class ClientCore:
             elif up:
                 self._handshaking.hurry(now_ns // NS)
         self._settle(now_ns // NS)
+
+    def path_event(self, uplink: Uplink, now_ns: int) -> None:
+        """An address or a route of an uplink that has a link changed: what failed may work now."""
+        if not uplink.link_up:
+            return
+        if self.session is None:
+            self._handshaking.hurry(now_ns // NS)
+        else:
+            self.session.on_link(uplink, True, now_ns // NS)
+        self._settle(now_ns // NS)
+
+    def reroute(self, uplink: Uplink, now_ns: int) -> None:
+        """The gateway is to be reached at another of its endpoints (`uplink.remote`, set already) from now on."""
+        if self.session is not None:
+            self.session.reroute(uplink, now_ns // NS)
+
+    @property
+    def unanswered(self) -> int:
+        """INITs or REQUESTs sent since the gateway last answered one; 0 while a path is bound."""
+        if self.session is None:
+            return self._handshaking.tries
+        attempt = self.session.requester.attempt
+        return 0 if attempt is None else attempt.tries
 
     def switch(self, device: str, now_ns: int) -> bool:
         """The operator wants another uplink. False when there is none of that name or no session that could move."""

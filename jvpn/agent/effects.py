@@ -28,11 +28,12 @@ class PersistTimestamp:
 
 @dataclass(frozen=True, slots=True)
 class ConfigureTunnel:
-    """Give the TUN its addresses, MTU and routes."""
+    """Give the TUN its addresses, MTU and routes, and the machine the gateway's name servers."""
 
     addresses: tuple[str, ...]
     routes: tuple[str, ...]
     mtu: int
+    dns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

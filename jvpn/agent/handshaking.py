@@ -7,6 +7,7 @@ from jvpn.agent.effects import Effect, PersistTimestamp, SendDatagram
 from jvpn.agent.paths import Uplink
 from jvpn.protocol.handshake import HandshakeError, HandshakeResult, Initiator, Kem
 from jvpn.protocol.suites import Suite
+from workers.commands import Endpoint
 
 FIRST_RETRY_MS = 300
 LAST_RETRY_MS = 5_000
@@ -45,7 +46,7 @@ class Handshaking:
         self._random_bytes = random_bytes
         self._wall_us = wall_us
         self._initiator: Initiator | None = None
-        self._tries = 0
+        self.tries = 0
         self._next_ms = now_ms
         self.uplink: Uplink | None = None
 
@@ -55,16 +56,20 @@ class Handshaking:
     def hurry(self, now_ms: int) -> None:
         """A link came up: try at once."""
         self._next_ms = now_ms
-        self._tries = 0
+        self.tries = 0
 
     def handle_timer(self, now_ms: int) -> list[Effect]:
         if now_ms < self._next_ms:
             return []
-        usable = [uplink for uplink in self._uplinks if uplink.link_up] or self._uplinks
-        usable.sort(key=lambda uplink: (-uplink.preference, uplink.number))
-        self.uplink = usable[self._tries % len(usable)]
-        self._tries += 1
-        self._next_ms = now_ms + min(LAST_RETRY_MS, FIRST_RETRY_MS << min(self._tries - 1, 8))
+        ways = self._ways()
+        rounds = self.tries // max(len(ways), 1)
+        self._next_ms = now_ms + min(LAST_RETRY_MS, FIRST_RETRY_MS << min(rounds, 8))
+        self.tries += 1
+        if not ways:
+            return []
+        uplink, remote = ways[(self.tries - 1) % len(ways)]
+        uplink.remote = remote
+        self.uplink = uplink
         identity = self._identity
         self.last_timestamp_us = max(self._wall_us(), self.last_timestamp_us + 1)
         self._initiator = Initiator(
@@ -81,7 +86,7 @@ class Handshaking:
         datagram = self._initiator.init_datagram
         return [
             PersistTimestamp(self.last_timestamp_us),
-            SendDatagram(self.uplink.number, self.uplink.remote, datagram),
+            SendDatagram(uplink.number, uplink.remote, datagram),
         ]
 
     def receive_cookie(self, datagram: bytes) -> list[Effect]:
@@ -93,6 +98,19 @@ class Handshaking:
             raise HandshakeError("not_an_answer")
         init = self._initiator.read_cookie(datagram)
         return [SendDatagram(self.uplink.number, self.uplink.remote, init)]
+
+    def _ways(self) -> list[tuple[Uplink, Endpoint]]:
+        """Uplinks × endpoints: every uplink's best endpoint, preferred uplinks first, then their next ones."""
+        usable = [uplink for uplink in self._uplinks if uplink.link_up]
+        usable.sort(key=lambda uplink: (-uplink.preference, uplink.number))
+        choices = [(uplink, uplink.remotes or (uplink.remote,)) for uplink in usable]
+        most = max((len(remotes) for _uplink, remotes in choices), default=0)
+        return [
+            (uplink, remotes[rank])
+            for rank in range(most)
+            for uplink, remotes in choices
+            if rank < len(remotes)
+        ]
 
     def receive_response(self, datagram: bytes) -> HandshakeResult:
         """Raises HandshakeError for anything but the answer to the newest INIT."""

@@ -1,17 +1,53 @@
-"""Link and route news from the kernel (rtnetlink, by pyroute2), and what the client configures through it."""
+"""Link, address and route news from the kernel (rtnetlink, by pyroute2), and what there is now."""
 
-import ipaddress
 import os
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 _IFF_UP, _IFF_LOWER_UP = 1 << 0, 1 << 16
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE, _IFA_F_OPTIMISTIC = 0x08, 0x40, 0x04
+_SCOPE_LINK = 253
+_MAIN_TABLE = 254
+_RELISTEN_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LinkNews:
+    """`device` has interface index `index`, None when it is gone; `up`: administratively, and with carrier."""
+
+    device: str
+    index: int | None
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressNews:
+    """The addresses of interface `index` changed."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteNews:
+    """A route through interface `index` was added to the main table; `default`: one to everywhere."""
+
+    index: int
+    default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LostNews:
+    """The kernel had more to say than we could take: look at everything again."""
+
+
+News = LinkNews | AddressNews | RouteNews | LostNews
 
 
 def link_is_up(name: str) -> bool:
@@ -23,6 +59,18 @@ def link_is_up(name: str) -> bool:
 
 def _up(flags: int) -> bool:
     return flags & (_IFF_UP | _IFF_LOWER_UP) == (_IFF_UP | _IFF_LOWER_UP)
+
+
+def usable_addresses(index: int) -> frozenset[str]:
+    """What can be sent from on interface `index` to other networks: neither link-local nor tentative."""
+    found = set()
+    with IPRoute() as netlink:
+        for message in netlink.get_addr(index=index):
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            tentative = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
+            if message["scope"] < _SCOPE_LINK and not tentative and not flags & _IFA_F_DADFAILED:
+                found.add(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+    return frozenset(found)
 
 
 def default_route_devices() -> list[str]:
@@ -37,10 +85,10 @@ def default_route_devices() -> list[str]:
 
 
 class LinkMonitor:
-    """A thread that listens; `fileno` becomes readable when `take` has news of links."""
+    """A thread that listens; `fileno` becomes readable when `take` has news."""
 
     def __init__(self) -> None:
-        self._news: deque[tuple[str, bool]] = deque()
+        self._news: deque[News] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._listening = threading.Event()
         # The thread ends with the process: nothing interrupts its read.
@@ -52,23 +100,32 @@ class LinkMonitor:
         return self._event
 
     def _run(self) -> None:
+        while True:
+            try:
+                self._listen()
+            except (OSError, NetlinkError):
+                # ENOBUFS: the kernel dropped some of it.
+                time.sleep(_RELISTEN_S)
+
+    def _listen(self) -> None:
         # pyroute2 ties a socket to the thread that makes it.
         with IPRoute() as netlink:
             netlink.bind()
+            if self._listening.is_set():
+                self._tell(LostNews())
             self._listening.set()
             while True:
                 for message in netlink.get():
-                    self._take_in(message)
+                    news = _understood(message)
+                    if news is not None:
+                        self._tell(news)
 
-    def _take_in(self, message: Any) -> None:
-        if message.get("event") not in ("RTM_NEWLINK", "RTM_DELLINK"):
-            return
-        up = message["event"] == "RTM_NEWLINK" and _up(message["flags"])
-        self._news.append((message.get_attr("IFLA_IFNAME"), up))
+    def _tell(self, news: News) -> None:
+        self._news.append(news)
         os.eventfd_write(self._event, 1)
 
-    def take(self) -> list[tuple[str, bool]]:
-        """(device, up) in the order of the kernel's news."""
+    def take(self) -> list[News]:
+        """In the order of the kernel's news."""
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
@@ -79,30 +136,14 @@ class LinkMonitor:
         return news
 
 
-class TunnelConfig:
-    """Addresses, routes and MTU of the client's TUN; all of it goes away with the TUN."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        with IPRoute() as netlink:
-            self._index: int = netlink.link_lookup(ifname=name)[0]
-
-    def apply(self, addresses: Sequence[str], routes: Sequence[str], mtu: int) -> None:
-        """Raises OSError when the kernel refuses."""
-        with IPRoute() as netlink:
-            try:
-                for address in addresses:
-                    interface = ipaddress.ip_interface(address)
-                    netlink.addr(
-                        "replace",
-                        index=self._index,
-                        address=str(interface.ip),
-                        prefixlen=interface.network.prefixlen,
-                    )
-                netlink.link("set", index=self._index, mtu=mtu, state="up")
-                for route in routes:
-                    network = ipaddress.ip_network(route)
-                    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-                    netlink.route("replace", dst=str(network), oif=self._index, family=family)
-            except NetlinkError as error:
-                raise OSError(error.code, f"TUN {self._name}: {error}") from error
+def _understood(message: Any) -> News | None:
+    event = message.get("event")
+    if event == "RTM_NEWLINK":
+        return LinkNews(message.get_attr("IFLA_IFNAME"), message["index"], _up(message["flags"]))
+    if event == "RTM_DELLINK":
+        return LinkNews(message.get_attr("IFLA_IFNAME"), None, False)
+    if event in ("RTM_NEWADDR", "RTM_DELADDR"):
+        return AddressNews(message["index"])
+    if event == "RTM_NEWROUTE" and message["table"] == _MAIN_TABLE and message.get_attr("RTA_OIF"):
+        return RouteNews(message.get_attr("RTA_OIF"), message["dst_len"] == 0)
+    return None

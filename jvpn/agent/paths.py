@@ -21,13 +21,18 @@ _LOCAL_ANY = Endpoint(bytes(16), 0)
 
 @dataclass(slots=True)
 class Uplink:
-    """A way out of this machine. `number` names its socket, `remote` is the gateway as reached through it."""
+    """A way out of this machine. `number` names its socket, `remote` is the gateway as reached through it.
+
+    `remotes` are all of the gateway's endpoints that this uplink can reach, best first; `link_up`: it has a link, and
+    at least one of them.
+    """
 
     number: int
     name: str
     preference: int
     remote: Endpoint
     link_up: bool = True
+    remotes: tuple[Endpoint, ...] = ()
 
 
 @dataclass(slots=True)

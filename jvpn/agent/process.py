@@ -1,18 +1,19 @@
 """The agent process: one worker, one socket for each uplink, netlink and the clock around the client core."""
 
+import contextlib
+import errno
 import os
 import selectors
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
 
-from multiprocess import get_context
-
+from jvpn.agent import timestamp
 from jvpn.agent.admin import ClientAdmin
 from jvpn.agent.core import ClientCore, Shell
+from jvpn.agent.data_worker import DataWorker
+from jvpn.agent.dns import Dns, DnsThread
 from jvpn.agent.effects import (
     ClearRecord,
     ConfigureTunnel,
@@ -22,51 +23,26 @@ from jvpn.agent.effects import (
     SessionOver,
     TellWorker,
 )
-from jvpn.agent.handshaking import Identity
 from jvpn.agent.narrator import ClientNarrator
-from jvpn.agent.netlinks import LinkMonitor, TunnelConfig, link_is_up
-from jvpn.agent.paths import Uplink
-from jvpn.holder import descriptors
+from jvpn.agent.netlinks import LinkMonitor, default_route_devices
+from jvpn.agent.pidfile import PidFile
+from jvpn.agent.plan import ClientPlan
+from jvpn.agent.reach import Reach
+from jvpn.agent.resolver import Resolver
+from jvpn.agent.tunnel_config import TunnelConfig
+from jvpn.agent.uplinks import Uplinks
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
 from jvpn.observability.sink import open_sink
-from jvpn.policy.model import Policy
-from jvpn.protocol import addresses
-from jvpn.protocol.constants import TUN_MTU
 from jvpn.session.machine import Origin
-from jvpn.transports.udp import UdpTransport
-from workers import commands, tun, udp
-from workers.commands import Endpoint
-from workers.main import worker_main
+from workers import commands, tun
 from workers.page import Page
 
 NS_PER_MS = 1_000_000
-NOBODY = 65_534
-WORKER_START_S = 30.0
-ANY_ENDPOINT = Endpoint(addresses.ANY, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class UplinkPlan:
-    """A device to go out by; `remote` is the gateway's (address, port) as resolved for it."""
-
-    device: str
-    preference: int
-    remote: tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ClientPlan:
-    """Everything a client is told by its configuration, read and checked."""
-
-    node_id: str
-    identity: Identity
-    uplinks: list[UplinkPlan]
-    policy: Policy
-    tun_name: str
-    routes: list[str] | None
-    run_dir: Path
-    events_path: Path | None
-    state_path: Path
+TUN_WAIT_S = 2.0
+TUN_POLL_S = 0.05
+#: Recovery must not wait behind bulk traffic; the worker, which carries that, keeps the ordinary priority.
+NICE = -10
+DEFAULT_PREFERENCE = 100
 
 
 def now_ns() -> int:
@@ -86,6 +62,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._undo: list[Callable[[], object]] = []
         self._running = True
+        self._status = 0
         try:
             self._bring_up()
         except BaseException:
@@ -95,86 +72,84 @@ class Agent:
     def _bring_up(self) -> None:
         plan = self.plan
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        pid_file = PidFile(plan.run_dir)
+        self._undo.append(pid_file.close)
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.CLIENT)
         self._undo.append(lambda: self.sink.close(2.0))
-        self._tun = tun.open_queue(plan.tun_name)
+        self._tun = _open_tun(plan.tun_name)
         self._undo.append(lambda: os.close(self._tun))
-        self._tunnel = TunnelConfig(plan.tun_name)
+        self._tunnel = TunnelConfig(plan.tun_name, self._say)
+        self._name_servers()
         self._page_fd = Page.create(1, os.urandom(32))
         self._undo.append(lambda: os.close(self._page_fd))
         self.page = Page(self._page_fd)
-        self._sockets = [self._open_socket(uplink.device) for uplink in plan.uplinks]
-        self._transports = [UdpTransport(opened) for opened in self._sockets]
-        self._start_worker()
-        self.core = self._make_core()
-        self._watch()
+        # Before it looks at the links, so that no change falls between.
+        self._links = LinkMonitor()
+        self._worker: DataWorker | None = None
+        self._make_uplinks()
+        self._worker = DataWorker(self._page_fd, self._tun, self.uplinks.sockets())
+        self._undo.append(self._worker.close)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        self._make_core()
+        self._watch(self._worker)
 
-    def _open_socket(self, device: str) -> socket.socket:
-        try:
-            opened = udp.open_socket("::", 0, device=device)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"uplink {device}: {error.strerror}; 'ip link' lists what there is"
-            ) from error
-        self._undo.append(opened.close)
-        return opened
-
-    def _make_core(self) -> ClientCore:
+    def _name_servers(self) -> None:
         plan = self.plan
-        uplinks = [
-            Uplink(
-                number,
-                uplink.device,
-                uplink.preference,
-                Endpoint(addresses.to_bytes(uplink.remote[0]), uplink.remote[1]),
-                link_is_up(uplink.device),
-            )
-            for number, uplink in enumerate(plan.uplinks)
-        ]
+        dns = Dns(plan.dns, plan.state_dir, plan.tun_name)
+        if dns.restore():
+            self._say("put back the name servers that a client left behind when it was killed")
+        self._dns = DnsThread(dns, self._say)
+        self._undo.append(self._dns.close)
+        self._resolver = Resolver(plan.endpoints, dns.servers_outside)
+        self._undo.append(self._resolver.close)
+
+    def _make_uplinks(self) -> None:
+        planned = self.plan.uplinks
+        if planned is None:
+            own = self.plan.tun_name
+            devices = [(name, DEFAULT_PREFERENCE) for name in default_route_devices() if name != own]
+        else:
+            devices = [(uplink.device, uplink.preference) for uplink in planned]
+        self.uplinks = Uplinks(devices, self._attach)
+        self._undo.append(self.uplinks.close)
+        for port in self.uplinks.ports:
+            self.uplinks.refresh(port)
+            if port.index is None:
+                self._say(f"uplink {port.name}: there is no such device yet; it is used from when it comes")
+        if not devices:
+            self._say("no device has a default route yet; waiting for one")
+
+    def _make_core(self) -> None:
+        plan, uplinks = self.plan, self.uplinks
         narrator = ClientNarrator(self.sink, plan.node_id, lambda: wall_us() // 1000)
         shell = Shell(os.urandom, wall_us, self.page.read_activity)
-        last_us = _read_timestamp(plan.state_path)
-        return ClientCore(plan.identity, uplinks, plan.policy, narrator, shell, last_us, now_ns())
+        last_us = timestamp.read(plan.state_dir)
+        known = [port.uplink for port in uplinks.ports]
+        self.core = ClientCore(plan.identity, known, plan.policy, narrator, shell, last_us, now_ns())
+        own_devices = plan.uplinks is None
+        self.reach = Reach(self.core, uplinks, self._resolver, plan.tun_name, own_devices, self._say)
+        self.reach.start(now_ns())
 
-    # The worker
-
-    def _start_worker(self) -> None:
-        """Start the data worker and give it everything; sequence number 0: nobody waits for the answers."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        process = get_context("spawn").Process(target=worker_main, args=(theirs,), daemon=True)
-        process.start()
-        theirs.close()
-        self.worker_pid: int = process.pid
-        self._worker_fd = os.pidfd_open(self.worker_pid)
-        self._channel = ours
-        self._undo.append(self._end_worker)
-        descriptors.send(ours, commands.encode(commands.AttachPage(0)), [self._page_fd])
-        descriptors.send(ours, commands.encode(commands.AttachTun(0, True, TUN_MTU)), [self._tun])
-        for number, opened in enumerate(self._sockets):
-            attach = commands.AttachSocket(0, number, gro=True, segment=True)
-            descriptors.send(ours, commands.encode(attach), [opened.fileno()])
-        descriptors.send(ours, commands.encode(commands.Start(0, 0, -1, False, NOBODY, NOBODY)))
-        # Only the worker reads the sockets: a handshake begun before it is ready would wait for it, and seem lost.
-        ours.settimeout(WORKER_START_S)
-        ours.recv(commands.MAX_MESSAGE)
-        ours.settimeout(None)
-
-    def _end_worker(self) -> None:
+    def _attach(self, number: int, opened: socket.socket | None) -> None:
+        """A socket came or went; before there is a worker, it is given all of them at its start."""
+        if self._worker is None:
+            return
         try:
-            signal.pidfd_send_signal(self._worker_fd, signal.SIGKILL)
-            os.waitpid(self.worker_pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self._worker_fd)
-        self._channel.close()
+            if opened is None:
+                self._worker.detach(number)
+            else:
+                self._worker.attach(number, opened)
+        except OSError as error:
+            self._say(f"the data worker does not take commands: {error}")
 
     # Running
 
-    def _watch(self) -> None:
-        self._register(self._channel.fileno(), self._on_worker)
-        self._register(self._worker_fd, self._on_worker_exit)
-        self._links = LinkMonitor()
-        self._register(self._links.fileno(), self._on_links)
+    def _watch(self, worker: DataWorker) -> None:
+        self._register(worker.fileno(), lambda: self._on_worker(worker))
+        self._register(worker.pidfd, self._on_worker_exit)
+        self._register(self._links.fileno(), lambda: self.reach.on_news(self._links.take(), now_ns()))
+        self._register(self._resolver.fileno(), lambda: self.reach.on_resolved(now_ns()))
         admin = ClientAdmin(self)
         server = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
         self._undo.append(server.close)
@@ -190,31 +165,26 @@ class Agent:
     def run(self) -> int:
         """Until SIGTERM, SIGINT, or a session end that nothing may follow. Returns an exit status."""
         while self._running:
-            timeout_s = max(0.0, self.core.get_timer() / 1000 - now_ns() / 1e9)
-            for key, _events in self._selector.select(timeout_s):
+            due_ms = min(self.core.get_timer(), self.reach.next_ms)
+            for key, _events in self._selector.select(max(0.0, due_ms / 1000 - now_ns() / 1e9)):
                 key.data()
                 self._carry_out(self.core.effects())
             if self.core.get_timer() <= now_ns() // NS_PER_MS:
                 self.core.handle_timer(now_ns())
                 self._carry_out(self.core.effects())
+            if self.reach.next_ms <= now_ns() // NS_PER_MS:
+                self.reach.look(now_ns())
+                self._carry_out(self.core.effects())
         self.core.stop(now_ns())
         self._carry_out(self.core.effects())
         return self._status
 
-    _status = 0
-
     def stop(self) -> None:
         self._running = False
 
-    def _on_worker(self) -> None:
-        while True:
-            try:
-                message = self._channel.recv(commands.MAX_MESSAGE, socket.MSG_DONTWAIT)
-            except OSError:
-                return
-            if not message:
-                return
-            self.core.worker_report(commands.decode_report(message), now_ns())
+    def _on_worker(self, worker: DataWorker) -> None:
+        for report in worker.reports():
+            self.core.worker_report(report, now_ns())
             self._carry_out(self.core.effects())
 
     def _on_worker_exit(self) -> None:
@@ -222,24 +192,17 @@ class Agent:
         self._status = 1
         self.stop()
 
-    def _on_links(self) -> None:
-        for device, up in self._links.take():
-            self.core.link_event(device, up, now_ns())
-            self._carry_out(self.core.effects())
-
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case SendDatagram(uplink, remote, data):
-                    self._transports[uplink].send(data, ANY_ENDPOINT, remote)
+                    self.uplinks.send(uplink, remote, data)
                 case TellWorker(command):
                     self._tell(command)
                 case PersistTimestamp(timestamp_us):
-                    _write_timestamp(self.plan.state_path, timestamp_us)
-                case ConfigureTunnel(inner, routes, mtu):
-                    chosen = self.plan.routes if self.plan.routes is not None else routes
-                    self._tunnel.apply(inner, chosen, mtu)
-                    self._say(f"session up: {', '.join(inner)} on {self.plan.tun_name}")
+                    timestamp.write(self.plan.state_dir, timestamp_us)
+                case ConfigureTunnel():
+                    self._configure(effect)
                 case ClearRecord(record):
                     self.page.clear_record(record)
                 case SessionOver(reason, again):
@@ -248,9 +211,18 @@ class Agent:
                         self._status = 0 if reason == "PEER_CLOSED" else 3
                         self.stop()
 
+    def _configure(self, given: ConfigureTunnel) -> None:
+        routes = given.routes if self.plan.routes is None else self.plan.routes
+        self._tunnel.apply(given.addresses, routes, given.mtu)
+        self.reach.tunnel_stands = True
+        if self.plan.dns.mode != "off":
+            self._dns.use(given.dns)
+        self._say(f"session up: {', '.join(given.addresses)} on {self.plan.tun_name}")
+
     def _tell(self, command: commands.Command) -> None:
+        assert self._worker is not None, "the core begins when the worker is there"
         try:
-            self._channel.send(commands.encode(command), socket.MSG_DONTWAIT)
+            self._worker.tell(command)
         except OSError as error:
             self._say(f"the data worker does not take commands: {error}")
 
@@ -263,22 +235,19 @@ class Agent:
                 self._say(f"while stopping: {error}")
 
 
-def _read_timestamp(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
-
-
-def _write_timestamp(path: Path, timestamp_us: int) -> None:
-    """Durable: a client that crashed must not repeat a timestamp."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    with new.open("w") as file:
-        file.write(f"{timestamp_us}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+def _open_tun(name: str) -> int:
+    """Raises OSError. A client that was killed leaves the TUN to its worker for a moment."""
+    until = time.monotonic() + TUN_WAIT_S
+    while True:
+        try:
+            return tun.open_queue(name)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            if time.monotonic() > until:
+                problem = f"TUN {name} is in use by another process; stop that, or set another tun.name"
+                raise OSError(problem) from error
+            time.sleep(TUN_POLL_S)
 
 
 def connect(plan: ClientPlan, say: Callable[[str], None]) -> int:

@@ -129,7 +129,8 @@ class ClientSession:
         except PolicyError as error:
             raise WireError("bad_control") from error
         self._narrator.policy_version = f"{self.policy.name}@{self.policy.version}"
-        self._do(ConfigureTunnel(tuple(config.addresses), tuple(config.routes), config.mtu))
+        tunnel = ConfigureTunnel(tuple(config.addresses), tuple(config.routes), config.mtu, tuple(config.dns))
+        self._do(tunnel)
         if self.configured:
             return
         self.configured = True
@@ -245,6 +246,12 @@ class ClientSession:
         path = self.paths.paths[uplink.number]
         path.health.on_link_event(now_ms * NS)
         self.requester.hurry(now_ms)
+
+    def reroute(self, uplink: Uplink, now_ms: int) -> None:
+        """Its `remote` changed: a fresh path, unless DATA goes out on it."""
+        if self.configured and self.paths.active != uplink.number:
+            self.paths.open(uplink, now_ms)
+            self._tell_indexes()
 
     def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
         """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""

@@ -8,7 +8,19 @@ import argparse
 import sys
 
 from jvpn import __version__
-from jvpn.cli import client, doctor, keygen, server, sessions, status, timeline
+from jvpn.cli import (
+    client,
+    doctor,
+    down,
+    keygen,
+    server,
+    sessions,
+    status,
+    switch,
+    terminate,
+    timeline,
+    up,
+)
 from jvpn.config import ConfigError
 from jvpn.observability.admin import AdminError
 
@@ -19,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jvpn {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (keygen, server, client, status, sessions, timeline, doctor):
+    for command in (keygen, server, client, up, down, status, switch, sessions, terminate, timeline, doctor):
         command.add_parser(subparsers)
     return parser
 

@@ -200,7 +200,7 @@ def _uplink(device: str) -> Check:
     if device not in {known for _index, known in socket.if_nameindex()}:
         known = " ".join(known for _index, known in socket.if_nameindex())
         return Check(
-            label, "problem", "there is no such device; the client needs it to start", f"name one of: {known}"
+            label, "problem", "there is no such device; the client waits for it", f"name one of: {known}"
         )
     if not link_is_up(device):
         return Check(label, "warning", "down or without carrier", "it is used from when it comes up")

@@ -12,15 +12,35 @@ from jvpn.config import load_client
 DEFAULT_CONFIG = Path("/etc/jvpn/client.yaml")
 
 
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-c",
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="the client's configuration (default %(default)s)",
+    )
+
+
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("client", help="run a client", description=__doc__)
-    parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    add_config(parser)
     parser.set_defaults(run=run)
 
 
+def not_root(command: str) -> bool:
+    """Says so when it is so."""
+    if os.geteuid() == 0:
+        return False
+    print(
+        f"jvpn {command}: needs root (TUN, device-bound sockets, routes); start it as root", file=sys.stderr
+    )
+    return True
+
+
 def run(args: argparse.Namespace) -> int:
-    plan = client_plan(load_client(args.config), str(args.config))
-    if os.geteuid() != 0:
-        print("jvpn client: needs root (TUN, device-bound sockets); start it as root", file=sys.stderr)
+    plan = client_plan(load_client(args.config))
+    if not_root("client"):
         return 1
     return connect(plan, lambda text: print(f"jvpn client: {text}", flush=True))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jvpn.agent.handshaking import Identity
-from jvpn.agent.netlinks import default_route_devices
-from jvpn.agent.process import ClientPlan, UplinkPlan
+from jvpn.agent.plan import ClientPlan, DnsPlan, UplinkPlan
+from jvpn.agent.tunnel_config import EVERYTHING
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_policies
 from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
@@ -52,6 +52,7 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         events_path=config.events,
         pin_dir=BPFFS / config.node_id,
         capacity=max(64, 4 * len(peers)),
+        dns=config.dns,
     )
 
 
@@ -71,50 +72,28 @@ def _listen_address(host: str, filename: str) -> str:
         raise ConfigError(filename, 0, "listen", f"{host!r} is not an address", remedy) from None
 
 
-def client_plan(config: ClientConfig, filename: str) -> ClientPlan:
-    """Raises ConfigError when no uplink is there or the gateway's name cannot be resolved."""
-    remote = _resolve(config, filename)
-    if config.uplinks is None:
-        devices = [device for device in default_route_devices() if device != config.tun_name]
-        uplinks = [UplinkPlan(device, 100, remote) for device in devices]
-    else:
-        uplinks = [UplinkPlan(uplink.device, uplink.preference, remote) for uplink in config.uplinks]
-    if not uplinks:
-        remedy = "list the devices under uplinks"
-        raise ConfigError(filename, 0, "uplinks", "no device has a default route", remedy)
+def client_plan(config: ClientConfig) -> ClientPlan:
     key = config.gateway.public_key
     kem = Kem.MLKEM768 if config.kem == "mlkem768" else Kem.NONE
     identity = Identity(suite(config.suite), config.private_key, key, config.gateway.psk, config.policy, kem)
+    uplinks = config.uplinks
     return ClientPlan(
         node_id=socket.gethostname(),
         identity=identity,
-        uplinks=uplinks,
+        endpoints=tuple((end.host, end.port) for end in config.gateway.endpoints),
+        uplinks=None if uplinks is None else tuple(UplinkPlan(u.device, u.preference) for u in uplinks),
         policy=Policy.default(),
         tun_name=config.tun_name,
         routes=_routes(config),
         run_dir=config.run_dir,
+        state_dir=config.state_dir,
         events_path=config.events,
-        state_path=config.state_dir / "handshake-timestamp",
+        dns=DnsPlan(config.dns.mode, config.dns.resolv_conf),
     )
 
 
-def _resolve(config: ClientConfig, filename: str) -> tuple[str, int]:
-    """The first of the gateway's endpoints that has an address."""
-    problems = []
-    for end in config.gateway.endpoints:
-        try:
-            found = socket.getaddrinfo(end.host, end.port, type=socket.SOCK_DGRAM)
-        except OSError as error:
-            problems.append(f"{end.host}: {error.strerror or error}")
-            continue
-        return str(found[0][4][0]), end.port
-    remedy = "check the name, or write an address"
-    raise ConfigError(filename, 0, "gateway.endpoints", "; ".join(problems), remedy)
-
-
-def _routes(config: ClientConfig) -> list[str] | None:
+def _routes(config: ClientConfig) -> tuple[str, ...] | None:
     """None: what the gateway's CONFIG names."""
     if config.routes.mode == "full":
-        # Two halves of each family: they win over the default route and leave it in place.
-        return ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]
-    return [str(prefix) for prefix in config.routes.prefixes] or None
+        return EVERYTHING
+    return tuple(str(prefix) for prefix in config.routes.prefixes) or None

@@ -22,6 +22,7 @@ CLIENT_FIELDS: Final = (
     "gateway",
     "uplinks",
     "routes",
+    "dns",
     "tun",
     "policy",
     "suite",
@@ -34,6 +35,10 @@ REQUIRED: Final = ("private_key_file", "gateway")
 GATEWAY_FIELDS: Final = ("public_key", "endpoints", "psk_file")
 UPLINK_FIELDS: Final = ("device", "preference", "cost", "metered")
 TUN_FIELDS: Final = ("name",)
+DNS_FIELDS: Final = ("mode", "resolv_conf")
+
+DNS_MODES: Final = ("auto", "resolved", "resolvconf", "file", "off")
+DEFAULT_RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 #: What the client demands of the gateway, the stricter first.
 KEMS: Final = ("mlkem768", "none")
@@ -73,6 +78,14 @@ class Routes:
 
 
 @dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """How the gateway's name servers are put to use; `resolv_conf` is the file that "file" writes."""
+
+    mode: str = DNS_MODES[0]
+    resolv_conf: Path = DEFAULT_RESOLV_CONF
+
+
+@dataclass(frozen=True, slots=True)
 class ClientConfig:
     """`uplinks` None: every device that has a default route. `events` None: no file."""
 
@@ -81,6 +94,7 @@ class ClientConfig:
     gateway: GatewayPeer
     uplinks: tuple[UplinkConfig, ...] | None
     routes: Routes
+    dns: DnsConfig
     tun_name: str
     policy: str
     suite: int
@@ -106,6 +120,7 @@ def parse_client(text: str, filename: str, directory: Path) -> ClientConfig:
         gateway=_gateway(read, nodes["gateway"]),
         uplinks=_uplinks(read, nodes.get("uplinks"), tun_name),
         routes=_routes(read, nodes.get("routes")),
+        dns=_dns(read, nodes.get("dns")),
         tun_name=tun_name,
         policy=read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default",
         suite=read.integer(nodes["suite"], "suite", SUITES[0], SUITES[-1]) if "suite" in nodes else SUITES[0],
@@ -121,6 +136,18 @@ def _tun_name(read: Fields, node: yaml.Node | None) -> str:
         return DEFAULT_TUN
     nodes = read.mapping(node, "tun", TUN_FIELDS)
     return read.device(nodes["name"], "tun.name") if "name" in nodes else DEFAULT_TUN
+
+
+def _dns(read: Fields, node: yaml.Node | None) -> DnsConfig:
+    """A mode alone, or a mapping."""
+    if node is None:
+        return DnsConfig()
+    if isinstance(node, yaml.ScalarNode):
+        return DnsConfig(read.choice(node, "dns", DNS_MODES))
+    nodes = read.mapping(node, "dns", DNS_FIELDS)
+    mode = read.choice(nodes["mode"], "dns.mode", DNS_MODES) if "mode" in nodes else DNS_MODES[0]
+    path = read.path(nodes["resolv_conf"], "dns.resolv_conf") if "resolv_conf" in nodes else None
+    return DnsConfig(mode, path or DEFAULT_RESOLV_CONF)
 
 
 def _gateway(read: Fields, node: yaml.Node) -> GatewayPeer:

@@ -1,7 +1,7 @@
 """The gateway's configuration file."""
 
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final, Literal, TypeVar, cast
 
@@ -31,6 +31,7 @@ GATEWAY_FIELDS: Final = (
     "xdp",
     "workers",
     "tun",
+    "dns",
     "private_key_file",
     "suites",
     "policy",
@@ -70,6 +71,7 @@ class GatewayConfig:
     workers: int | None
     tun_name: str
     tun_addresses: tuple[Interface, ...]
+    dns: tuple[str, ...]
     private_key_file: Path
     private_key: bytes = field(repr=False)
     suites: tuple[int, ...]
@@ -105,6 +107,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
         workers=_workers(read, nodes.get("workers")),
         tun_name=tun_name,
         tun_addresses=tun_addresses,
+        dns=_dns(read, nodes.get("dns")),
         private_key_file=key_file,
         private_key=private_key,
         suites=_suites(read, nodes.get("suites")),
@@ -172,6 +175,15 @@ def _tun(read: Fields, node: yaml.Node) -> tuple[str, tuple[Interface, ...]]:
             )
         found.append(address)
     return name, tuple(found)
+
+
+def _dns(read: Fields, node: yaml.Node | None) -> tuple[str, ...]:
+    if node is None:
+        return ()
+    return tuple(
+        str(read.parsed(item, name, ip_address, "an address", "write addresses alone, as 10.8.0.1"))
+        for name, item in read.items(node, "dns")
+    )
 
 
 def _policy_exists(

@@ -44,6 +44,8 @@ class GatewayFacts:
     mtu: int
     routes: tuple[str, ...]
     default_policy: Policy
+    #: Name servers that clients are told of.
+    dns: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)

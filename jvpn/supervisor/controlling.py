@@ -148,6 +148,7 @@ class Controlling:
             routes=list(facts.routes),
             mtu=facts.mtu,
             policy=messages.raw_json(session.policy.to_wire()),
+            dns=list(facts.dns),
         )
         session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
 

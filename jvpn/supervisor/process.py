@@ -85,6 +85,7 @@ class GatewayPlan:
     events_path: Path | None
     pin_dir: Path
     capacity: int
+    dns: tuple[str, ...] = ()
 
 
 def now_ms() -> int:
@@ -228,6 +229,7 @@ class Gateway:
             mtu=TUN_MTU,
             routes=plan.routes,
             default_policy=plan.default_policy,
+            dns=plan.dns,
         )
         peers = PeerTable({peer.public_key: peer for peer in plan.peers}, self.store.timestamps_us())
         narrator = Narrator(self.sink, plan.node_id, wall_ms)

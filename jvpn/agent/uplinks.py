@@ -1,0 +1,155 @@
+"""The client's uplinks: for each a device-bound socket, whether it has a link, and which gateway endpoints it reaches.
+
+A device may be absent, vanish and come back with another interface index (a USB modem): SO_BINDTODEVICE binds to the
+index, so the socket is opened anew then. An endpoint counts as reachable over a device that has an address of its
+family: asking the kernel says nothing, since for a bound socket without a route every IPv4 address is on-link.
+"""
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from jvpn.agent.netlinks import link_is_up, usable_addresses
+from jvpn.agent.paths import Uplink
+from jvpn.protocol import addresses
+from jvpn.transports.udp import UdpTransport
+from workers import udp
+from workers.commands import Endpoint
+
+UNKNOWN = Endpoint(addresses.ANY, 0)
+
+
+@dataclass(slots=True)
+class Port:
+    """One uplink's device as it is now. `index` None: there is no such device."""
+
+    uplink: Uplink
+    index: int | None = None
+    link: bool = False
+    addresses: frozenset[str] = frozenset()
+    opened: socket.socket | None = None
+    transport: UdpTransport | None = None
+    #: When its path was last given another endpoint, and how long that one is given to answer.
+    turned_ms: int = 0
+    patience_ms: int = 0
+    #: When a route event last made us try it.
+    hurried_ms: int = field(default=0)
+
+    @property
+    def name(self) -> str:
+        return self.uplink.name
+
+    def reachable(self, remotes: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Those of the families that the device has an address of."""
+        ipv4 = any(":" not in address for address in self.addresses)
+        ipv6 = any(":" in address for address in self.addresses)
+        return tuple(remote for remote in remotes if (ipv4 if addresses.is_ipv4(remote.address) else ipv6))
+
+
+class Uplinks:
+    """`attach(number, socket)` hands a new socket to the data worker, None takes it away again."""
+
+    def __init__(
+        self, devices: Sequence[tuple[str, int]], attach: Callable[[int, socket.socket | None], None]
+    ) -> None:
+        self._attach = attach
+        self.ports: list[Port] = []
+        self.remotes: tuple[Endpoint, ...] = ()
+        for device, preference in devices:
+            self.add(device, preference)
+
+    def add(self, device: str, preference: int) -> Port:
+        """A further uplink; its device is looked at in `refresh`."""
+        port = Port(Uplink(len(self.ports), device, preference, UNKNOWN, link_up=False))
+        self.ports.append(port)
+        return port
+
+    def by_name(self, device: str) -> Port | None:
+        return next((port for port in self.ports if port.name == device), None)
+
+    def by_index(self, index: int) -> Port | None:
+        return next((port for port in self.ports if port.index == index), None)
+
+    @staticmethod
+    def name_of(index: int) -> str | None:
+        try:
+            return socket.if_indextoname(index)
+        except OSError:
+            return None
+
+    def sockets(self) -> dict[int, socket.socket]:
+        return {port.uplink.number: port.opened for port in self.ports if port.opened is not None}
+
+    def send(self, number: int, remote: Endpoint, data: bytes) -> None:
+        """Best effort, as UDP is."""
+        transport = self.ports[number].transport
+        if transport is not None:
+            transport.send(data, UNKNOWN, remote)
+
+    # What changed
+
+    def refresh(self, port: Port) -> None:
+        """Look at everything again; `port.uplink` is not touched (see `settle`)."""
+        try:
+            index: int | None = socket.if_nametoindex(port.name)
+        except OSError:
+            index = None
+        self.link_changed(port, index, index is not None and link_is_up(port.name))
+        self.read_addresses(port)
+
+    def link_changed(self, port: Port, index: int | None, link: bool) -> None:
+        if index != port.index or (index is not None and port.opened is None):
+            self._close(port)
+            port.index = index
+            if index is not None:
+                self._open(port)
+        port.link = link and port.opened is not None
+
+    @staticmethod
+    def read_addresses(port: Port) -> None:
+        port.addresses = frozenset() if port.index is None else usable_addresses(port.index)
+
+    def settle(self, port: Port, *, keep: bool) -> bool:
+        """Bring the uplink's endpoints up to date; returns whether it can be used (what `link_up` is to be).
+
+        `keep`: its path is active, so its endpoint stays while it can be reached, whatever the name says by now.
+        """
+        uplink = port.uplink
+        uplink.remotes = port.reachable(self.remotes)
+        if keep and port.reachable([uplink.remote]):
+            return port.link
+        if uplink.remotes and uplink.remote not in uplink.remotes:
+            uplink.remote = uplink.remotes[0]
+        return port.link and bool(uplink.remotes)
+
+    def turn(self, port: Port) -> bool:
+        """Go on to the uplink's next endpoint. False when there is no other."""
+        uplink = port.uplink
+        if not uplink.remotes or uplink.remotes == (uplink.remote,):
+            return False
+        known = uplink.remotes.index(uplink.remote) if uplink.remote in uplink.remotes else -1
+        uplink.remote = uplink.remotes[(known + 1) % len(uplink.remotes)]
+        return True
+
+    # Sockets
+
+    def _open(self, port: Port) -> None:
+        try:
+            port.opened = udp.open_socket("::", 0, device=port.name)
+        except OSError:
+            # Gone again already; the kernel's next news says so.
+            return
+        port.transport = UdpTransport(port.opened)
+        self._attach(port.uplink.number, port.opened)
+
+    def _close(self, port: Port) -> None:
+        if port.opened is not None:
+            self._attach(port.uplink.number, None)
+            port.opened.close()
+        port.opened = port.transport = None
+
+    def close(self) -> None:
+        for port in self.ports:
+            if port.opened is not None:
+                port.opened.close()
+            port.opened = port.transport = None
