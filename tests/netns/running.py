@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.agent.handshaking import Identity
-from jvpn.agent.process import ClientPlan, UplinkPlan, connect
+from jvpn.agent.plan import ClientPlan, UplinkPlan
+from jvpn.agent.process import connect
 from jvpn.lab.faults import Uplink
 from jvpn.lab.links import SERVICE_IP, Network
 from jvpn.lab.namespaces import Namespace, module_environment
@@ -306,13 +307,14 @@ def client_plan(folder: Path, setup: dict[str, Any], number: int) -> ClientPlan:
     return ClientPlan(
         node_id=f"client{number}",
         identity=Identity(suite(1), key, x25519_public(GATEWAY_KEY), bytes(32), "default"),
-        uplinks=[UplinkPlan(device, 100, (SERVICE_IP, PORT)) for device in setup["devices"]],
+        endpoints=((SERVICE_IP, PORT),),
+        uplinks=tuple(UplinkPlan(device, 100) for device in setup["devices"]),
         policy=replace(Policy.default(), **setup["policy"]),
         tun_name=f"jvpn{number}",
-        routes=[f"10.8.{number}.0/24", f"fd00:8:0:{number}::/64"],
+        routes=(f"10.8.{number}.0/24", f"fd00:8:0:{number}::/64"),
         run_dir=folder / f"client{number}",
+        state_dir=folder / f"client{number}-state",
         events_path=folder / f"client{number}.jsonl",
-        state_path=folder / f"client{number}.timestamp",
     )
 
 
