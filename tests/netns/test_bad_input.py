@@ -75,6 +75,16 @@ class Attacker:
     def send(self, data: bytes, source: Source | None = None) -> None:
         self.injector.send(data, source or self.elsewhere)
 
+    def all_arrived(self) -> None:
+        """Wait until a datagram that was sent after all others on the same way is counted."""
+        already = counted(self.system, "unknown_peer")
+
+        def seen() -> bool:
+            self.send(unknown_key_init())
+            return counted(self.system, "unknown_peer") > already
+
+        wait_for(seen, "the last datagram counted")
+
 
 @pytest.fixture
 def attacker(two_uplinks: Net) -> Iterator[Attacker]:
