@@ -287,7 +287,7 @@ def answer(secrets: Secrets, datagram: bytes, index: int) -> bytes:
 
 def ones_sum(data: bytes) -> int:
     data += b"\0" * (len(data) & 1)
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
