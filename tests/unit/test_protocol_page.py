@@ -250,7 +250,7 @@ def test_numbers_of_the_implementation() -> None:
         "INIT from one source address, burst": admission.SOURCE_RATE.burst,
         "INIT in all, rate": admission.GLOBAL_RATE.per_s,
         "INIT in all, burst": admission.GLOBAL_RATE.burst,
-        "cookie secret renewed": admission.COOKIE_SECRET_MS,
+        "cookie time slot; this and the last are accepted": admission.COOKIE_SLOT_MS,
         "REQUEST on one index, rate": bucket.DATAGRAM_RATE.per_s,
         "REQUEST on one index, burst": bucket.DATAGRAM_RATE.burst,
         "binds after a loss, rate": bucket.BIND_RATE.per_s,
