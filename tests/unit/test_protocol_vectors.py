@@ -161,19 +161,26 @@ def test_control_frame(v: dict[str, Any]) -> None:
         assert frame.value.decode() == given.get("reason", "")
 
 
-@cases("control", "chunks")
-def test_chunks_and_their_acks(v: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["chunks", "small chunks"])
+def test_chunks_and_their_acks(name: str) -> None:
+    (v,) = load("control", name)
     given, out = v["in"], v["out"]
     chunks = [plain.frames(raw(text))[0] for text in out["plaintexts"]]
-    assert [len(frame.value) for frame in chunks] == [1186, 1186, 628]
-    assert [(f.chunk, f.chunks, f.flags, f.message_id) for f in chunks] == [(i, 3, 1, 0) for i in range(3)]
+    expected = [(i, len(chunks), 1, given["message_id"]) for i in range(len(chunks))]
+    assert [(f.chunk, f.chunks, f.flags, f.message_id) for f in chunks] == expected
     assert b"".join(frame.value for frame in chunks).hex() == given["value"]
     seen: set[int] = set()
     for arrived, ack in zip(given["arrive"], out["acks"], strict=True):
         seen.add(arrived)
         (frame,) = plain.frames(raw(ack))
         assert (frame.kind, frame.flags, frame.chunk, frame.chunks) == (9, 0, 0, 1)
-        assert plain.acknowledged(frame.value) == (0, seen)
+        assert plain.acknowledged(frame.value) == (given["message_id"], seen)
+
+
+def test_chunks_are_cut_where_the_page_says() -> None:
+    (v,) = load("control", "chunks")
+    sizes = [len(plain.frames(raw(text))[0].value) for text in v["out"]["plaintexts"]]
+    assert sizes == [1186, 1186, 628]
 
 
 @cases("control", "CONTROL")

@@ -76,17 +76,33 @@ def _frames() -> list[Vector]:
 
 
 def _chunks() -> list[Vector]:
-    """A long message as the channel cuts it, and the ACKs of a receiver that gets chunk 1 first."""
+    """A long message as the channel cuts it, and one in many small chunks, which another sender may prefer."""
     value = pattern(0, 3000)
-    sender, receiver = ControlChannel(), ControlChannel()
+    sender = ControlChannel()
     sender.send(ControlType.REKEY_INIT, value, 0)
-    plaintexts = sender.plaintexts_to_send(0)
-    acks = []
-    for at in (1, 0, 2, 0):
+    small = [
+        Frame(ControlType.REKEY_INIT, 1, 1, chunk, 12, value[3 * chunk : 3 * chunk + 3]).encode()
+        for chunk in range(12)
+    ]
+    return [
+        _arriving("chunks", 0, value, sender.plaintexts_to_send(0), [1, 0, 2, 0]),
+        _arriving("small chunks", 1, value[:36], small, [11, 0, 8, 1, 2, 3, 4, 5, 6, 7, 9, 10, 3]),
+    ]
+
+
+def _arriving(name: str, message_id: int, value: bytes, plaintexts: list[bytes], arrive: list[int]) -> Vector:
+    """The ACKs of a receiver that gets the chunks in this order, a copy among them."""
+    receiver, acks = ControlChannel(), []
+    for at in arrive:
         receiver.receive(plaintexts[at])
         acks += receiver.plaintexts_to_send(0)
-    given = {"type": int(ControlType.REKEY_INIT), "message_id": 0, "value": value, "arrive": [1, 0, 2, 0]}
-    return [vector("chunks", None, given, {"plaintexts": plaintexts, "acks": acks})]
+    given = {
+        "type": int(ControlType.REKEY_INIT),
+        "message_id": message_id,
+        "value": value,
+        "arrive": arrive,
+    }
+    return vector(name, None, given, {"plaintexts": plaintexts, "acks": acks})
 
 
 def _sealed_control(suite: Suite, way: Direction) -> Vector:
