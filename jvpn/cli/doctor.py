@@ -1,6 +1,8 @@
 """`jvpn doctor`: whether a gateway or client can run here, and how well.
 
 It looks and changes nothing. Exit status 0 when it can run, perhaps with warnings, 1 when something prevents it.
+
+With --clean it removes what a gateway that died without stopping has left: its XDP program, its pins, its sockets.
 """
 
 import argparse
@@ -16,9 +18,10 @@ import yaml
 from jvpn.cli import checks, checks_config
 from jvpn.cli.checks import Check
 from jvpn.cli.client import DEFAULT_CONFIG as CLIENT_CONFIG
-from jvpn.cli.plans import gateway_plan
+from jvpn.cli.plans import BPFFS, gateway_plan
 from jvpn.cli.server import DEFAULT_CONFIG as GATEWAY_CONFIG
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_client, load_gateway
+from jvpn.supervisor import leftovers
 
 STEPS: Final = ("native XDP", "generic XDP", "reuseport program alone", "no BPF, one worker")
 
@@ -47,10 +50,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="a gateway's or a client's")
     parser.add_argument("--deep", action="store_true", help="compile, verify and remove the BPF programs too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--clean", action="store_true", help="remove what a gateway that died has left (XDP, pins, sockets)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.clean:
+        return clean(args.config, args.json)
     report = examine(args.config, args.deep)
     print(
         json.dumps(as_json(report), indent=2)
@@ -58,6 +66,27 @@ def run(args: argparse.Namespace) -> int:
         else as_text(report, shutil.get_terminal_size((110, 24)).columns)
     )
     return 0 if report.can_run else 1
+
+
+def clean(path: Path | None, as_json_object: bool) -> int:
+    """Remove leftovers and say what was removed. Exit status 1 when something lives, or resists."""
+    if path is None and GATEWAY_CONFIG.exists():
+        path = GATEWAY_CONFIG
+    said: list[str] = []
+    problem = ""
+    try:
+        config = None if path is None else load_gateway(path)
+        pins = None if config is None else BPFFS / config.node_id
+        said = leftovers.clean(None if config is None else config.run_dir, pins)
+    except (ConfigError, leftovers.StillRunning) as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error}; start as root"
+    if as_json_object:
+        print(json.dumps({"said": said, "problem": problem or None}, indent=2))
+    else:
+        print("\n".join([*said, problem] if problem else said or ["nothing was left"]))
+    return 1 if problem else 0
 
 
 def examine(path: Path | None, deep: bool) -> Report:
@@ -140,16 +169,16 @@ def ladder(blockers: list[Check], modes: dict[str, str], wanted: str) -> tuple[l
     `modes`: what each interface can do (native, maybe native, generic, none); `wanted`: xdp of the configuration.
     """
     last = "always possible"
-    if wanted == "off" or blockers:
-        why = "xdp is off in the configuration"
-        if blockers:
-            why = "no: " + "; ".join(f"{check.name}: {check.found}" for check in blockers)
+    if blockers:
+        why = "no: " + "; ".join(f"{check.name}: {check.found}" for check in blockers)
         return [*((step, why) for step in STEPS[:3]), (STEPS[3], last)], STEPS[3]
+    if wanted == "off":
+        modes = {}
     native = [name for name, mode in modes.items() if "native" in mode]
     generic = [name for name, mode in modes.items() if mode != "none"]
     steps = [
         (STEPS[0], _native_text(modes, native, wanted)),
-        (STEPS[1], "excluded by xdp: native" if wanted == "native" else _on(generic)),
+        (STEPS[1], f"excluded by xdp: {wanted}" if wanted in ("native", "off") else _on(generic)),
         (STEPS[2], "possible: no shelter in front of the sockets, each session still at its worker"),
         (STEPS[3], last + ": all sessions share one core"),
     ]
@@ -161,8 +190,8 @@ def ladder(blockers: list[Check], modes: dict[str, str], wanted: str) -> tuple[l
 
 
 def _native_text(modes: dict[str, str], native: list[str], wanted: str) -> str:
-    if wanted == "generic":
-        return "excluded by xdp: generic"
+    if wanted in ("generic", "off"):
+        return f"excluded by xdp: {wanted}"
     unsure = [name for name in native if modes[name] == "maybe native"]
     return _on(native) + (f"; only attaching will tell on {', '.join(unsure)}" if unsure else "")
 

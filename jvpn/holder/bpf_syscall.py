@@ -90,6 +90,11 @@ def prog_fd_by_id(program_id: int) -> int:
     return _bpf(_PROG_FD_BY_ID, struct.pack("=III", program_id, 0, 0), f"open program {program_id}")
 
 
+def map_fd_by_id(map_id: int) -> int:
+    """A new descriptor of a map; the caller closes it."""
+    return _bpf(_MAP_FD_BY_ID, struct.pack("=III", map_id, 0, 0), f"open map {map_id}")
+
+
 def map_lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     """The value of `key`, None when there is none. Of a per-CPU map `value_size` counts all possible CPUs."""
     value = ctypes.create_string_buffer(value_size)

@@ -44,9 +44,9 @@ def open_pinned(run_dir: Path) -> Steering | None:
 
 def load(pin_dir: Path, run_dir: Path) -> Steering:
     """Load and pin anew, in a process of its own. Raises OSError with stage, reason and remedy."""
-    pinned = _run_loader(pin_dir, run_dir)
-    steering = Steering(pinned)
-    note = {"pin_dir": pinned, "sources": source_digest(), "programs": _pinned_ids(Path(pinned))}
+    loaded = _run_loader(pin_dir, run_dir)
+    steering = Steering(loaded["pin_dir"])
+    note = {"sources": source_digest()} | {name: loaded[name] for name in ("pin_dir", "programs", "maps")}
     (run_dir / NOTE).write_text(json.dumps(note))
     return steering
 
@@ -77,6 +77,11 @@ def remove_pins(pin_dir: Path, run_dir: Path) -> list[str]:
     return removed
 
 
+def pinned_program(pin_dir: Path) -> int:
+    """The id of the steering program pinned there. Raises OSError when there is none."""
+    return _pinned_ids(pin_dir)["jvp_steer"]
+
+
 def _pinned_ids(pin_dir: Path) -> dict[str, int]:
     ids = {}
     for name in PROGRAMS:
@@ -95,7 +100,7 @@ def _unmount(path: Path) -> None:
         raise OSError(code, f"unmount {path}: {os.strerror(code)}")
 
 
-def _run_loader(pin_dir: Path, run_dir: Path) -> str:
+def _run_loader(pin_dir: Path, run_dir: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "jvpn.holder.loader", "--json", "--pin-dir", str(pin_dir)]
     command += ["--run-dir", str(run_dir)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -105,4 +110,4 @@ def _run_loader(pin_dir: Path, run_dir: Path) -> str:
         why = answer.get("error") or done.stderr.strip()[-500:] or f"the loader ended with {done.returncode}"
         remedy = answer.get("remedy", "")
         raise OSError(f"{answer.get('stage', 'loader')}: {why}" + (f"; {remedy}" if remedy else ""))
-    return str(answer["pin_dir"])
+    return answer

@@ -99,7 +99,7 @@ BLOCKER = Check("bcc", "warning", "no module named bcc", "install it", blocks_bp
         ([], {"eth0": "generic"}, "native", REUSEPORT),
         ([], {"eth0": "none"}, "auto", REUSEPORT),
         ([], {}, "auto", REUSEPORT),
-        ([], {"eth0": "native"}, "off", ONE_WORKER),
+        ([], {"eth0": "native"}, "off", REUSEPORT),
         ([BLOCKER], {"eth0": "native"}, "auto", ONE_WORKER),
     ],
 )

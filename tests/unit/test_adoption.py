@@ -1,0 +1,237 @@
+"""A supervisor dies without a word; its successor finds the shared page, the store and workers that went on."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from core_pair import CorePair, every_pair_is_sound, fast_policy, lose
+
+from jvpn.observability.events import AuditEvent, KeyEvent, OwnershipEvent, StateChange
+from jvpn.protocol.constants import GENERATION_SHIFT, PacketType
+from jvpn.protocol.wire import Header
+from jvpn.session.machine import Reason, State
+from jvpn.session.record import SessionRecord
+from jvpn.supervisor.adoption import Adopted, Adoption, Found
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.peers import PeerTable
+from jvpn.supervisor.remembered import NotRemembered, recall
+from workers.page import RECORD_BYTES, RECORDS, Page, TornRow
+
+__all__ = ["every_pair_is_sound"]
+
+
+@pytest.fixture
+def pair() -> CorePair:
+    return CorePair()
+
+
+def stored(pair: CorePair) -> list[SessionRecord]:
+    """What a store would have: the newest record of each session that was not forgotten."""
+    kept = {effect.record.session_id: effect.record for effect in pair.saved}
+    for effect in pair.done:
+        if type(effect).__name__ == "ForgetSession":
+            kept.pop(effect.session_id, None)  # type: ignore[union-attr]
+    return list(kept.values())
+
+
+def restart(pair: CorePair, *, records: list[SessionRecord] | None = None, peers: bool = True) -> Adopted:
+    """Another supervisor takes over; nothing of the old one's memory is left but timestamps."""
+    old = pair.context
+    facts = replace(old.facts, generation=old.facts.generation + 1)
+    known = PeerTable(dict(old.peers.peers) if peers else {}, dict(old.peers.timestamps_us))
+    pair.context = GatewayContext(
+        facts, known, old.narrator, old.random_bytes, old.wall_ms, pair.gateway_page
+    )
+    pair.gateway = GatewayCore(pair.context)
+    rows, torn = {}, []
+    for record in range(pair.gateway_page.capacity):
+        try:
+            rows[record] = pair.gateway_page.read_row(record)
+        except TornRow:
+            torn.append(record)
+    kept = stored(pair) if records is None else records
+    found = Found(rows, torn, kept, list(pair.steered.ids), list(pair.steered.prefixes))
+    result = Adoption(pair.gateway, pair.now_ms).run(found)
+    pair.settle()
+    return result
+
+
+def carries_traffic(pair: CorePair) -> bool:
+    before = [len(worker.delivered) for worker in (*pair.workers.values(), pair.client_worker)]
+    pair.data_up(b"up" * 40)
+    pair.data_down(b"down" * 40)
+    pair.advance(50)
+    after = [len(worker.delivered) for worker in (*pair.workers.values(), pair.client_worker)]
+    return sum(after) - sum(before) == 2
+
+
+def test_the_same_session_goes_on_at_the_same_version(pair: CorePair) -> None:
+    pair.attach()
+    before = SimpleNamespace(id=pair.live.session_id, version=pair.live.machine.state_version)
+    assert str(restart(pair)) == "1 sessions adopted, 0 ended"
+    pair.advance(2_000)
+    assert pair.attached
+    assert (pair.live.session_id, pair.live.machine.state_version) == (before.id, before.version)
+    assert [event.reason_code for event in pair.events(StateChange)] == ["HANDSHAKE_OK"]
+    assert pair.events(OwnershipEvent)[-1].reason_code == "SUPERVISOR_RESTARTED"
+    assert pair.events(AuditEvent)[-1].result == "1 sessions adopted, 0 ended"
+
+
+def test_reattach_works_after_it(pair: CorePair) -> None:
+    pair.attach()
+    restart(pair)
+    pair.link(0, up=False)
+    pair.wait_for(lambda: pair.attached)
+    assert pair.live.bindings.active is not None
+    assert pair.live.bindings.active.source[0] == "10.201.2.2"
+    assert pair.version == 3
+
+
+def test_no_counter_comes_twice(pair: CorePair) -> None:
+    pair.attach()
+    pair.data_down(b"x" * 80)
+    restart(pair)
+    pair.data_down(b"x" * 80)
+    pair.advance(2_000)
+    for kind in (PacketType.DATA, PacketType.CONTROL):
+        headers = [Header.decode(flight.data) for flight in pair.of_kind(kind, up=False)]
+        used = [(header.steering_id, header.phase, header.counter) for header in headers]
+        assert len(set(used)) == len(used) > 1
+    newest = max(Header.decode(flight.data).counter for flight in pair.of_kind(PacketType.CONTROL, up=False))
+    assert newest >> GENERATION_SHIFT == 2
+
+
+def test_a_worker_that_was_replaced_unseen_gets_the_session_under_a_higher_generation(pair: CorePair) -> None:
+    pair.attach()
+    slot = pair.live.slot
+    generation = pair.live.generation
+    pair.workers[slot].alive = False
+    pair.workers[slot] = pair._gateway_worker(slot)
+    restart(pair)
+    assert pair.live.generation > generation
+    assert pair.data_down(b"x" * 80)
+
+
+def test_a_control_datagram_that_the_old_supervisor_took_is_a_replay_to_the_new(pair: CorePair) -> None:
+    pair.attach()
+    taken = pair.of_kind(PacketType.CONTROL, up=True)[-1]
+    restart(pair)
+    pair.inject(taken.data, taken.source)
+    assert pair.context.counters["replay"] == 1
+
+
+def test_the_peers_timestamps_still_count(pair: CorePair) -> None:
+    pair.attach()
+    init = pair.of_kind(PacketType.HANDSHAKE_INIT, up=True)[0]
+    restart(pair)
+    pair.inject(init.data, init.source)
+    assert pair.context.counters["stale_timestamp"] == 1
+
+
+def test_a_rekey_under_way_ends_in_the_phase_that_both_know(pair: CorePair) -> None:
+    pair = CorePair(fast_policy(rekey_interval_ms=10_000)).attach()
+    lost = lose(PacketType.CONTROL, 1_000, up=False)
+    pair.rules.append(lost)
+    pair.wait_for(lambda: pair.live.next_secrets is not None)
+    phase = pair.live.secrets.phase_number
+    answer = pair.live.answered
+    restart(pair)
+    assert pair.live.next_secrets is not None
+    assert pair.live.answered == answer
+    pair.rules.remove(lost)
+    pair.wait_for(lambda: pair.live.secrets.phase_number == phase + 1, 5_000)
+    pair.advance(1_000)
+    assert pair.attached
+    assert pair.refusals() == []
+
+
+def test_after_a_rekey_the_page_says_which_phase_is_in_force(pair: CorePair) -> None:
+    pair = CorePair(fast_policy(rekey_interval_ms=10_000)).attach()
+    pair.wait_for(lambda: pair.live.secrets.phase_number == 2)
+    assert pair.live.old_secrets is not None
+    restart(pair)
+    assert pair.live.secrets.phase_number == 2
+    assert pair.live.old_secrets is not None
+    pair.wait_for(lambda: pair.live.old_secrets is None, 6_000)
+    pair.wait_for(lambda: pair.live.secrets.phase_number == 3, 20_000)
+    assert [event.phase for event in pair.events(KeyEvent) if event.action == "rekeyed"] == [1, 2, 3]
+
+
+def test_deadlines_are_the_old_ones(pair: CorePair) -> None:
+    pair.attach()
+    lifetime = pair.live.ttl.session_deadline_ms
+    pair.rules.append(lambda flight: [])
+    pair.wait_for(lambda: pair.live.bindings.active is None)
+    pair.advance(1_000)
+    ttl = pair.live.ttl
+    restart(pair)
+    assert pair.live.ttl == ttl
+    assert pair.live.ttl.session_deadline_ms == lifetime
+
+
+def test_a_session_that_the_store_does_not_know_ends_with_an_event(pair: CorePair) -> None:
+    pair.attach()
+    version = pair.live.machine.state_version
+    result = restart(pair, records=[])
+    assert (result.sessions, len(result.ended)) == (0, 1)
+    assert pair.context.sessions == {}
+    assert pair.steered.ids == {}
+    assert pair.steered.prefixes == {}
+    last = pair.events(StateChange)[-1]
+    assert (last.to, last.reason_code) == (State.TERMINATED, Reason.INVARIANT_VIOLATION)
+    assert last.state_version == version + 1
+
+
+def test_a_session_whose_peer_is_not_configured_any_more_is_told_so(pair: CorePair) -> None:
+    pair.attach()
+    restart(pair, peers=False)
+    assert pair.context.sessions == {}
+    assert pair.events(StateChange)[-1].reason_code == "KEY_REVOKED"
+    pair.advance(100)
+    assert pair.client.session is None or pair.client.session.ended is not None
+
+
+def test_an_ended_session_stays_ended_when_its_end_did_not_reach_the_store(pair: CorePair) -> None:
+    pair.attach()
+    live = pair.live
+    records = stored(pair)
+    pair.client.stopped = True
+    pair.gateway.terminate(live, Reason.OPERATOR_TERMINATED, pair.now_ms)
+    pair.settle()
+    told = len(pair.events(StateChange))
+    result = restart(pair, records=records)
+    assert (result.sessions, result.ended) == (0, [])
+    assert stored(pair) == []
+    assert len(pair.events(StateChange)) == told
+
+
+def test_a_half_written_row_is_never_believed(pair: CorePair) -> None:
+    pair.attach()
+    page, record = pair.gateway_page, pair.live.record
+    row = page.read_row(record)
+    start = RECORDS + record * RECORD_BYTES
+    page._map[start] |= 1  # the lock is held by nobody, the bytes are whole
+    assert page.read_row(record) == row
+    page._map[start + 8] ^= 0xFF
+    with pytest.raises(TornRow):
+        page.read_row(record)
+    result = restart(pair)
+    assert result.sessions == 0
+    assert "half written" in result.ended[0]
+    assert pair.steered.ids == {}
+
+
+def test_a_row_comes_back_as_it_was_written(pair: CorePair) -> None:
+    pair.attach()
+    row = pair.live.page_row()
+    page = Page(Page.create(2, bytes(32)))
+    page.write_row(1, row)
+    assert page.read_row(1) == row
+    assert page.read_row(0).session_id == bytes(16)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x95\x01\xc4\x00\x90\xc0\xc4\x00"])
+def test_damaged_memory_is_not_recalled(damage: bytes) -> None:
+    with pytest.raises(NotRemembered):
+        recall(damage)
