@@ -196,11 +196,7 @@ def test_a_thousand_altered_datagrams_of_every_type(attacker: Attacker) -> None:
         kind = dice.choice(sorted(attacker.recorded))
         data, source = dice.choice(attacker.recorded[kind])
         attacker.send(spoil(dice, data, number), dice.choice((source, attacker.bound, attacker.elsewhere)))
-    # A marker that comes after all others on the same way.
-    already = counted(system, "unknown_peer")
-    wait_for(
-        lambda: attacker.send(unknown_key_init()) or counted(system, "unknown_peer") > already, "the end"
-    )
+    attacker.all_arrived()
     assert facts(system) == before
     with TcpEcho(system.net.client, system.net.gateway, "10.8.0.1") as tcp:
         tcp.goes_on()
@@ -233,10 +229,7 @@ def test_datagrams_larger_than_any_of_ours_and_empty_ones(attacker: Attacker) ->
         for size in (0, 1, 1_473, 9_000, 65_000):
             for first in (0, PacketType.HANDSHAKE_INIT, PacketType.DATA, PacketType.REATTACH_REQUEST, 0xFF):
                 sender.sendto((bytes((first, 0x10)) + bytes(size))[:size], gateway_address)
-    already = counted(system, "unknown_peer")
-    wait_for(
-        lambda: attacker.send(unknown_key_init()) or counted(system, "unknown_peer") > already, "the end"
-    )
+    attacker.all_arrived()
     assert facts(system) == before
     with TcpEcho(system.net.client, system.net.gateway, "10.8.0.1") as tcp:
         tcp.goes_on()

@@ -247,11 +247,21 @@ def test_a_store_that_cannot_be_opened(two_uplinks: Net) -> None:
         assert "gateway.db" in said
 
 
-def test_a_client_whose_uplink_is_not_there(two_uplinks: Net) -> None:
+def test_a_client_waits_for_an_uplink_that_is_not_there_yet(two_uplinks: Net) -> None:
     with prepared(two_uplinks, Setup(devices=("upZ",))) as system:
         system.start_gateway()
         system.gateway_up()
         client = system.start_client()
-        assert client.wait() == 1
-        assert "upZ" in client.said
+        wait_for(lambda: system.client()["state"] == "BIRTH", "a client that waits")
+        assert system.sessions() == []
+        two_uplinks.client.ip(
+            "link set upB down",
+            "link set upB name upZ",
+            "link set upZ up",
+            "route replace 203.0.113.1/32 via 10.201.2.1 dev upZ",
+        )
+        system.attached()
+        system.tunnelled()
+        with TcpEcho(two_uplinks.client, two_uplinks.gateway, "10.8.0.1") as tcp:
+            tcp.goes_on()
         assert "Traceback" not in client.said
