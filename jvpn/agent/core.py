@@ -226,7 +226,7 @@ class ClientCore:
         session = self.session
         if session is None or session.ended is None:
             return
-        again = (session.ended in _AGAIN or self._gave_up) and not self.stopped
+        again = (session.ended in _AGAIN or self._gave_up or session.reset) and not self.stopped
         self._gave_up = False
         self._effects.append(SessionOver(session.ended.value, again))
         self.session = None

@@ -15,6 +15,7 @@ from jvpn.protocol import reattach
 from jvpn.protocol.constants import Transport
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import NO_CHALLENGE, Cause, Request
+from jvpn.protocol.tickets import NO_TICKET
 
 RETRY_MS = 50
 RETRY_MAX_MS = 2_000
@@ -51,6 +52,8 @@ class Requester:
         self._secrets = secrets
         self._paths = paths
         self._version = version
+        #: What finds the session at a node that does not know it, by index.
+        self.tickets: dict[int, bytes] = {}
         self.attempt: Attempt | None = None
         self._last_number = 0
 
@@ -105,7 +108,8 @@ class Requester:
         request = Request(
             attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, challenge
         )
-        datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request)
+        ticket = self.tickets.get(path.index, NO_TICKET)
+        datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)
         return SendDatagram(path.uplink.number, path.uplink.remote, datagram)
 
     def wait(self, now_ms: int) -> None:

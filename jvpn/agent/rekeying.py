@@ -43,6 +43,14 @@ class ClientRekeying:
         self._due_ms: int | None = None
         self._packets_at_start = 0
 
+    def move(self, control: SealedControl, channel: ControlChannel, now_ms: int) -> None:
+        """A new epoch has its own keys and messages; a rekey under way is asked for again there."""
+        self._control, self._channel = control, channel
+        if self.old_secrets is not None:
+            control.add_phase(self.old_secrets)
+        if self._initiator is not None:
+            self._say(now_ms)
+
     @property
     def under_way(self) -> bool:
         return self._initiator is not None

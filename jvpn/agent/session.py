@@ -1,23 +1,25 @@
 """One session as the client holds it: keys, view of the machine, paths, control channel, the reattach in flight."""
 
+import base64
 from collections.abc import Callable
 
-from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram, TellWorker
+from jvpn.agent.effects import ClearRecord, ConfigureTunnel, Effect, SendDatagram, TellWorker
 from jvpn.agent.narrator import ClientNarrator, path_ref
 from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
 from jvpn.agent.reattaching import Attempt, Requester
 from jvpn.agent.rekeying import ClientRekeying
 from jvpn.policy.model import Policy, PolicyError
 from jvpn.protocol import keys, messages, reattach
-from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
+from jvpn.protocol.constants import CLOSE_REPEATS, TICKET_SIZE, Direction, PacketType
 from jvpn.protocol.control import ControlChannel, ControlType, Message
 from jvpn.protocol.handshake import HandshakeResult, Kem
 from jvpn.protocol.indexes import window
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Ack, Cause, Result
 from jvpn.protocol.sealed_control import SealedControl
+from jvpn.protocol.tickets import is_reset
 from jvpn.protocol.wire import WireError
-from jvpn.session.machine import Reason, State, View
+from jvpn.session.machine import Reason, State, View, split_version
 from jvpn.session.ttl import TtlClock
 from workers import commands
 from workers.page import Activity
@@ -65,6 +67,9 @@ class ClientSession:
         self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
         self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
         self.configured = False
+        self.reset = False
+        self._reset_token = b""
+        self._tunnel: ConfigureTunnel | None = None
         self.ended: Reason | None = None
         self._next_confirm_ms = now_ms
         self._next_tick_ms = now_ms
@@ -89,6 +94,8 @@ class ClientSession:
             self._on_ack(reattach.open_ack(self.secrets, data), path, now_ms)
         elif kind is PacketType.REATTACH_FAIL:
             self._on_fail(reattach.open_fail(self.secrets, data), now_ms)
+        elif kind is PacketType.RESET:
+            self._on_reset(data, now_ms)
         else:
             raise WireError("unexpected_type")
 
@@ -129,8 +136,11 @@ class ClientSession:
         except PolicyError as error:
             raise WireError("bad_control") from error
         self._narrator.policy_version = f"{self.policy.name}@{self.policy.version}"
+        self._take_tickets(config)
         tunnel = ConfigureTunnel(tuple(config.addresses), tuple(config.routes), config.mtu, tuple(config.dns))
-        self._do(tunnel)
+        if tunnel != self._tunnel:
+            self._tunnel = tunnel
+            self._do(tunnel)
         if self.configured:
             return
         self.configured = True
@@ -140,6 +150,41 @@ class ClientSession:
             if uplink.number not in self.paths.paths:
                 self.paths.open(uplink, now_ms)
         self._tell_indexes()
+
+    def _take_tickets(self, config: messages.Config) -> None:
+        """Raises WireError when one is no ticket; nothing has changed then."""
+        try:
+            tickets = {int(n): base64.b64decode(text, validate=True) for n, text in config.tickets.items()}
+            token = base64.b64decode(config.reset_token, validate=True)
+        except ValueError as error:
+            raise WireError("bad_control") from error
+        if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
+            raise WireError("bad_control")
+        self.requester.tickets, self._reset_token = tickets, token
+
+    def _on_reset(self, data: bytes, now_ms: int) -> None:
+        """The gateway's store does not know the session: an explicit end, unless something authentic still comes."""
+        if not is_reset(data, self._reset_token):
+            raise WireError("bad_proof")
+        if self.requester.attempt is None:
+            raise WireError("unexpected_type")
+        self.reset = True
+        self.end(Reason.PEER_CLOSED, now_ms, tell=False)
+
+    def _enter_epoch(self, epoch: int, now_ms: int) -> None:
+        """Another owner, or the same one after a restart: new data and control keys, new messages, new counters.
+
+        The worker forgets the session and gets it anew: the new owner's counters begin at zero.
+        """
+        self.epoch = epoch
+        self.channel = ControlChannel()
+        self.control = SealedControl(self.rekeying.secrets, epoch, Direction.CLIENT_TO_GATEWAY)
+        self.rekeying.move(self.control, self.channel, now_ms)
+        self._do(TellWorker(commands.RemoveSession(self._seq(), RECORD)))
+        self._do(ClearRecord(RECORD))
+        self._last_sent_ns = self._last_received_ns = 0
+        self._schedule_rekey(now_ms)
+        self._do(TellWorker(self._add_command()))
 
     def _phase_keys(self, secrets: SessionSecrets) -> commands.PhaseKeys:
         return commands.PhaseKeys(
@@ -334,6 +379,8 @@ class ClientSession:
         if attempt is None or ack.attempt != attempt.number:
             # A copy from an earlier attempt: its challenge may be one that the gateway takes no more.
             return
+        if split_version(ack.state_version).epoch < self.epoch:
+            return
         self.paths.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         if path.index in attempt.sent_ns and attempt.tries == 1:
@@ -371,6 +418,9 @@ class ClientSession:
         if draining is not None and previous is not None:
             # Before the worker is told its indexes: it must know the new one to probe on it.
             self.paths.open(previous.uplink, now_ms)
+        epoch = split_version(ack.state_version).epoch
+        if epoch > self.epoch:
+            self._enter_epoch(epoch, now_ms)
         self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
         self.view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
         self._clocks(now_ms)

@@ -153,8 +153,14 @@ class PathHealth:
         self._first_try_ns = self._rule.interval_ns
 
     def set_active(self, active: bool, now_ns: int) -> None:
-        """The path was bound, or left. What was DATA before proves and asks nothing any more."""
+        """The path was bound, or left. What was DATA before proves and asks nothing any more.
+
+        A bind proves the path: probes that went unanswered before it (a gateway that was down, an uplink without a
+        link) say nothing against it.
+        """
         self._now_ns = now_ns
+        if active and not self._active:
+            self._probes.proved(now_ns, now_ns)
         self._active = active
         self._data_sent_ns = None
         self._stream = StreamSpacing()

@@ -31,6 +31,7 @@ from jvpn.protocol.constants import (
     Transport,
 )
 from jvpn.protocol.keys import ZERO_NONCE, SessionSecrets
+from jvpn.protocol.tickets import NO_TICKET
 from jvpn.protocol.wire import Header, WireError
 
 _REQUEST = struct.Struct(">QIQBBH16sB")
@@ -40,7 +41,6 @@ _REPORT = struct.Struct(">IQ32s")
 _SEALED_AT: Final = HEADER_SIZE + TICKET_SIZE
 _PLAINTEXT: Final = REATTACH_REQUEST_SIZE - _SEALED_AT - TAG_SIZE
 NO_CHALLENGE: Final = bytes(CHALLENGE_SIZE)
-NO_TICKET: Final = bytes(TICKET_SIZE)
 
 
 class Cause(IntEnum):

@@ -15,6 +15,16 @@ class OwnershipStore(Protocol):
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         """Keep a session and its client's newest handshake timestamp, both or neither."""
 
+    def load(self, session_id: bytes) -> SessionRecord | None:
+        """One session; None when the store knows for certain that there is none."""
+
+    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+        """Compare-and-swap: keep `record` if version and owner are still the ones that were seen. False if not."""
+
+    @property
+    def fleet_key(self) -> bytes:
+        """32 bytes that all nodes on this store share: tickets and reset tokens are made with it."""
+
     def forget(self, session_id: bytes) -> None:
         """The session has ended. The client's timestamp stays: it must never fall."""
 

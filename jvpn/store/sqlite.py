@@ -2,12 +2,15 @@
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from jvpn.protocol.suites import hkdf_expand, suite
 from jvpn.session.record import SessionRecord
 from jvpn.session.table import State
 from jvpn.store.base import StoreError
@@ -30,7 +33,9 @@ class SqliteStore:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._aead = AESGCM(_key(path.with_name(path.name + ".key")))
+            key = _key(path.with_name(path.name + ".key"))
+            self._aead = AESGCM(key)
+            self.fleet_key = hkdf_expand(suite(1), key, b"jvp1 fleet")
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -40,6 +45,15 @@ class SqliteStore:
             raise StoreError(f"cannot open the session store {path}: {error}") from error
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
+        with self._transaction():
+            self._insert(record)
+            self._database.execute(
+                "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
+                "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
+                (record.client_public, timestamp_us),
+            )
+
+    def _insert(self, record: SessionRecord) -> None:
         nonce = os.urandom(12)
         sealed = nonce + self._aead.encrypt(nonce, record.secrets, record.session_id)
         row = (
@@ -60,17 +74,37 @@ class SqliteStore:
             record.last_bound_attempt,
         )
         marks = ",".join("?" * len(row))
-        self._change(
-            (f"INSERT OR REPLACE INTO sessions VALUES ({marks})", row),
-            (
-                "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
-                "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
-                (record.client_public, timestamp_us),
-            ),
-        )
+        self._database.execute(f"INSERT OR REPLACE INTO sessions VALUES ({marks})", row)
 
     def forget(self, session_id: bytes) -> None:
-        self._change(("DELETE FROM sessions WHERE session_id = ?", (session_id,)))
+        with self._transaction():
+            self._database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
+
+    def load(self, session_id: bytes) -> SessionRecord | None:
+        try:
+            found = self._database.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,))
+            row = found.fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the session store {self._path}: {error}") from error
+        if row is None:
+            return None
+        record = self._record(row)
+        if record is None:
+            raise StoreError(
+                f"a session in {self._path} cannot be opened: is {self._path}.key the right one?"
+            )
+        return record
+
+    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+        seen = (record.session_id, seen_version, seen_owner)
+        with self._transaction():
+            found = self._database.execute(
+                "SELECT 1 FROM sessions WHERE session_id = ? AND state_version = ? AND owner_node = ?", seen
+            )
+            if found.fetchone() is None:
+                return False
+            self._insert(record)
+        return True
 
     def sessions(self) -> list[SessionRecord]:
         try:
@@ -108,14 +142,15 @@ class SqliteStore:
     def close(self) -> None:
         self._database.close()
 
-    def _change(self, *statements: tuple[str, tuple[object, ...]]) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing, durable at its end. Raises StoreError."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                for text, values in statements:
-                    self._database.execute(text, values)
+                yield
                 self._database.execute("COMMIT")
-            except sqlite3.Error:
+            except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:

@@ -36,6 +36,7 @@ class GatewayFacts:
     boot_id: str
     private_key: bytes = field(repr=False)
     public_key: bytes
+    fleet_key: bytes = field(repr=False)
     suites: frozenset[int]
     challenge_key: bytes = field(repr=False)
     generation: int

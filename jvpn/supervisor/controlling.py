@@ -5,10 +5,11 @@ pending entry into a session. CONFIG goes out under the keys that DATA has: with
 packet under the first rekeyed phase.
 """
 
+import base64
 from collections.abc import Callable
 
-from jvpn.protocol import messages
-from jvpn.protocol.constants import CONTROL_STATE_REPEAT_MS
+from jvpn.protocol import messages, tickets
+from jvpn.protocol.constants import CONTROL_STATE_REPEAT_MS, NONCE_SIZE
 from jvpn.protocol.control import ControlType, Message
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.wire import WireError
@@ -138,10 +139,11 @@ class Controlling:
         self.after_transition(session, now_ms)
 
     def configure(self, session: LiveSession, now_ms: int) -> None:
-        """CONFIG, once for each session: what the client is given."""
-        if session.configured:
+        """CONFIG: what the client is given; again when the installed indexes have changed, for their tickets."""
+        installed = set(session.indexes.ids.values())
+        if session.configured and installed == session.ticketed:
             return
-        session.configured = True
+        session.configured, session.ticketed = True, installed
         facts = self._context.facts
         config = messages.Config(
             addresses=list(session.peer.addresses),
@@ -149,8 +151,23 @@ class Controlling:
             mtu=facts.mtu,
             policy=messages.raw_json(session.policy.to_wire()),
             dns=list(facts.dns),
+            tickets={
+                str(index): self._ticket(session, its_id) for index, its_id in session.indexes.ids.items()
+            },
+            reset_token=_base64(tickets.reset_token(facts.fleet_key, session.session_id)),
         )
         session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
+
+    def renew(self, session: LiveSession, now_ms: int) -> None:
+        """The window of indexes may have moved: a configured client gets tickets for the new ones."""
+        if session.configured and session.bindings.active is not None:
+            self.configure(session, now_ms)
+            self._context.flush(session, now_ms)
+
+    def _ticket(self, session: LiveSession, steering_id: bytes) -> str:
+        context = self._context
+        nonce = context.random_bytes(NONCE_SIZE)
+        return _base64(tickets.seal_ticket(context.facts.fleet_key, steering_id, session.session_id, nonce))
 
     def after_transition(self, session: LiveSession, now_ms: int) -> None:
         """Every step: the page knows it, the clocks run by it, the client is told."""
@@ -175,3 +192,7 @@ class Controlling:
         session.channel.send(ControlType.STATE, state.encode(), now_ms)
         session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
         self._context.flush(session, now_ms)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()

@@ -16,21 +16,27 @@ from jvpn.protocol.constants import CLOSE_REPEATS, PacketType
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
+from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix
+from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix, SaveSession
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.rekeying import Rekeying
+from jvpn.supervisor.takeover import Takeover
 from workers import commands
+
+#: Store records follow a bind within this.
+STORE_LAG_MS = 50
 
 
 class GatewayCore:
-    def __init__(self, context: GatewayContext) -> None:
+    def __init__(self, context: GatewayContext, store: OwnershipStore) -> None:
         self.context = context
         self._handshakes = Handshakes(context, self._on_attached)
         self._reattaching = Reattaching(context)
+        self._takeover = Takeover(context, store, self._reattaching)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
 
@@ -52,7 +58,9 @@ class GatewayCore:
             self._handshakes.receive_init(data, arrival, now_ms)
             return
         found = self.context.by_steering_id.get(header.steering_id)
-        if found is None:
+        if found is None and header.type is PacketType.REATTACH_REQUEST:
+            self._on_stranger(data, arrival, now_ms)
+        elif found is None:
             counters["unknown_id"] += 1
         elif header.type is PacketType.REATTACH_REQUEST:
             self._on_request(*found, data, arrival, now_ms)
@@ -60,6 +68,12 @@ class GatewayCore:
             self._controlling.receive(*found, data, arrival, now_ms)
         else:
             counters["unexpected_type"] += 1
+
+    def _on_stranger(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        taken = self._takeover.receive_request(data, arrival, now_ms)
+        if taken is not None:
+            self._controlling.configure(taken, now_ms)
+            self._controlling.after_transition(taken, now_ms)
 
     def _on_request(
         self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int
@@ -73,6 +87,8 @@ class GatewayCore:
             reason = Reason.SECURITY_TERMINATED
         if reason is not None:
             self.terminate(session, reason, now_ms)
+        else:
+            self._controlling.renew(session, now_ms)
 
     # Attaching, ending
 
@@ -155,14 +171,15 @@ class GatewayCore:
             arrival = Arrival(report.socket, report.local, report.remote)
             self.receive_datagram(report.data, arrival, now_ms)
         elif isinstance(report, commands.IndexSeen):
-            self._on_index_seen(report)
+            self._on_index_seen(report, now_ms)
 
-    def _on_index_seen(self, report: commands.IndexSeen) -> None:
-        for session in self.context.sessions.values():
+    def _on_index_seen(self, report: commands.IndexSeen, now_ms: int) -> None:
+        for session in list(self.context.sessions.values()):
             if session.record == report.record and session.indexes.saw(report.index):
                 # A supervisor that takes over must not close what the client is probing on.
                 self.context.write_row(session)
                 self.context.refresh_indexes(session)
+                self._controlling.renew(session, now_ms)
 
     def worker_replaced(self, slot: int, now_ms: int) -> None:
         """A new process works as `slot`. Its sessions get a higher generation, so no nonce repeats, and go on."""
@@ -204,6 +221,7 @@ class GatewayCore:
                 session.bindings.drain_until_ms or None,
                 self._silence_deadline_ms(session),
                 self._rekeying.get_timer(session),
+                None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
             ]
         return min((at for at in due if at is not None), default=None)
 
@@ -224,6 +242,7 @@ class GatewayCore:
                 self.context.flush(session, now_ms)
             self._finish_draining(session, now_ms)
             self._rekeying.handle_timer(session, now_ms)
+            self._store_changes(session, now_ms)
 
     def _expire(self, session: LiveSession, now_ms: int) -> None:
         machine, policy = session.machine, session.policy
@@ -244,6 +263,15 @@ class GatewayCore:
             return
         machine.apply(fired.reason, now_ms, fired.to)
         self._controlling.after_transition(session, now_ms)
+
+    def _store_changes(self, session: LiveSession, now_ms: int) -> None:
+        """What a bind changed is durable soon after, never before its ACK: nothing is lost but a version count."""
+        if session.dirty_ms is None or now_ms < session.dirty_ms + STORE_LAG_MS:
+            return
+        session.dirty_ms = None
+        facts = self.context.facts
+        stored = session.store_record(facts.node_id, self.context.wall_ms(), now_ms, facts.boot_id)
+        self.context.do(SaveSession(stored, 0))
 
     def _heard_ms(self, session: LiveSession) -> int:
         """When anything authenticated last came from the client, at the supervisor or at its worker."""

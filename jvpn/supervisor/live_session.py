@@ -100,6 +100,7 @@ class LiveSession:
         self.epoch = machine_epoch
         self.record = record
         self.slot = slot
+        self.machine_hook = hook
         self.machine = Machine(machine_epoch, hook)
         self.bindings = Bindings()
         self.listeners: dict[int, int] = {}
@@ -117,10 +118,16 @@ class LiveSession:
         self.sent_at_rekey = 0
         self.given_to_worker = False
         self.configured = False
+        #: Steering ids that the client has been given tickets for.
+        self.ticketed: set[bytes] = set()
+        #: Changed since the store has it, since when.
+        self.dirty_ms: int | None = None
         self.ttl = TtlClock(created_ms + policy.session_ttl_ms)
         self.created_ms = created_ms
         self.generation = 0
         self.last_attempt = 0
+        #: False after a takeover until the first bind: until then the challenge alone is the freshness.
+        self.bound_in_epoch = True
         self.refused: Fail | None = None
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)

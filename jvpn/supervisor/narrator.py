@@ -63,6 +63,11 @@ class Narrator:
         common = self._common(session, "HANDSHAKE_OK")
         self._sink.emit(OwnershipEvent(action="acquired", last_version=None, **common))  # type: ignore[arg-type]
 
+    def taken_over(self, session: LiveSession, last_version: int) -> None:
+        """Opens the new epoch: this node has made itself the owner of a stored session."""
+        common = self._common(session, "TAKEN_OVER")
+        self._sink.emit(OwnershipEvent(action="acquired", last_version=last_version, **common))  # type: ignore[arg-type]
+
     def transferred(self, session: LiveSession, slot: int, reason: str = "WORKER_REPLACED") -> None:
         """Another process works for the session now, on the same node: no binding change."""
         details = {"slot": slot, "generation": session.generation}

@@ -138,7 +138,7 @@ class Gateway:
             self._say(f"the earlier data plane was ended: {self.dataplane.difference}")
         configure_tun(plan.tun_name, plan.addresses, TUN_MTU)
         self._fill_steering()
-        self.core = GatewayCore(self._context())
+        self.core = GatewayCore(self._context(), self.store)
         if self.dataplane.adopted:
             self._adopt()
         self._attach_steering()
@@ -221,6 +221,7 @@ class Gateway:
             boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
             private_key=plan.private_key,
             public_key=x25519_public(plan.private_key),
+            fleet_key=self.store.fleet_key,
             suites=plan.suites,
             challenge_key=page.challenge_key,
             generation=self.dataplane.inventory.generation,

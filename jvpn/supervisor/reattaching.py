@@ -70,7 +70,7 @@ class Reattaching:
                 admitted=True,
                 known=True,
                 proven=True,
-                challenged=self._challenged(session, request, arrival, now_ms),
+                challenged=self.challenged(session, request, arrival, now_ms),
                 attempt=request.attempt,
                 version=request.state_version,
                 cause=Reason[request.cause.name],
@@ -81,7 +81,7 @@ class Reattaching:
                 bindings=machine.active_bindings,
                 owner_node=node_id,
                 last_bound_attempt=session.last_attempt,
-                bound_in_epoch=True,
+                bound_in_epoch=session.bound_in_epoch,
                 session_deadline_ms=ttl.session_deadline_ms,
                 loss_deadline_ms=ttl.loss_deadline_ms,
             ),
@@ -90,7 +90,7 @@ class Reattaching:
             self._policy_facts(session, request, now_ms),
         )
 
-    def _challenged(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> bool:
+    def challenged(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> bool:
         return paths.challenge_valid(
             request.challenge,
             self._context.facts.challenge_key,
@@ -131,9 +131,9 @@ class Reattaching:
         if verdict.counts_against_session:
             session.security_failures += 1
         if verdict.kind is Kind.PENDING:
-            self._acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
+            self.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
-            self._acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
         elif verdict.kind is Kind.FAIL:
             self._fail(session, index, request, verdict, arrival, now_ms)
         elif verdict.kind is Kind.BIND:
@@ -197,6 +197,8 @@ class Reattaching:
         }
         session.listeners[index] = arrival.listener
         session.last_attempt = request.attempt
+        session.bound_in_epoch = True
+        session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
         session.heard_ms = now_ms
         (session.binds.take(now_ms) if lost else session.switches.times_ms.append(now_ms))
         details = {"new": path_text(new), "attempt": request.attempt}
@@ -211,7 +213,7 @@ class Reattaching:
         context.tell(
             session.slot,
             rebind,
-            lambda done_ms: self._acknowledge(session, index, request, Result.BOUND, arrival, done_ms),
+            lambda done_ms: self.acknowledge(session, index, request, Result.BOUND, arrival, done_ms),
         )
         # Only now: the worker refuses to forget the index that it is bound to.
         context.refresh_indexes(session)
@@ -224,7 +226,7 @@ class Reattaching:
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
 
-    def _acknowledge(
+    def acknowledge(
         self,
         session: LiveSession,
         index: int,

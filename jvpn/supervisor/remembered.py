@@ -17,13 +17,15 @@ class NotRemembered(ValueError):
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
-    """`phases` are (number, secret), oldest first; `answered` is the newest REKEY_INIT and the RESPONSE to it."""
+    """`phases` are (number, secret), oldest first; `answered` is the newest REKEY_INIT and the RESPONSE to it;
+    `highest_index` the highest on which anything was authenticated."""
 
     suite: int
     session: bytes
     phases: list[tuple[int, bytes]]
     answered: tuple[bytes, bytes] | None
     policy: bytes
+    highest_index: int = 0
 
     def __repr__(self) -> str:
         """Shows no secret: these end up in tracebacks."""
@@ -55,6 +57,7 @@ def remember(session: "LiveSession") -> bytes:
             phases=[(secrets.phase_number, secrets.phase) for secrets in known if secrets is not None],
             answered=None if newest is None else (newest.init_value, newest.response_value),
             policy=session.policy.to_wire(),
+            highest_index=session.indexes.highest_seen,
         )
     )
 

@@ -30,6 +30,7 @@ from jvpn.protocol.constants import DATA_KINDS, PacketType
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import split_version
+from jvpn.store.memory import MemoryStore
 from jvpn.supervisor import effects as gateway_does
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
@@ -115,6 +116,7 @@ class CorePair:
         self.gateway_sink = MemorySink()
         self.steered = Steered()
         self.saved: list[gateway_does.SaveSession] = []
+        self.store = MemoryStore(b"\x77" * 32)
         self.done: list[gateway_does.Effect] = []
         self.worker_delay_ms = 0.0
         self._udp = PairUdp(0, GATEWAY.port, lambda data, to: self._send_down(data, GATEWAY, to))
@@ -124,6 +126,7 @@ class CorePair:
             boot_id="boot",
             private_key=GATEWAY_KEY,
             public_key=x25519_public(GATEWAY_KEY),
+            fleet_key=self.store.fleet_key,
             suites=frozenset({1, 2}),
             challenge_key=self.gateway_page.challenge_key,
             generation=1,
@@ -143,7 +146,7 @@ class CorePair:
             self.wall_ms,
             self.gateway_page,
         )
-        self.gateway = GatewayCore(self.context)
+        self.gateway = GatewayCore(self.context, self.store)
 
     def _gateway_worker(self, slot: int) -> PairWorker:
         def say(report: commands.Report) -> None:
@@ -335,6 +338,9 @@ class CorePair:
                 self.steered.prefixes.pop(prefix, None)
             case gateway_does.SaveSession():
                 self.saved.append(effect)
+                self.store.save(effect.record, effect.timestamp_us)
+            case gateway_does.ForgetSession(session_id):
+                self.store.forget(session_id)
 
     def _client_effect(self, effect: client_does.Effect) -> None:
         match effect:

@@ -61,9 +61,9 @@ def test_the_ack_goes_out_only_when_everything_is_in_force(forge: Forge) -> None
                 told.append("steering")
             case effects.TellWorker(command=commands.Rebind()):
                 told.append("worker")
-            case effects.SendDatagram():
+            case effects.SendDatagram(data=data) if data[0] == PacketType.REATTACH_ACK:
                 told.append("ACK")
-    assert told == ["page", "steering", "worker", "ACK"]
+    assert list(dict.fromkeys(told)) == ["page", "steering", "worker", "ACK"]
 
 
 def test_a_bound_attempt_repeated_gets_the_same_ack_and_no_second_bind(forge: Forge) -> None:

@@ -1,0 +1,51 @@
+"""An ownership store in memory, for tests and the simulator: the same contract, durable as long as the object lives."""
+
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
+
+
+class MemoryStore:
+    """`broken` makes every call fail, as a full disk would."""
+
+    def __init__(self, fleet_key: bytes = bytes(32)) -> None:
+        self.fleet_key = fleet_key
+        self.broken = False
+        self._records: dict[bytes, SessionRecord] = {}
+        self._timestamps_us: dict[bytes, int] = {}
+
+    def _check(self) -> None:
+        if self.broken:
+            raise StoreError("the store in memory is told to fail")
+
+    def save(self, record: SessionRecord, timestamp_us: int) -> None:
+        self._check()
+        self._records[record.session_id] = record
+        newest = self._timestamps_us.get(record.client_public, 0)
+        self._timestamps_us[record.client_public] = max(timestamp_us, newest)
+
+    def load(self, session_id: bytes) -> SessionRecord | None:
+        self._check()
+        return self._records.get(session_id)
+
+    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+        self._check()
+        present = self._records.get(record.session_id)
+        if present is None or (present.state_version, present.owner_node) != (seen_version, seen_owner):
+            return False
+        self._records[record.session_id] = record
+        return True
+
+    def forget(self, session_id: bytes) -> None:
+        self._check()
+        self._records.pop(session_id, None)
+
+    def sessions(self) -> list[SessionRecord]:
+        self._check()
+        return list(self._records.values())
+
+    def timestamps_us(self) -> dict[bytes, int]:
+        self._check()
+        return dict(self._timestamps_us)
+
+    def close(self) -> None:
+        return

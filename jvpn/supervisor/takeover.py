@@ -1,0 +1,220 @@
+"""A REATTACH_REQUEST on a steering id that this node does not know: the ticket leads to the session in the store.
+
+A host that restarts loads nothing in advance: its sessions come back one by one, when their clients ask, by the same
+code that takes over another node's. In this order, each step cheaper than what follows it:
+
+ 1. bucket                 for all strangers together
+ 2. ticket opens           one AEAD; until here the store is not read
+ 3. store read             gone: RESET, which only its own client believes; unreachable: silence
+ 4. proof                  the REQUEST opens under the stored session secret
+ 5. challenge              without a valid one: ACK(pending), and nothing has changed
+ 6. lifetime               over: FAIL, and the record goes
+ 7. claim                  owner and epoch + 1, compare-and-swap, durable
+ 8. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
+"""
+
+from jvpn.protocol import reattach, tickets
+from jvpn.protocol.constants import OFFSET_STEERING_ID
+from jvpn.protocol.keys import SessionSecrets, steering_id
+from jvpn.protocol.reattach import Fail, Request, Result
+from jvpn.protocol.wire import WireError
+from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.session.machine import Machine, Reason, State, VersionExhausted
+from jvpn.session.record import SessionRecord
+from jvpn.session.ttl import Instant, TtlClock, revive
+from jvpn.store.base import OwnershipStore, StoreError
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.effects import ClearRecord, ForgetSession, PutPrefix
+from jvpn.supervisor.live_session import Answered, Arrival, LiveSession
+from jvpn.supervisor.reattaching import Reattaching
+from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
+
+#: REQUESTs with a ticket that we look at, all strangers together.
+RATE = Rate(500, 1000)
+#: How far above the stored highest index a client may have gone since that was stored.
+SEARCH_ABOVE = 64
+SEARCH_BELOW = 8
+
+
+class Takeover:
+    def __init__(self, context: GatewayContext, store: OwnershipStore, reattaching: Reattaching) -> None:
+        self._context = context
+        self._store = store
+        self._reattaching = reattaching
+        self._bucket = TokenBucket(RATE)
+
+    def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> LiveSession | None:
+        """Judge a REQUEST on an unknown id; returns the session when it has been taken over and bound just now."""
+        counters = self._context.counters
+        wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
+        ticket = tickets.ticket_of(data)
+        if ticket == tickets.NO_TICKET or not self._bucket.take(now_ms):
+            counters["unknown_id"] += 1
+            return None
+        session_id = tickets.open_ticket(self._context.facts.fleet_key, wanted, ticket)
+        if session_id is None:
+            counters["bad_ticket"] += 1
+            return None
+        live = self._context.sessions.get(session_id)
+        if live is not None:
+            self._on_live(live, wanted, data, arrival, now_ms)
+            return None
+        try:
+            record = self._store.load(session_id)
+        except StoreError:
+            counters["store_errors"] += 1
+            return None
+        if record is None:
+            counters["resets_sent"] += 1
+            token = tickets.reset_token(self._context.facts.fleet_key, session_id)
+            self._context.send(arrival, tickets.reset_datagram(wanted, token))
+            return None
+        try:
+            return self._on_stored(record, wanted, data, arrival, now_ms)
+        except (NotRemembered, WireError, VersionExhausted) as error:
+            counters[getattr(error, "reason", "not_remembered")] += 1
+            return None
+
+    def _on_live(
+        self, session: LiveSession, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
+    ) -> None:
+        """A session of ours on an index beyond the window: the ticket proves the id, the window moves there."""
+        index = _find_index(session.secrets, wanted, session.indexes.highest_seen)
+        if index is None:
+            self._context.counters["unknown_id"] += 1
+            return
+        try:
+            reattach.open_request(session.secrets, index, data)
+        except WireError as error:
+            self._context.counters[error.reason] += 1
+            return
+        if session.indexes.saw(index):
+            self._context.refresh_indexes(session)
+        if index in session.indexes.ids:
+            self._reattaching.receive_request(session, index, data, arrival, now_ms)
+
+    def _on_stored(
+        self, record: SessionRecord, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
+    ) -> LiveSession | None:
+        memory = recall(record.secrets)
+        secrets = memory.secrets()[0]
+        index = _find_index(secrets, wanted, memory.highest_index)
+        if index is None:
+            self._context.counters["unknown_id"] += 1
+            return None
+        request = reattach.open_request(secrets, index, data)
+        session = self._restore(record, memory, index, now_ms)
+        if session is None:
+            self._context.counters["unknown_peer"] += 1
+            return None
+        if not self._reattaching.challenged(session, request, arrival, now_ms):
+            self._context.counters["takeover_pending"] += 1
+            self._reattaching.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
+            return None
+        clock = self._lifetime(record, session, now_ms)
+        if isinstance(clock, Reason):
+            self._over(session, index, request, clock, arrival)
+            return None
+        session.ttl = clock
+        return self._claim(record, session, index, data, arrival, now_ms)
+
+    def _restore(
+        self, record: SessionRecord, memory: Remembered, index: int, now_ms: int
+    ) -> LiveSession | None:
+        """The session as stored, belonging to nobody yet; None when its peer is not configured any more."""
+        context = self._context
+        peer = context.peers.find(record.client_public)
+        if peer is None:
+            return None
+        phases = memory.secrets()
+        # Of two stored phases the client may use either: we send under the older until it shows the newer.
+        session = LiveSession(
+            session_id=record.session_id,
+            peer=peer,
+            policy=memory.policy_snapshot(),
+            secrets=phases[-2] if len(phases) > 1 else phases[-1],
+            machine_epoch=record.epoch + 1,
+            hook=lambda step: context.narrator.transition(session, step),
+            record=-1,
+            slot=context.least_loaded_slot(),
+            supervisor_generation=context.facts.generation,
+            created_ms=now_ms,
+        )
+        if len(phases) > 1:
+            session.next_secrets = phases[-1]
+            session.control.add_phase(phases[-1])
+        if memory.answered is not None:
+            session.answered = Answered(*memory.answered)
+        session.machine = Machine.adopt(State.RECOVERING, record.state_version, 0, now_ms)
+        session.last_attempt = session.last_told_attempt = 0
+        session.bound_in_epoch = False
+        session.indexes.saw(index)
+        session.indexes.update(())
+        return session
+
+    def _lifetime(self, record: SessionRecord, session: LiveSession, now_ms: int) -> TtlClock | Reason:
+        context, policy = self._context, session.policy
+        now = Instant(context.wall_ms(), now_ms, context.facts.boot_id)
+        # The record's own time is the last sign of life that is durable.
+        heartbeat = Instant(record.stored_wall_ms, now_ms, "")
+        return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
+
+    def _over(
+        self, session: LiveSession, index: int, request: Request, reason: Reason, arrival: Arrival
+    ) -> None:
+        context = self._context
+        version = session.machine.state_version
+        fail = Fail(request.attempt, version, 0, reason.value)
+        salt = context.random_bytes(16)
+        context.send(arrival, reattach.seal_fail(session.secrets, salt, session.indexes.ids[index], fail))
+        session.machine.apply(reason, 0, State.TERMINATED)
+        context.do(ForgetSession(session.session_id))
+
+    def _claim(
+        self,
+        record: SessionRecord,
+        session: LiveSession,
+        index: int,
+        data: bytes,
+        arrival: Arrival,
+        now_ms: int,
+    ) -> LiveSession | None:
+        """Owner and epoch + 1 in one compare-and-swap; then the request is judged like any other."""
+        context, facts = self._context, self._context.facts
+        if not context.free_records:
+            context.counters["table_full"] += 1
+            return None
+        hook = session.machine_hook
+        session.machine = Machine.open_epoch(record.state_version, State.RECOVERING, now_ms, hook)
+        claimed = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
+        try:
+            if not self._store.claim(claimed, record.state_version, record.owner_node):
+                context.counters["claim_lost"] += 1
+                return None
+        except StoreError:
+            context.counters["store_errors"] += 1
+            return None
+        session.record = context.free_records.pop()
+        session.given_to_worker = True
+        context.sessions[session.session_id] = session
+        context.by_peer[session.peer.public_key] = session
+        context.narrator.taken_over(session, record.state_version)
+        context.do(ClearRecord(session.record))
+        context.write_row(session)
+        for number, its_id in session.indexes.ids.items():
+            context.by_steering_id[its_id] = (session, number)
+            context.put_id(session, number)
+        for prefix in session.peer.addresses:
+            context.do(PutPrefix(prefix, session.slot))
+        context.tell(session.slot, session.add_command(context.next_seq()))
+        context.counters["takeovers"] += 1
+        self._reattaching.receive_request(session, index, data, arrival, now_ms)
+        return session
+
+
+def _find_index(secrets: SessionSecrets, wanted: bytes, highest: int) -> int | None:
+    """The index of a steering id, near the highest that is known to have been used."""
+    for index in range(max(0, highest - SEARCH_BELOW), highest + SEARCH_ABOVE):
+        if steering_id(secrets, index) == wanted:
+            return index
+    return None
