@@ -116,7 +116,7 @@ class CorePair:
         self.gateway_sink = MemorySink()
         self.steered = Steered()
         self.saved: list[gateway_does.SaveSession] = []
-        self.store = MemoryStore(b"\x77" * 32)
+        self.store = getattr(self, "store", MemoryStore(b"\x77" * 32))
         self.done: list[gateway_does.Effect] = []
         self.worker_delay_ms = 0.0
         self._udp = PairUdp(0, GATEWAY.port, lambda data, to: self._send_down(data, GATEWAY, to))
@@ -158,6 +158,15 @@ class CorePair:
     def _gateway_heard(self, slot: int, worker: PairWorker, report: commands.Report) -> None:
         if self.workers[slot] is worker:
             self.gateway.worker_report(slot, report, self.now_ms)
+
+    def restart_gateway(self) -> None:
+        """The host of the gateway is back after a crash: another challenge key, nothing in memory, the same store."""
+        for worker in self.workers.values():
+            worker.alive = False
+        sink = self.gateway_sink
+        self._make_gateway(tuple(self.workers))
+        self.gateway_sink.events[:0] = sink.events
+        self.settle()
 
     def replace_worker(self, slot: int) -> PairWorker:
         """The worker of `slot` is dead; another process has its seat."""

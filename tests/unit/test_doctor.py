@@ -272,7 +272,6 @@ def test_an_unprivileged_user_is_told_to_become_root():
 @ROOT_ONLY
 def test_the_deep_look_loads_the_programs_and_removes_them():
     pytest.importorskip("bcc")
-    mounts = Path("/proc/self/mounts").read_text()
     done = jvpn("--json", "--deep")
     programs = found(done).get("BPF programs")
     if programs is None:
@@ -280,7 +279,8 @@ def test_the_deep_look_loads_the_programs_and_removes_them():
             "this machine lacks what the programs need: " + json.loads(done.stdout)["ladder"][0]["why"]
         )
     assert programs["level"] == "ok", programs
-    assert Path("/proc/self/mounts").read_text() == mounts
+    # Other tests mount things meanwhile: only what carries the doctor's own name can be the doctor's.
+    assert "jvpn-doctor" not in Path("/proc/self/mounts").read_text()
 
 
 def a_report() -> Report:

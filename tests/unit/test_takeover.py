@@ -1,0 +1,170 @@
+"""A gateway that knows nothing finds its sessions by their tickets; one that is gone is said to be gone."""
+
+from dataclasses import replace
+
+import pytest
+from core_pair import CorePair, Flight, fast_policy
+
+from jvpn.protocol import tickets
+from jvpn.protocol.constants import PacketType
+from jvpn.session.machine import State, split_version
+from workers.commands import Endpoint
+
+
+@pytest.fixture
+def pair() -> CorePair:
+    pair = CorePair()
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session.configured)
+    pair.advance(500)
+    return pair
+
+
+def attached_in_epoch(pair: CorePair, epoch: int) -> bool:
+    session = pair.client.session
+    return (
+        session is not None
+        and session.view.state is State.ATTACHED
+        and split_version(session.view.state_version).epoch == epoch
+    )
+
+
+def send_traffic(pair: CorePair) -> None:
+    """User traffic is what makes the client notice; the page says that DATA was sent."""
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+
+
+def restart(pair: CorePair) -> None:
+    pair.restart_gateway()
+    send_traffic(pair)
+
+
+def requests(pair: CorePair) -> list[Flight]:
+    return [flight for flight in pair.sent if flight.kind is PacketType.REATTACH_REQUEST]
+
+
+def test_a_restarted_gateway_has_its_session_back_in_a_new_epoch(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    restart(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert pair.client.session is session
+    assert list(pair.context.sessions) == [session.session_id]
+    assert pair.client.handshakes_done == 1
+    assert pair.over == []
+
+
+def test_keys_of_the_new_epoch_carry_control_and_probes(pair: CorePair) -> None:
+    restart(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    pair.advance(3_000)
+    (session,) = pair.context.sessions.values()
+    assert session.client_version == session.machine.state_version
+    assert session.channel.unacknowledged == 0
+    client = pair.client.session
+    assert client is not None
+    active = client.paths.active_path
+    assert active is not None
+    assert active.health.snapshot(pair.now_ns).answering
+
+
+def test_the_session_can_be_taken_over_again_and_again(pair: CorePair) -> None:
+    for epoch in (2, 3, 4):
+        restart(pair)
+        pair.wait_for(lambda epoch=epoch: attached_in_epoch(pair, epoch))
+        pair.advance(1_000)
+    assert pair.client.handshakes_done == 1
+
+
+def test_without_a_challenge_a_request_changes_nothing(pair: CorePair) -> None:
+    pair.restart_gateway()
+    pair.rules.append(lambda flight: [] if flight.kind is PacketType.REATTACH_ACK else None)
+    stored = pair.store.sessions()
+    send_traffic(pair)
+    pair.wait_for(lambda: pair.context.counters["takeover_pending"] > 2)
+    assert not pair.context.sessions
+    assert pair.store.sessions() == stored
+    assert len(pair.context.free_records) == pair.context.facts.capacity
+
+
+def test_a_session_that_the_store_lost_is_reset_and_shaken_anew(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    pair.store.forget(session.session_id)
+    restart(pair)
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session is not session)
+    assert [over.again for over in pair.over] == [True]
+    assert pair.context.counters["resets_sent"] >= 1
+
+
+def test_a_reset_with_another_token_is_refused(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    active = session.paths.active_path
+    assert active is not None
+    pair.inject_down(tickets.reset_datagram(active.steering_id, b"x" * 16))
+    assert pair.client.session is session
+    assert pair.client.counters["bad_proof"] == 1
+
+
+def test_a_true_reset_is_ignored_while_the_path_lives(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    active = session.paths.active_path
+    assert active is not None
+    token = tickets.reset_token(pair.store.fleet_key, session.session_id)
+    pair.inject_down(tickets.reset_datagram(active.steering_id, token))
+    assert pair.client.session is session
+    assert pair.over == []
+
+
+def test_while_the_store_is_silent_so_is_the_gateway(pair: CorePair) -> None:
+    pair.restart_gateway()
+    pair.store.broken = True
+    send_traffic(pair)
+    pair.wait_for(lambda: pair.context.counters["store_errors"] > 2)
+    assert not any(flight.kind is PacketType.RESET for flight in pair.sent)
+    pair.store.broken = False
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+
+
+def test_a_ticket_of_another_fleet_or_id_is_worth_nothing(pair: CorePair) -> None:
+    restart(pair)
+    pair.wait_for(lambda: len(requests(pair)) > 0)
+    request = requests(pair)[0]
+    forged = request.data[:20] + b"\x01" * 44 + request.data[64:]
+    elsewhere = request.data[:4] + bytes(8) + request.data[12:]
+    pair.restart_gateway()
+    before = len(pair.strangers)
+    for data in (forged, elsewhere):
+        pair.inject(data, Endpoint(request.source.address, 9))
+    assert pair.context.counters["bad_ticket"] == 2
+    assert len(pair.strangers) == before
+
+
+def test_an_expired_session_fails_and_leaves_the_store() -> None:
+    pair = CorePair(fast_policy(session_ttl_ms=60_000, transport_loss_ttl_ms=60_000))
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session.configured)
+    pair.advance(200)
+    (record,) = pair.store.sessions()
+    pair.store.save(replace(record, expires_boot_ms=pair.now_ms + 1), 0)
+    restart(pair)
+    pair.wait_for(lambda: not pair.store.sessions())
+    pair.wait_for(lambda: pair.over != [])
+    assert pair.over[0].reason == "SESSION_TTL_EXPIRED"
+
+
+def test_a_rekey_whose_answer_was_lost_with_the_gateway_has_one_outcome(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    pair.advance(6_000)
+    pair.rules.append(lambda flight: [] if not flight.up and flight.kind is PacketType.CONTROL else None)
+    phase = session.rekeying.secrets.phase_number
+    session.rekeying.begin(pair.now_ms)
+    pair.advance(300)
+    pair.rules.clear()
+    restart(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    pair.wait_for(lambda: session.rekeying.secrets.phase_number == phase + 1)
+    (live,) = pair.context.sessions.values()
+    pair.wait_for(lambda: live.secrets.phase_number == phase + 1)
+    assert live.secrets.phase == session.rekeying.secrets.phase
