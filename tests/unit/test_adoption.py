@@ -43,7 +43,7 @@ def restart(pair: CorePair, *, records: list[SessionRecord] | None = None, peers
     pair.context = GatewayContext(
         facts, known, old.narrator, old.random_bytes, old.wall_ms, pair.gateway_page
     )
-    pair.gateway = GatewayCore(pair.context)
+    pair.gateway = GatewayCore(pair.context, pair.store)
     rows, torn = {}, []
     for record in range(pair.gateway_page.capacity):
         try:
@@ -115,6 +115,7 @@ def test_a_worker_that_was_replaced_unseen_gets_the_session_under_a_higher_gener
 
 def test_a_control_datagram_that_the_old_supervisor_took_is_a_replay_to_the_new(pair: CorePair) -> None:
     pair.attach()
+    pair.advance(100)
     taken = pair.of_kind(PacketType.CONTROL, up=True)[-1]
     restart(pair)
     pair.inject(taken.data, taken.source)
