@@ -9,10 +9,11 @@ from core_pair import DELAY_MS, NS, CorePair, Flight, every_pair_is_sound, fast_
 from frozen import differences, frozen
 
 from jvpn.agent.session import ClientSession
-from jvpn.observability.events import ReattachResult, StateChange, TransportSwitch
-from jvpn.protocol import reattach
+from jvpn.observability.events import ReattachAttempt, ReattachResult, StateChange, TransportSwitch
+from jvpn.protocol import messages, reattach
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import MAX_CONTROL_DATAGRAM, PacketType
+from jvpn.protocol.control import ControlType, Frame
 from jvpn.session.machine import State
 from workers.commands import Endpoint
 
@@ -95,17 +96,24 @@ def test_old_and_foreign_responses_are_refused() -> None:
     assert differences(before, frozen(pair.client)) == []
 
 
-def test_a_configuration_that_never_comes_is_given_up_and_tried_again() -> None:
+@pytest.mark.parametrize("told", [False, True], ids=["nothing", "STATE alone"])
+def test_a_configuration_that_never_comes_is_given_up_and_tried_again(told: bool) -> None:
     pair = CorePair()
-    dice = random.Random(5)
 
-    def only_small(flight: Flight) -> list[int]:
+    def no_config(flight: Flight) -> list[int] | None:
         large = not flight.up and flight.kind is PacketType.CONTROL and len(flight.data) > 300
-        return [] if large else [dice.randrange(5, 60)]
+        return [] if large else None
 
-    pair.rules.append(only_small)
-    pair.advance(7_000)
-    assert pair.over
+    pair.rules.append(no_config)
+    pair.wait_for(lambda: pair.context.sessions)
+    pair.advance(50)
+    if told:
+        machine = pair.live.machine
+        state = messages.State(machine.state_version, machine.state.number, "HANDSHAKE_OK").encode()
+        frame = Frame(ControlType.STATE, 0, 99, 0, 1, state).encode()
+        pair.inject_down(pair.live.control.seal(0, pair.live.indexes.ids[0], frame))
+        assert ours(pair).view.state is State.ATTACHED
+    pair.wait_for(lambda: pair.over, 6_000)
     assert pair.over[0].again
     pair.rules.clear()
     pair.attach()
@@ -168,6 +176,16 @@ def test_without_a_path_the_client_waits_idle_and_comes_back_as_the_same_session
     pair.rules.clear()
     pair.wait_for(lambda: pair.attached, 3_000)
     assert_one_session(pair, session_id)
+
+
+def test_without_a_path_nothing_is_sent(pair: CorePair) -> None:
+    assert pair.data_up(b"traffic")
+    pair.link(1, False)
+    pair.link(0, False)
+    assert not pair.data_up(b"traffic")
+    pair.link(0, True)
+    pair.wait_for(lambda: pair.attached)
+    assert pair.data_up(b"traffic")
 
 
 def test_links_that_return_are_used_at_once() -> None:
@@ -422,6 +440,21 @@ def test_a_path_that_dies_while_it_is_being_left_is_left_for_any_other(pair: Cor
     pair.link(1, False)
     pair.wait_for(on(pair, 0), 500)
     assert switches(pair) == ["OPERATOR_SWITCH", "TRANSPORT_DEAD"]
+
+
+def test_a_switch_in_flight_does_not_hold_the_ttl_back() -> None:
+    pair = CorePair(QUICK).attach()
+    pair.rules += [silent(0), silent(1)]
+    pair.client.switch("upB", pair.now_ns)
+    pair.settle()
+    pair.link(0, False)
+    lost_ms = pair.now_ms
+    pair.wait_for(lambda: pair.over, 7_000)
+    assert pair.over[0].reason == "TRANSPORT_LOSS_TTL_EXPIRED"
+    assert pair.now_ms - lost_ms == QUICK.transport_loss_ttl_ms
+    asked = [e.attempt for e in pair.client_sink.events if isinstance(e, ReattachAttempt)]
+    answered = [e.attempt for e in pair.client_sink.events if isinstance(e, ReattachResult)]
+    assert sorted(asked) == sorted(answered)
 
 
 def test_a_silent_target_does_not_hold_a_dying_path(pair: CorePair) -> None:

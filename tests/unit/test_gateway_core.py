@@ -282,6 +282,7 @@ def test_without_a_path_a_session_degrades_and_ends_with_its_ttl_and_not_before(
     pair.advance(1)
     assert live.machine.state.name == "DEGRADED"
     pair.advance(lost_ms + 4_999 - pair.now_ms)
+    pair.gateway.handle_timer(pair.now_ms)
     assert live.machine.state.name == "DEGRADED"
     pair.advance(1)
     assert live.machine.state.name == "TERMINATED"
