@@ -282,6 +282,15 @@ def answer(secrets: Secrets, datagram: bytes, index: int) -> bytes:
     return opener.decrypt(bytes(12), datagram[36:], datagram[:20])
 
 
+def open_ticket(fleet_key: bytes, steering_id: bytes, ticket: bytes) -> bytes:
+    """The SessionID, in both suites by AES-256-GCM."""
+    return AESGCM(fleet_key).decrypt(ticket[:12], ticket[12:], steering_id)
+
+
+def reset_token(fleet_key: bytes, session_id: bytes) -> bytes:
+    return mac(1, fleet_key, b"reset" + session_id)[:16]
+
+
 # --- DATA -----------------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from jvpn.protocol.suites import SUITES
 from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
-from jvpn.supervisor import admission
+from jvpn.supervisor import admission, takeover
 from workers import sessions, singles
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "protocol.md").read_text()
@@ -208,7 +208,7 @@ def test_header_layout_and_sizes_of_datagrams() -> None:
     least_data = outside + constants.OFFLOAD_HEADER_SIZE + 20
     assert said["DATA"] == [least_data, constants.MAX_UDP_PAYLOAD]
     assert said["RESENT"] == [least_data + singles._RESENT_HEADER, constants.MAX_UDP_PAYLOAD]
-    assert said["RESET"] == [jvpn.protocol.wire._EXACT[constants.PacketType.RESET]]
+    assert said["RESET"] == [jvpn.protocol.wire._EXACT[constants.PacketType.RESET]] == [TOTALS["reset"]]
     assert said["FRAGMENT"] == [jvpn.protocol.wire._MINIMUM[constants.PacketType.FRAGMENT]]
 
 
@@ -255,6 +255,10 @@ def test_numbers_of_the_implementation() -> None:
         "REQUEST on one index, burst": bucket.DATAGRAM_RATE.burst,
         "binds after a loss, rate": bucket.BIND_RATE.per_s,
         "binds after a loss, burst": bucket.BIND_RATE.burst,
+        "REQUEST by ticket, in all, rate": takeover.RATE.per_s,
+        "REQUEST by ticket, in all, burst": takeover.RATE.burst,
+        "indexes searched above the highest stored": takeover.SEARCH_ABOVE,
+        "indexes searched below the highest stored": takeover.SEARCH_BELOW,
         "PROBE on one index, rate": sessions.PROBES_PER_S,
         "PROBE on one index, burst": sessions.PROBE_BURST,
         "replay windows of DATA kept, indexes": sessions.WINDOWS,

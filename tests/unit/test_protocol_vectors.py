@@ -313,6 +313,18 @@ def test_reattach_fail(v: dict[str, Any]) -> None:
     assert plaintext[20:] == bytes((len(reason),)) + reason + bytes((len(owner),)) + owner
 
 
+@cases("reattach", "ticket")
+def test_ticket_and_reset(v: dict[str, Any]) -> None:
+    given, out = v["in"], v["out"]
+    steering_id = secrets_of(v).steering_id(given["index"])
+    fleet_key, ticket = raw(given["fleet_key"]), raw(out["ticket"])
+    assert (len(ticket), ticket[:12].hex()) == (44, given["nonce"])
+    assert plain.open_ticket(fleet_key, steering_id, ticket).hex() == given["session_id"]
+    token = plain.reset_token(fleet_key, raw(given["session_id"]))
+    assert token.hex() == out["reset_token"]
+    assert (plain.header(0x30, steering_id) + token).hex() == out["reset"]
+
+
 # --- DATA -----------------------------------------------------------------------------------------------------------
 
 

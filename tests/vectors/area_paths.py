@@ -15,7 +15,7 @@ from common import (
     vector,
 )
 
-from jvpn.protocol import keys, paths, reattach
+from jvpn.protocol import keys, paths, reattach, tickets
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import PacketType, Transport
 from jvpn.protocol.reattach import NO_CHALLENGE, Ack, Cause, Fail, Report, Request, Result
@@ -61,7 +61,7 @@ def _challenge(source: str, local: str) -> Vector:
 
 
 def reattach_vectors() -> list[Vector]:
-    return [v for suite in SUITES.values() for v in (*_requests(suite), *_answers(suite))]
+    return [v for suite in SUITES.values() for v in (*_requests(suite), *_answers(suite), _ticket(suite))]
 
 
 REPORT = Report(0, 300, pattern(0x05))
@@ -70,15 +70,16 @@ REPORT = Report(0, 300, pattern(0x05))
 def _requests(suite: Suite) -> list[Vector]:
     secrets = phase_zero(suite)
     vectors = []
-    for name, counter, challenge, reports in (
-        ("cold", 0, NO_CHALLENGE, ()),
-        ("validated", 1, CHALLENGE, ()),
-        ("with a report", 2, CHALLENGE, (REPORT,)),
+    for name, counter, challenge, reports, ticket in (
+        ("cold", 0, NO_CHALLENGE, (), tickets.NO_TICKET),
+        ("validated", 1, CHALLENGE, (), tickets.NO_TICKET),
+        ("with a report", 2, CHALLENGE, (REPORT,), tickets.NO_TICKET),
+        ("with a ticket", 3, CHALLENGE, (), pattern(0xB0, 44)),
     ):
         request = Request(
             4, 3, EPOCH << 40 | 6, Cause.TRANSPORT_DEAD, Transport.UDP, 0, challenge, tuple(reports)
         )
-        datagram = reattach.seal_request(secrets, keys.steering_id(secrets, 3), counter, request)
+        datagram = reattach.seal_request(secrets, keys.steering_id(secrets, 3), counter, request, ticket)
         given = given_secrets(secrets) | {
             "counter": counter,
             "attempt": request.attempt,
@@ -89,7 +90,7 @@ def _requests(suite: Suite) -> list[Vector]:
             "cost": request.cost,
             "challenge": challenge,
             "reports": [list(report) for report in reports],
-            "ticket": reattach.NO_TICKET,
+            "ticket": ticket,
         }
         vectors.append(vector(f"REQUEST {name} {suite.name}", suite, given, {"datagram": datagram}))
     return vectors
@@ -123,3 +124,21 @@ def _answers(suite: Suite) -> list[Vector]:
     given = common | {"retry_after_ms": 1_500, "reason": fail.reason, "owner": fail.owner}
     datagram = reattach.seal_fail(secrets, SALT, steering_id, fail)
     return [*vectors, vector(f"FAIL {suite.name}", suite, given, {"datagram": datagram})]
+
+
+def _ticket(suite: Suite) -> Vector:
+    secrets, fleet_key, nonce = phase_zero(suite), pattern(0xF0), pattern(0xA0, 12)
+    steering_id = keys.steering_id(secrets, 3)
+    token = tickets.reset_token(fleet_key, SESSION_ID)
+    given = given_secrets(secrets) | {
+        "fleet_key": fleet_key,
+        "session_id": SESSION_ID,
+        "index": 3,
+        "nonce": nonce,
+    }
+    out = {
+        "ticket": tickets.seal_ticket(fleet_key, steering_id, SESSION_ID, nonce),
+        "reset_token": token,
+        "reset": tickets.reset_datagram(steering_id, token),
+    }
+    return vector(f"ticket and RESET {suite.name}", suite, given, out)

@@ -29,7 +29,10 @@ AREAS: dict[str, tuple[str, Callable[[], list[Vector]]]] = {
     "control": ("CONTROL frames, chunks, ACKs, and sealed datagrams.", area_control.control_vectors),
     "rekey": ("REKEY_INIT, REKEY_RESPONSE and the next phase.", area_control.rekey_vectors),
     "path": ("PATH datagrams and challenges.", area_paths.path_vectors),
-    "reattach": ("REATTACH_REQUEST, REATTACH_ACK, REATTACH_FAIL.", area_paths.reattach_vectors),
+    "reattach": (
+        "REATTACH_REQUEST, REATTACH_ACK, REATTACH_FAIL, tickets, RESET.",
+        area_paths.reattach_vectors,
+    ),
     "data": (
         "DATA plaintexts, the packets that come of them, DATA and RESENT datagrams.",
         area_data.data_vectors,
