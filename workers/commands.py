@@ -43,6 +43,20 @@ class PhaseKeys(msgspec.Struct, frozen=True, array_like=True):
     receive_key: bytes
 
 
+class IndexReport(msgspec.Struct, frozen=True, array_like=True):
+    """What of one index arrived, for the peer to resend the rest (docs/protocol.md, "Lossless reattach").
+
+    `next_counter`: one above the highest counter received; 0: nothing was received; all ones: unknown, resend
+    nothing. `missing`, 32 bytes: bit k % 8 (1 << k % 8) of byte k // 8 is set when counter next_counter - 1 - k was
+    not received, k in 0 … 255; so bit 0 of byte 0 stands for next_counter - 1. Counters of an earlier generation than
+    next_counter - 1 are never missing: a jump of the generation is no loss.
+    """
+
+    index: int
+    next_counter: int
+    missing: bytes
+
+
 # --- to the worker ----------------------------------------------------------------------------------------------
 
 
@@ -89,7 +103,8 @@ class AddSession(msgspec.Struct, frozen=True, tag=True):
     """All that a worker knows of a session. Sent whole and again after any restart; `record` is its row of the page.
 
     `allowed_sources` are inner prefixes ("10.8.0.2/32") that the peer may send from; `routes` are the inner prefixes
-    whose traffic goes into this session. `binding` None: no path yet, nothing is sent.
+    whose traffic goes into this session. `binding` None: no path yet, nothing is sent. What was sent in the last
+    `resend_window_ms`, and what comes from the TUN while there is no path, is kept, in `resend_bytes` each; 0: not.
     """
 
     seq: int
@@ -102,6 +117,8 @@ class AddSession(msgspec.Struct, frozen=True, tag=True):
     routes: list[str]
     indexes: list[InstalledIndex]
     binding: Binding | None
+    resend_window_ms: int = 500
+    resend_bytes: int = 4 << 20
 
 
 class InstallIndexes(msgspec.Struct, frozen=True, tag=True):
@@ -116,6 +133,10 @@ class Rebind(msgspec.Struct, frozen=True, tag=True):
     """Make `binding` the active path; `draining`: index still received on from its old source until `drain_until_ns`.
 
     `accept` (client only): further indexes on which authenticated DATA is delivered, because a bind was asked for.
+
+    `resend`: the peer's reports; what they do not have is sent again on `binding`. None (a voluntary switch): nothing.
+    `early` (client, without a binding): a path on which at most 64 datagrams may go before the bind. `report`: Done
+    is to have the reports for the peer.
     """
 
     seq: int
@@ -124,6 +145,9 @@ class Rebind(msgspec.Struct, frozen=True, tag=True):
     draining: int | None
     drain_until_ns: int
     accept: list[int]
+    resend: list[IndexReport] | None = None
+    report: bool = False
+    early: Binding | None = None
 
 
 class RemoveSession(msgspec.Struct, frozen=True, tag=True):
@@ -169,10 +193,14 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """Command `seq` is in force; `error` is empty or says in one line why it is not."""
+    """Command `seq` is in force; `error` is empty or says in one line why it is not.
+
+    `reports`: to a Rebind that asked for them, at most 3, newest index first.
+    """
 
     seq: int
     error: str = ""
+    reports: list[IndexReport] = []
 
 
 class Datagram(msgspec.Struct, frozen=True, tag=True):

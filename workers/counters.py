@@ -1,7 +1,7 @@
 """Every number a worker counts, by its place in its slot of the shared page.
 
 Places are never reused for another meaning: readers of another version may look at the same page. `*_packets` are
-inner packets, `datagrams_*` outer ones; every name after DATAGRAMS_SENT is a reason why something went no further.
+inner packets, `datagrams_*` outer ones; every name from NO_SESSION on is a reason why something went no further.
 """
 
 from enum import IntEnum
@@ -25,6 +25,8 @@ class Counter(IntEnum):
     SOURCE_CHANGES = 13
     FORWARDED = 14
     RESENT_RECEIVED = 15
+    RESENT_SENT = 16
+    HELD_DELIVERED = 17
 
     # From the TUN: dropped datagrams or, before the cut, superpackets.
     NO_SESSION = 32

@@ -29,20 +29,18 @@ from jvpn.protocol.offload import (
     segment,
 )
 from workers.counters import Counter
+from workers.kept import Waited
 from workers.layouts import COUNT, MIN_FAST_SEGMENT, LayoutCache, SendLayout
-from workers.sessions import SendPath
+from workers.send import SmallBatch, count_sent, keep, send
+from workers.sessions import SendPath, Session
 from workers.table import SessionTable
 from workers.tun import VNET_HEADER_BYTES, TunLike
 
 #: Per turn of the loop: 8 superpackets or 64 packets.
 TURN: Final = 64
 _SUPERPACKET_COST: Final = 8
-#: What TCP is cut to when the outer path refused a datagram: 1 280 bytes less the overhead on IPv6.
-_SMALL_MTU: Final = 1188
-
 _FAST_KINDS: Final = frozenset(Segmentation) - {Segmentation.NONE}
-_HEADER_TAIL = struct.Struct(">12sQ")
-_NONCE = struct.Struct(">IQ")
+_WORD = struct.Struct(">Q")
 _V = VNET_HEADER_BYTES
 
 
@@ -56,7 +54,7 @@ class Encryptor:
         self._layouts: LayoutCache[tuple[int, int], SendLayout] = LayoutCache()
         # IPv4 and TCP with timestamps: a guess, corrected by the first superpacket.
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
-        self._batch = SmallBatch(counters)
+        self._batch = SmallBatch(counters, keep=True)
 
     # 1 read
 
@@ -76,24 +74,28 @@ class Encryptor:
             if size < _V + 20:
                 self._counters[Counter.BAD_TUN_PACKET] += 1
                 budget -= 1
-            elif layout.buffer[1]:
-                self._batch.flush(now_ns)
-                self._superpacket(layout, size, now_ns)
-                budget -= _SUPERPACKET_COST
-            else:
-                self._packet(layout, size, now_ns)
-                budget -= 1
+                continue
+            path = self._route(layout, size, now_ns)
+            if path is not None:
+                self._send(layout, size, path, now_ns)
+            budget -= _SUPERPACKET_COST if layout.buffer[1] else 1
         self._batch.flush(now_ns)
+        if self._table.pool.lost:
+            self.count_lost()
 
-    def _packet(self, layout: SendLayout, size: int, now_ns: int) -> None:
+    def _send(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
+        if layout.buffer[1]:
+            self._batch.flush(now_ns)
+            self._superpacket(layout, size, path, now_ns)
+        else:
+            self._packet(layout, size, path, now_ns)
+
+    def _packet(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
         """A packet that is not segmented: plaintext of kind NONE, made in place."""
         buffer, view = layout.buffer, layout.view
         if size > layout.first_piece:
-            buffer = bytearray(b"".join(layout.scatter)[:size])
+            buffer = bytearray(layout.read(size))
             view = memoryview(buffer)
-        path = self._route(buffer)
-        if path is None:
-            return
         start = offset = 0
         partial = buffer[0] & PARTIAL
         if partial:
@@ -105,10 +107,7 @@ class Encryptor:
         OFFLOAD.pack_into(buffer, _V - OFFLOAD.size, partial, 0, 0, start, offset)
         self._batch.add(path, view[_V - OFFLOAD.size : size], now_ns)
 
-    def _superpacket(self, layout: SendLayout, size: int, now_ns: int) -> None:
-        path = self._route(layout.buffer)
-        if path is None:
-            return
+    def _superpacket(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
         buffer = layout.buffer
         _flags, kind, _length, slice_size, start, _offset = VIRTIO.unpack_from(buffer)
         kind &= ~GSO_ECN
@@ -119,7 +118,7 @@ class Encryptor:
             slice_size = min(slice_size, path.mtu - headers)
             usual = not buffer[_V + start + 13] & UNSEGMENTED_TCP
         if not usual or slice_size < MIN_FAST_SEGMENT or _V + headers >= size:
-            self._unusual(path, memoryview(b"".join(layout.scatter)[:size]), now_ns)
+            self._unusual(path, memoryview(layout.read(size)), now_ns)
             return
         if layout.headers != headers or layout.size != slice_size:
             layout = self._layout = self._move(layout, size, headers, slice_size)
@@ -137,7 +136,9 @@ class Encryptor:
 
     # 2 route
 
-    def _route(self, buffer: bytearray) -> SendPath | None:
+    def _route(self, layout: SendLayout, size: int, now_ns: int) -> SendPath | None:
+        """Where it goes now; None when it goes nowhere, or waits."""
+        buffer = layout.buffer
         if buffer[_V] >> 4 == 4:
             session = self._table.route(bytes(buffer[_V + 16 : _V + 20]))
         else:
@@ -145,23 +146,48 @@ class Encryptor:
         if session is None:
             self._counters[Counter.NO_SESSION] += 1
             return None
-        if session.path is None:
+        if session.direct is None:
+            self._wait(session, layout.read(size), now_ns)
+        return session.direct
+
+    # What cannot go now
+
+    def _wait(self, session: Session, packet: bytes, now_ns: int) -> None:
+        if not session.waiting.keeps:
             self._counters[Counter.NO_PATH] += 1
-        return session.path
+            return
+        session.waiting.add(Waited(now_ns, packet))
+        if session.early is not None:
+            self.send_early(session, now_ns)
+
+    def send_early(self, session: Session, now_ns: int) -> None:
+        """What waits goes before the bind, as far as it may: whole superpackets, in their order."""
+        while session.early is not None and session.waiting:
+            count = _datagrams(session.waiting.first.data)
+            if count > session.early_left:
+                session.early = None
+                return
+            session.early_left -= count
+            self.send_waited(session.early, session.waiting.take().data, now_ns)
+
+    def send_waited(self, path: SendPath, packet: bytes, now_ns: int) -> None:
+        """Send what was read from the TUN before as if it had just been read."""
+        self._layout.fill(packet)
+        self._send(self._layout, len(packet), path, now_ns)
+        self._batch.flush(now_ns)
+
+    def count_lost(self) -> None:
+        """What waited too long, or was too much."""
+        self._counters[Counter.NO_PATH] += self._table.pool.lost
+        self._table.pool.lost = 0
 
     # 3 cut
 
     def _move(self, layout: SendLayout, size: int, headers: int, slice_size: int) -> SendLayout:
         """The superpacket just read, in a layout that fits it (and is tried for the next read)."""
-        whole = memoryview(b"".join(layout.scatter)[:size])
+        whole = layout.read(size)
         layout = self._find_layout(headers, slice_size)
-        at = 0
-        for piece in layout.scatter:
-            part = whole[at : at + len(piece)]
-            piece[: len(part)] = part
-            at += len(part)
-            if at == size:
-                break
+        layout.fill(whole)
         return layout
 
     def _find_layout(self, headers: int, slice_size: int) -> SendLayout:
@@ -196,79 +222,12 @@ class Encryptor:
         sends = -(-count // min(MAX_SEGMENTS, MAX_UDP_PAYLOAD // layout.datagram))
         bunch = -(-count // sends) * layout.datagram
         for at in range(0, end, bunch):
-            _send(self._counters, path, layout.out_view[at : min(at + bunch, end)], layout.datagram)
-        _count_sent(self._counters, path, payload + count * layout.headers, count, now_ns)
+            send(self._counters, path, layout.out_view[at : min(at + bunch, end)], layout.datagram)
+        keep(path, layout.out_view[:end], layout.datagram, now_ns)
+        count_sent(self._counters, path, payload + count * layout.headers, count, now_ns)
 
 
-_WORD = struct.Struct(">Q")
-
-
-class SmallBatch:
-    """Sealed small packets of one size and path, gathered for one UDP_SEGMENT send."""
-
-    def __init__(self, counters: "memoryview[int]") -> None:
-        self._counters = counters
-        self._out = bytearray(MAX_UDP_PAYLOAD)
-        self._view = memoryview(self._out)
-        self._path: SendPath | None = None
-        self._segment = 0
-        self._used = 0
-        self._inner_bytes = 0
-        self._count = 0
-
-    def add(self, path: SendPath, plaintext: memoryview, now_ns: int) -> None:
-        """Seal one plaintext now; send what was gathered first when the two cannot go together."""
-        size = HEADER_SIZE + len(plaintext) + TAG_SIZE
-        if size > MAX_UDP_PAYLOAD:
-            self._counters[Counter.SEND_TOO_BIG] += 1
-            return
-        if self._count and (
-            path is not self._path
-            or size > self._segment
-            or self._count == MAX_SEGMENTS
-            or self._used + size > MAX_UDP_PAYLOAD
-        ):
-            self.flush(now_ns)
-        if not self._count:
-            self._path, self._segment = path, size
-        counter = path.session.take_counters(path.index, 1)
-        at = self._used
-        _HEADER_TAIL.pack_into(self._out, at, path.prefix, counter)
-        body = at + HEADER_SIZE
-        end = at + size
-        path.session.phase.sealer()(
-            _NONCE.pack(path.index, counter), plaintext, self._view[at:body], self._view[body:end]
-        )
-        self._used = end
-        self._count += 1
-        self._inner_bytes += len(plaintext) - OFFLOAD.size
-        if size < self._segment:
-            # A shorter datagram can only be a send's last.
-            self.flush(now_ns)
-
-    def flush(self, now_ns: int) -> None:
-        path = self._path
-        if path is None or not self._count:
-            return
-        _send(self._counters, path, self._view[: self._used], self._segment)
-        _count_sent(self._counters, path, self._inner_bytes, self._count, now_ns)
-        self._path = None
-        self._used = self._count = self._inner_bytes = 0
-
-
-def _send(counters: "memoryview[int]", path: SendPath, data: memoryview, datagram: int) -> None:
-    refused = path.socket.send(data, datagram, path.destination, path.ancillary)
-    datagrams = -(-len(data) // datagram)
-    counters[Counter.UDP_WRITES] += 1
-    if refused is None:
-        counters[Counter.DATAGRAMS_SENT] += datagrams
-        return
-    counters[refused] += datagrams
-    if refused is Counter.SEND_TOO_BIG:
-        path.mtu = _SMALL_MTU
-
-
-def _count_sent(counters: "memoryview[int]", path: SendPath, size: int, packets: int, now_ns: int) -> None:
-    counters[Counter.SENT_PACKETS] += packets
-    counters[Counter.SENT_BYTES] += size
-    path.session.sent(now_ns, size, packets)
+def _datagrams(packet: bytes) -> int:
+    """How many datagrams a read from the TUN becomes, at most, on a path that does not cut it smaller."""
+    _flags, kind, _length, size, _start, _offset = VIRTIO.unpack_from(packet)
+    return -(-len(packet) // max(1, size)) if kind else 1

@@ -12,14 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jvpn.protocol.constants import MAX_SEGMENTS, MAX_UDP_PAYLOAD, TUN_MTU
-from workers.answers import Answers
 from workers.commands import Binding, Endpoint, Report
 from workers.counters import Counter
-from workers.decrypt import Decryptor
-from workers.deliver import Delivery
-from workers.encrypt import Encryptor
 from workers.page import Page
-from workers.singles import Singles
+from workers.pipelines import Pipelines
 from workers.table import SessionTable
 from workers.udp import SOL_UDP, UDP_GRO, UDP_SEGMENT, Address, Ancillary, UdpSocket, pktinfo
 
@@ -160,11 +156,12 @@ class FakeWorker:
         self.udp = self.table.sockets[0] = UdpSocket(0, self.socket, segment=True)
         self.counters = self.page.counters(2)
         self.reports: list[Report] = []
-        delivery = Delivery(self.tun, self.counters)
-        self.answers = Answers(self.table, self._report, self.counters)
-        singles = Singles(self.table, delivery, self.answers, self._report, self.counters)
-        self.encryptor = Encryptor(self.tun, self.table, self.counters, TUN_MTU)
-        self.decryptor = Decryptor(self.table, delivery, singles, self.answers, self.counters)
+        self.pipelines = Pipelines(self.table, self.tun, TUN_MTU, self._report, self.counters)
+        assert self.pipelines.encryptor is not None
+        assert self.pipelines.decryptor is not None
+        self.answers = self.pipelines.answers
+        self.encryptor = self.pipelines.encryptor
+        self.decryptor = self.pipelines.decryptor
 
     def path(self, index: int, remote: Address) -> Binding:
         """The binding from this worker's socket to `remote`."""
@@ -176,6 +173,7 @@ class FakeWorker:
             self.encryptor.turn(now_ns)
         while self.socket.arrived:
             self.decryptor.turn(self.udp, now_ns)
+        self.pipelines.tick(now_ns)
 
     def dropped(self) -> dict[str, int]:
         """Every reason to drop that has counted anything."""

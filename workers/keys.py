@@ -73,6 +73,10 @@ class Phase:
             self._warm.admit(self)
         return self._open
 
+    def reopener(self) -> IntoCall:
+        """Opens what this end sealed itself; made anew for each use, which is rare."""
+        return self._aead(self.keys.send_key).decrypt_into
+
     def cool(self) -> None:
         """Drop the AEAD objects."""
         self._seal = self._open = None

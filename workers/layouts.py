@@ -95,6 +95,21 @@ class SendLayout:
         self._stamped: tuple[bytes, int] | None = None
         self._offload: tuple[int, int] | None = None
 
+    def read(self, size: int) -> bytes:
+        """A copy of the `size` bytes that were read into the scatter list."""
+        return b"".join(self.scatter)[:size]
+
+    def fill(self, packet: bytes) -> None:
+        """Put `packet` where reading it from the TUN would have."""
+        whole = memoryview(packet)
+        at = 0
+        for piece in self.scatter:
+            part = whole[at : at + len(piece)]
+            piece[: len(part)] = part
+            at += len(part)
+            if at == len(packet):
+                return
+
     def stamp(self, prefix: bytes, index: int) -> None:
         """Put the first 12 header bytes of a path, and its index, into every header and nonce."""
         if self._stamped != (prefix, index):

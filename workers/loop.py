@@ -39,12 +39,16 @@ class Loop:
 
     def _turn(self) -> None:
         self._watch_channel()
-        for descriptor, events in self._epoll.poll():
+        pipelines = self._worker.pipelines
+        timeout_s = None if pipelines is None else pipelines.timeout_s()
+        for descriptor, events in self._epoll.poll(timeout_s):
             source = self._sources.get(descriptor)
             if source is not None:
                 self._traffic(source, descriptor, events)
             elif descriptor == self._channel.fileno():
                 self._commands(events)
+        if pipelines is not None and timeout_s is not None:
+            pipelines.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def _traffic(self, source: TunQueue | UdpSocket, descriptor: int, events: int) -> None:
         pipelines = self._worker.pipelines

@@ -4,6 +4,7 @@ Nothing here sends or receives. `SessionTable` (table.py) finds sessions and cha
 """
 
 import struct
+from collections import deque
 from typing import Final
 
 from jvpn.protocol.constants import (
@@ -17,6 +18,7 @@ from jvpn.protocol.constants import (
 from jvpn.protocol.replay import ReplayWindow
 from workers.commands import AddSession, Endpoint
 from workers.counters import Counter
+from workers.kept import KeptQueue, Pool, Sent, Waited
 from workers.keys import Phase
 from workers.page import Page
 from workers.routes import PrefixMap
@@ -29,6 +31,8 @@ PROBE_BURST: Final = 20
 REMEMBERED_INDEXES: Final = 256
 WINDOWS: Final = 16
 GATEWAY_ADDRESSES: Final = 16
+#: Datagrams that a client sends before its bind.
+MAX_EARLY: Final = 64
 #: No sender gets this far; the shared page, which stores counters one higher, could not remember it.
 NO_COUNTER: Final = (1 << 64) - 1
 
@@ -126,14 +130,28 @@ class SendPath:
 
 
 class Session:
-    """`receive` has the phases by header nibble, `phase` is the one to send under."""
+    """`receive` has the phases by header nibble, `phase` is the one to send under.
 
-    def __init__(self, command: AddSession, page: Page) -> None:
+    `direct` is `path` unless something has to go first: `resending`, what was sent before and is missing, then
+    `waiting`, what came from the TUN and could not go. `sent_lately` keeps what went out. `early`: where a client may
+    send `early_left` more datagrams although nothing is bound.
+    """
+
+    def __init__(self, command: AddSession, page: Page, pool: Pool) -> None:
         self.record = command.record
         self.session_id = command.session_id
         self.generation = command.generation
         self.entries: dict[int, PathEntry] = {}
         self.path: SendPath | None = None
+        self.direct: SendPath | None = None
+        self.early: SendPath | None = None
+        self.early_left = MAX_EARLY
+        self.resend_window_ms = 0
+        self.sent_lately: KeptQueue[Sent] = KeptQueue(pool, counts=False)
+        self.waiting: KeptQueue[Waited] = KeptQueue(pool, counts=True)
+        self.resending: deque[Sent] = deque()
+        #: The index bound now or last, and the one before.
+        self.bound_indexes: tuple[int, ...] = ()
         self.allowed: PrefixMap[bool] = PrefixMap()
         self.routes: list[str] = []
         self.gateway_addresses: dict[Address, None] = {}
@@ -156,6 +174,39 @@ class Session:
             before.received_packets,
             before.sent_packets,
         ]
+
+    def bind(self, path: SendPath | None) -> None:
+        """Make `path` the one to send on; None: there is none."""
+        self.path = path
+        self.go_on()
+        if path is None:
+            return
+        self.early, self.early_left = None, MAX_EARLY
+        if path.index not in self.bound_indexes[-1:]:
+            self.bound_indexes = (*self.bound_indexes[-1:], path.index)
+
+    def go_on(self) -> bool:
+        """Let what comes from the TUN go at once if nothing has to go first; False when something has."""
+        free = not self.waiting and not self.resending
+        self.direct = self.path if free else None
+        return free
+
+    def keep(self, window_ms: int, max_bytes: int) -> None:
+        """How much is kept for a reattach, from now on."""
+        self.resend_window_ms = window_ms if max_bytes else 0
+        self.sent_lately.limit(max_bytes, window_ms)
+        self.waiting.limit(max_bytes, window_ms)
+
+    def forget(self) -> None:
+        """The session is over: nothing will be sent any more."""
+        self.path = self.direct = self.early = None
+        self.sent_lately.clear()
+        self.waiting.clear()
+        self.resending.clear()
+
+    def known_windows(self) -> dict[int, ReplayWindow]:
+        """The replay windows of the indexes on which DATA came."""
+        return {index: window for index, window in self._windows.items() if window.highest >= 0}
 
     def take_counters(self, index: int, count: int) -> int:
         """The first of `count` counters for sending on `index`, never given out again."""

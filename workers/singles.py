@@ -16,6 +16,7 @@ from workers.answers import Answers
 from workers.commands import Datagram, Endpoint
 from workers.counters import Counter
 from workers.deliver import Delivery
+from workers.held import Early
 from workers.page import Page
 from workers.sessions import NO_COUNTER, PathEntry, Session
 from workers.table import SessionTable
@@ -86,6 +87,9 @@ class Singles:
             refusal = entry.refusal(received.source, now_ns, self._table.gateway)
             if refusal is None:
                 return self._data(datagram, header, entry, now_ns)
+            if refusal is Counter.NOT_BOUND and entry.remote is None and self._table.gateway:
+                self._hold(received, datagram, header, entry, now_ns)
+                return None
             self._counters[refusal] += 1
             if refusal is Counter.WRONG_SOURCE and entry.role is Role.ACTIVE and self._table.gateway:
                 self._sample(udp, received, datagram, header, entry, now_ns)
@@ -115,17 +119,50 @@ class Singles:
         self, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int
     ) -> tuple[Session, memoryview] | None:
         plaintext = self._open(datagram, header, entry, now_ns)
-        if plaintext is None or not self._check_off(entry, entry.index, header.counter):
+        if plaintext is None:
+            return None
+        return self._new(header.type, entry, header.counter, plaintext, len(datagram), now_ns)
+
+    def _new(
+        self, kind: PacketType, entry: PathEntry, counter: int, plaintext: memoryview, size: int, now_ns: int
+    ) -> tuple[Session, memoryview] | None:
+        """The session and what to deliver of an authentic datagram of `size` bytes; None when there is nothing new."""
+        if not self._check_off(entry, entry.index, counter):
             return None
         session = entry.session
-        entry.count(header.counter, 1)
-        session.received(now_ns, len(datagram), 1)
-        if header.type is PacketType.FRAGMENT:
+        entry.count(counter, 1)
+        session.received(now_ns, size, 1)
+        if kind is PacketType.FRAGMENT:
             self._counters[Counter.FRAGMENT_UNSUPPORTED] += 1
             return None
-        if header.type is PacketType.RESENT:
-            return self._resent(entry, header.counter, plaintext)
+        if kind is PacketType.RESENT:
+            return self._resent(entry, counter, plaintext)
         return session, plaintext
+
+    def _hold(
+        self, received: Received, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int
+    ) -> None:
+        """DATA before its bind waits for it."""
+        plaintext = self._open(datagram, header, entry, now_ns)
+        if plaintext is None:
+            return
+        early = Early(now_ns, entry, received.source, header.type, header.counter, plaintext, len(datagram))
+        if not self._table.held.hold(early):
+            self._counters[Counter.NOT_BOUND] += 1
+
+    def bound(self, session: Session, now_ns: int) -> None:
+        """Deliver what was held for the index that is bound now."""
+        if session.path is None:
+            return
+        early, dropped = self._table.held.take(session.path.entry, now_ns)
+        self._counters[Counter.NOT_BOUND] += dropped
+        plaintexts = []
+        for one in early:
+            new = self._new(one.kind, one.entry, one.counter, one.plaintext, one.size, now_ns)
+            if new is not None:
+                plaintexts.append(new[1])
+        self._counters[Counter.HELD_DELIVERED] += len(plaintexts)
+        self._delivery.deliver(session, plaintexts)
 
     def _check_off(self, entry: PathEntry, index: int, counter: int) -> bool:
         window = entry.session.window(index)

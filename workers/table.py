@@ -9,6 +9,8 @@ from typing import Final
 
 from jvpn.protocol.constants import Role
 from workers.commands import AddSession, Binding, InstalledIndex, InstallIndexes, Rebind, SendProbe
+from workers.held import Held
+from workers.kept import Pool
 from workers.keys import Phase, Warm
 from workers.page import Page
 from workers.routes import PrefixMap
@@ -32,6 +34,8 @@ class SessionTable:
         self.by_id: dict[bytes, PathEntry] = {}
         self.by_record: dict[int, Session] = {}
         self.sockets: dict[int, UdpSocket] = {}
+        self.pool = Pool()
+        self.held = Held()
         self._routes: PrefixMap[Session] = PrefixMap()
         self._warm = Warm()
         self._only: Session | None = None
@@ -44,7 +48,7 @@ class SessionTable:
 
     # Commands
 
-    def add(self, command: AddSession) -> None:
+    def add(self, command: AddSession) -> Session:
         session = self.by_record.get(command.record)
         if session is not None and session.session_id != command.session_id:
             raise TableError(f"record {command.record} holds another session: remove that first")
@@ -73,7 +77,7 @@ class SessionTable:
             raise TableError("these keys were in use here under this generation: raise it first")
 
         if session is None:
-            session = self.by_record[command.record] = Session(command, self.page)
+            session = self.by_record[command.record] = Session(command, self.page, self.pool)
             if not self.gateway:
                 self._only = session
         elif command.generation > session.generation:
@@ -84,9 +88,11 @@ class SessionTable:
         session.phase = phases[-1]
         session.receive = {phase.nibble: phase for phase in phases}
         session.allowed = allowed
+        session.keep(command.resend_window_ms, command.resend_bytes)
         self._set_routes(session, command.routes)
         self._set_indexes(session, command.indexes)
         self._bind(session, command.binding)
+        return session
 
     def install(self, command: InstallIndexes) -> None:
         session = self._session(command.record)
@@ -95,16 +101,23 @@ class SessionTable:
         self._check_indexes(session, command.indexes, keep)
         self._set_indexes(session, command.indexes)
 
-    def rebind(self, command: Rebind) -> None:
+    def rebind(self, command: Rebind) -> Session:
         session = self._session(command.record)
         if command.binding is not None and command.binding.index not in session.entries:
             raise TableError(f"index {command.binding.index} is not installed")
         self._check_binding(session, command.binding)
+        if command.early is not None and command.early.index not in session.entries:
+            raise TableError(f"index {command.early.index} is not installed")
+        self._check_binding(session, command.early)
+        if any(len(report.missing) != 32 for report in command.resend or ()):
+            raise TableError("a report has 32 bytes of what is missing")
         if command.draining is not None and (
             command.binding is not None and command.draining == command.binding.index
         ):
             raise TableError("an index cannot be active and draining")
         self._bind(session, command.binding)
+        if command.binding is None:
+            session.early = None if command.early is None else self._send_path(session, command.early)
         for entry in session.entries.values():
             entry.accepted = entry.index in command.accept
             if entry.index == command.draining:
@@ -112,6 +125,7 @@ class SessionTable:
                 entry.drain_until_ns = command.drain_until_ns
             elif entry.role is Role.DRAINING:
                 entry.role = Role.INSTALLED
+        return session
 
     def remove(self, record: int) -> None:
         """Forget a session; one that is not there is no error."""
@@ -120,7 +134,8 @@ class SessionTable:
             return
         self._set_routes(session, [])
         self._set_indexes(session, [])
-        session.path = None
+        session.forget()
+        self.held.forget(session)
         for phase in session.receive.values():
             phase.discard()
             self._retired[_digest(phase.keys.send_key)] = session.generation
@@ -211,16 +226,21 @@ class SessionTable:
             if entry.role is Role.ACTIVE:
                 entry.role = Role.INSTALLED
         if binding is None:
-            session.path = None
+            session.bind(None)
             return
         entry = session.entries[binding.index]
         entry.role = Role.ACTIVE
         entry.remote = socket_address(binding.remote.address, binding.remote.port)
+        session.bind(self._send_path(session, binding))
+
+    def _send_path(self, session: Session, binding: Binding) -> SendPath:
+        remote = socket_address(binding.remote.address, binding.remote.port)
         if not self.gateway:
-            session.remember_gateway(entry.remote)
-        path = SendPath(entry, self.sockets[binding.socket], binding.local, entry.remote)
+            session.remember_gateway(remote)
+        entry = session.entries[binding.index]
+        path = SendPath(entry, self.sockets[binding.socket], binding.local, remote)
         path.ancillary = pktinfo(binding.local.address)
-        session.path = path
+        return path
 
 
 def _digest(key: bytes) -> bytes:

@@ -2,13 +2,13 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from workers import privileges
-from workers.answers import Answers
 from workers.channel import Channel
 from workers.commands import (
     AddSession,
@@ -18,6 +18,7 @@ from workers.commands import (
     Command,
     DetachSocket,
     Done,
+    IndexReport,
     InstallIndexes,
     Rebind,
     RemoveSession,
@@ -27,11 +28,8 @@ from workers.commands import (
     decode_command,
 )
 from workers.counters import Counter
-from workers.decrypt import Decryptor
-from workers.deliver import Delivery
-from workers.encrypt import Encryptor
 from workers.page import COUNTER_SLOTS, Page
-from workers.singles import Singles
+from workers.pipelines import Pipelines
 from workers.table import SessionTable, TableError
 from workers.tun import TunQueue
 from workers.udp import UdpSocket
@@ -41,33 +39,6 @@ _ONE_DESCRIPTOR: Final = (AttachPage, AttachTun, AttachSocket)
 
 class CommandError(Exception):
     """A command that cannot be carried out now; the text goes back in Done."""
-
-
-class Pipelines:
-    """What exists once a worker is started."""
-
-    def __init__(
-        self,
-        table: SessionTable,
-        tun: TunQueue | None,
-        mtu: int,
-        channel: Channel,
-        counters: "memoryview[int]",
-    ) -> None:
-        self.table = table
-        self.counters = counters
-        self.answers = Answers(table, channel.offer, counters)
-        self._channel = channel
-        self.encryptor: Encryptor | None = None
-        self.decryptor: Decryptor | None = None
-        if tun is not None:
-            self.attach(tun, mtu)
-
-    def attach(self, tun: TunQueue, mtu: int) -> None:
-        delivery = Delivery(tun, self.counters)
-        singles = Singles(self.table, delivery, self.answers, self._channel.offer, self.counters)
-        self.encryptor = Encryptor(tun, self.table, self.counters, mtu)
-        self.decryptor = Decryptor(self.table, delivery, singles, self.answers, self.counters)
 
 
 class Worker:
@@ -104,12 +75,12 @@ class Worker:
             self._refused(command.seq, f"{len(descriptors)} descriptors beside it, not {expected}")
             return
         try:
-            self._apply(command, descriptors)
+            reports = self._apply(command, descriptors)
         except (CommandError, TableError, OSError, ValueError) as error:
             self._close(descriptors)
             self._refused(command.seq, str(error))
             return
-        self._channel.post(Done(command.seq))
+        self._channel.post(Done(command.seq, reports=reports))
 
     def _refused(self, seq: int, error: str) -> None:
         if self.pipelines is not None:
@@ -121,8 +92,8 @@ class Worker:
         while descriptors:
             os.close(descriptors.pop())
 
-    def _apply(self, command: Command, descriptors: list[int]) -> None:
-        """Takes from `descriptors` those that it keeps."""
+    def _apply(self, command: Command, descriptors: list[int]) -> list[IndexReport]:
+        """Takes from `descriptors` those that it keeps. Returns the reports that a Rebind asked for."""
         match command:
             case AttachPage():
                 self._attach_page(descriptors)
@@ -135,17 +106,18 @@ class Worker:
             case Start():
                 self._start(command)
             case AddSession():
-                self._started().table.add(command)
+                self._started().add(command, _now_ns())
             case InstallIndexes():
                 self._started().table.install(command)
             case Rebind():
-                self._started().table.rebind(command)
+                return self._started().rebind(command, _now_ns())
             case RemoveSession():
                 self._started().table.remove(command.record)
             case SendProbe():
                 self._started().answers.send_probe(command)
             case Stop():
                 self.stopped = True
+        return []
 
     def _started(self) -> Pipelines:
         if self.pipelines is None:
@@ -207,8 +179,12 @@ class Worker:
         table = SessionTable(self._page, gateway=command.gateway)
         table.sockets = self._sockets
         counters = self._page.counters(command.slot)
-        self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel, counters)
+        self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel.offer, counters)
         if self._tun is not None:
             self._watch(self._tun, self._tun.fileno())
         for number, opened in self._opened.items():
             self._watch(self._sockets[number], opened.fileno())
+
+
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

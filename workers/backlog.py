@@ -1,0 +1,133 @@
+"""After a bind: what was sent and is missing goes again, then what waited for the path, then everything flows on.
+
+Oldest first, and at most SPEED times as fast as it was first sent or read, but the first AT_ONCE bytes without delay.
+What comes from the TUN meanwhile waits its turn behind it (`Session.direct` is None until all is gone).
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, PacketType
+from workers.commands import IndexReport
+from workers.counters import Counter
+from workers.encrypt import Encryptor
+from workers.kept import Sent
+from workers.reports import Missing
+from workers.send import SmallBatch
+from workers.sessions import SendPath, Session
+
+SPEED: Final = 2
+AT_ONCE: Final = 64 << 10
+#: Bytes of one session per turn of the loop.
+TURN_BYTES: Final = 256 << 10
+_MAX_DISTANCE: Final = 255
+
+_COUNTER = struct.Struct(">12xQ")
+_NONCE = struct.Struct(">IQ")
+
+
+class _Pace:
+    """When what was first sent at some time may go again."""
+
+    __slots__ = ("_first_ns", "_start_ns", "missing", "spent")
+
+    def __init__(self, missing: Missing, first_ns: int, now_ns: int) -> None:
+        self.missing = missing
+        self.spent = 0
+        self._first_ns = first_ns
+        self._start_ns = now_ns
+
+    def allows(self, time_ns: int, now_ns: int) -> bool:
+        return self.spent < AT_ONCE or time_ns - self._first_ns <= SPEED * (now_ns - self._start_ns)
+
+
+class Backlog:
+    """`busy` when `turn` has something to do, now or soon. `encryptor` sends what waited."""
+
+    def __init__(self, encryptor: Encryptor, counters: "memoryview[int]") -> None:
+        self.encryptor = encryptor
+        self._counters = counters
+        self._batch = SmallBatch(counters, keep=False)
+        self._paces: dict[Session, _Pace] = {}
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._paces)
+
+    def bound(self, session: Session, reports: Sequence[IndexReport] | None, now_ns: int) -> None:
+        """`session` has a path, or has lost it. `reports`: what the peer has; None: nothing new is sent again."""
+        if session.path is None:
+            # What was not sent again yet is still kept, and will be judged by the next reports.
+            session.resending.clear()
+            self._paces.pop(session, None)
+            session.go_on()
+            if session.waiting:
+                self.encryptor.send_early(session, now_ns)
+            return
+        known = self._paces.get(session)
+        missing = known.missing if known is not None else Missing([], session.generation)
+        if reports is not None:
+            missing = Missing(reports, session.generation)
+            session.resending.clear()
+            if reports:
+                session.resending.extend(session.sent_lately.recent(now_ns))
+        session.waiting.trim(now_ns)
+        if session.go_on():
+            self._paces.pop(session, None)
+            return
+        if known is None or reports is not None:
+            first = session.resending[0] if session.resending else session.waiting.first
+            self._paces[session] = _Pace(missing, first.time_ns, now_ns)
+        self._session_turn(session, now_ns)
+
+    def turn(self, now_ns: int) -> None:
+        """Send what may go by now."""
+        for session in list(self._paces):
+            self._session_turn(session, now_ns)
+
+    def _session_turn(self, session: Session, now_ns: int) -> None:
+        pace, path = self._paces[session], session.path
+        if path is None:
+            del self._paces[session]
+            return
+        until = pace.spent + TURN_BYTES
+        resending, waiting = session.resending, session.waiting
+        while resending and pace.spent < until and pace.allows(resending[0].time_ns, now_ns):
+            pace.spent += self._resend(path, resending.popleft(), pace.missing, now_ns)
+        self._batch.flush(now_ns)
+        while not resending and waiting and pace.spent < until and pace.allows(waiting.first.time_ns, now_ns):
+            packet = waiting.take().data
+            pace.spent += len(packet)
+            self.encryptor.send_waited(path, packet, now_ns)
+        if session.go_on():
+            del self._paces[session]
+
+    def _resend(self, path: SendPath, sent: Sent, missing: Missing, now_ns: int) -> int:
+        """Send again what is missing of one send; returns how many bytes that were."""
+        distance = path.index - sent.path_index
+        if not 0 <= distance <= _MAX_DISTANCE:
+            return 0
+        prefix = bytes((PacketType.RESENT,)) + path.prefix[1:]
+        size = 0
+        for counter, plaintext in _opened(sent, missing):
+            body = bytes((distance,)) + counter.to_bytes(8, "big")[5:] + plaintext
+            self._batch.add(path, body, now_ns, prefix)
+            self._counters[Counter.RESENT_SENT] += 1
+            size += len(body)
+        return size
+
+
+def _opened(sent: Sent, missing: Missing) -> Iterator[tuple[int, bytes]]:
+    """(counter, plaintext) of the datagrams that are missing."""
+    opener = sent.phase.reopener()
+    view = memoryview(sent.data)
+    for at in range(0, len(view), sent.segment):
+        datagram = view[at : at + sent.segment]
+        (counter,) = _COUNTER.unpack_from(datagram)
+        if not missing(sent.path_index, counter):
+            continue
+        plaintext = bytearray(len(datagram) - HEADER_SIZE - TAG_SIZE)
+        nonce = _NONCE.pack(sent.path_index, counter)
+        opener(nonce, datagram[HEADER_SIZE:], datagram[:HEADER_SIZE], plaintext)
+        yield counter, bytes(plaintext)

@@ -1,0 +1,59 @@
+"""Reports of what arrived (docs/protocol.md, "Lossless reattach"): made from replay windows, and read by the peer."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from jvpn.protocol.constants import GENERATION_SHIFT, MAX_REPORTS
+from jvpn.protocol.replay import ReplayWindow
+from workers.commands import IndexReport
+from workers.sessions import Session
+
+REPORTED: Final = 256
+UNKNOWN: Final = (1 << 64) - 1
+#: A RESENT carries 24 bits of its counter; the receiver takes the nearest that has them.
+RESENT_REACH: Final = 1 << 23
+
+
+def session_reports(session: Session) -> list[IndexReport]:
+    """The three newest indexes on which anything came, or could have come: the bound one and the one bound before."""
+    for index in session.bound_indexes:
+        session.window(index)
+    windows = session.known_windows()
+    indexes = {*windows, *session.bound_indexes}
+    newest = sorted(indexes, reverse=True)[:MAX_REPORTS]
+    return [index_report(index, windows.get(index)) for index in newest]
+
+
+def index_report(index: int, window: ReplayWindow | None) -> IndexReport:
+    if window is None or window.highest < 0:
+        return IndexReport(index, 0, bytes(REPORTED // 8))
+    highest = window.highest
+    first = max(highest + 1 - REPORTED, highest >> GENERATION_SHIFT << GENERATION_SHIFT)
+    seen = window.seen_run(first, highest + 1 - first)
+    missing = sum(1 << bit for bit, was_seen in enumerate(reversed(seen)) if not was_seen)
+    return IndexReport(index, highest + 1, missing.to_bytes(REPORTED // 8, "little"))
+
+
+class Missing:
+    """What the peer does not have, by its reports. On an index newer than the oldest reported one, but not reported
+    itself, nothing had arrived; of anything older, and without any report, nothing is known."""
+
+    def __init__(self, reports: Sequence[IndexReport], generation: int) -> None:
+        self._reports = {report.index: report for report in reports}
+        self._oldest = min(self._reports, default=UNKNOWN)
+        self._bits = {report.index: int.from_bytes(report.missing, "little") for report in reports}
+        self._start = generation << GENERATION_SHIFT
+
+    def __call__(self, index: int, counter: int) -> bool:
+        """Whether what was sent on `index` under `counter` should be sent again, and can be."""
+        report = self._reports.get(index)
+        if report is None and index < self._oldest:
+            return False
+        if report is None or not report.next_counter:
+            return 0 <= counter - self._start < RESENT_REACH
+        if report.next_counter == UNKNOWN:
+            return False
+        behind = report.next_counter - 1 - counter
+        if behind < 0:
+            return -behind < RESENT_REACH
+        return behind < REPORTED and bool(self._bits[index] >> behind & 1)
