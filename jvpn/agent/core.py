@@ -94,8 +94,10 @@ class ClientCore:
             self._on_datagram(report, now_ns)
         elif isinstance(report, commands.ProbeAnswered) and self.session is not None:
             self.session.on_probe(report, now_ns // NS, now_ns)
-        elif isinstance(report, commands.Done) and report.error:
-            self.counters["worker_refused"] += 1
+        elif isinstance(report, commands.Done):
+            self.counters["worker_refused"] += bool(report.error)
+            if self.session is not None:
+                self.session.on_done(report, now_ns // NS)
         self._settle(now_ns // NS)
 
     def _on_datagram(self, report: commands.Datagram, now_ns: int) -> None:

@@ -14,7 +14,7 @@ from jvpn.observability.events import PathRef
 from jvpn.protocol import reattach
 from jvpn.protocol.constants import Transport
 from jvpn.protocol.keys import SessionSecrets
-from jvpn.protocol.reattach import NO_CHALLENGE, Cause, Request
+from jvpn.protocol.reattach import NO_CHALLENGE, Cause, Report, Request
 from jvpn.protocol.tickets import NO_TICKET
 
 RETRY_MS = 50
@@ -39,6 +39,8 @@ class Attempt:
     on_candidate: int = 0
     target: int | None = None
     sent_ns: dict[int, int] = field(default_factory=dict)
+    #: No REQUEST goes earlier: the worker is asked what has arrived.
+    not_before_ms: float = 0.0
 
     @property
     def voluntary(self) -> bool:
@@ -74,7 +76,7 @@ class Requester:
     def hurry(self, now_ms: float) -> None:
         """Something changed that may help: try again now, from the best candidate on."""
         if self.attempt is not None:
-            self.attempt.next_ms = now_ms
+            self.attempt.next_ms = max(now_ms, self.attempt.not_before_ms)
             self.attempt.tries = self.attempt.on_candidate = 0
 
     def get_timer(self) -> float | None:
@@ -95,8 +97,8 @@ class Requester:
             return None
         return candidates[attempt.on_candidate // TRIES_PER_CANDIDATE % len(candidates)]
 
-    def request(self, path: ClientPath, now_ms: int) -> SendDatagram:
-        """The next REQUEST of the attempt over `path`."""
+    def request(self, path: ClientPath, now_ms: int, reports: tuple[Report, ...]) -> SendDatagram:
+        """The next REQUEST of the attempt over `path`, saying what has arrived on the paths before."""
         attempt = self.attempt
         assert attempt is not None, "there is no reattach to request"
         attempt.tries += 1
@@ -106,7 +108,7 @@ class Requester:
         challenge = path.challenge if path.validated(now_ms) else NO_CHALLENGE
         counter = self._paths.take_counter(path.index)
         request = Request(
-            attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, challenge
+            attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, challenge, reports
         )
         ticket = self.tickets.get(path.index, NO_TICKET)
         datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)

@@ -15,7 +15,7 @@ from jvpn.protocol.control import ControlChannel, ControlType, Message
 from jvpn.protocol.handshake import HandshakeResult, Kem
 from jvpn.protocol.indexes import window
 from jvpn.protocol.keys import SessionSecrets
-from jvpn.protocol.reattach import Ack, Cause, Result
+from jvpn.protocol.reattach import Ack, Cause, Report, Result
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.protocol.tickets import is_reset
 from jvpn.protocol.wire import WireError
@@ -29,6 +29,8 @@ CONFIRM_REPEAT_MS = 100
 RECORD = 0
 #: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
 ACTIVITY_TICK_MS = 20
+#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown".
+REPORT_WAIT_MS = 5
 
 
 class ClientSession:
@@ -66,6 +68,9 @@ class ClientSession:
         self.paths.active = first.number
         self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
         self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
+        #: What had arrived when the path was lost, and the command whose Done will say so.
+        self._reports: tuple[Report, ...] = ()
+        self._report_seq = 0
         self.configured = False
         self.reset = False
         self._reset_token = b""
@@ -206,6 +211,8 @@ class ClientSession:
             routes=["0.0.0.0/0", "::/0"],
             indexes=self._installed(),
             binding=None if active is None else active.worker_binding(),
+            resend_window_ms=self.policy.resend_window_ms,
+            resend_bytes=self.policy.resend_bytes,
         )
 
     def _installed(self) -> list[commands.InstalledIndex]:
@@ -333,7 +340,7 @@ class ClientSession:
             fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
         self.requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
         # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
-        self._rebind([old.index])
+        self._ask_for_reports([old.index], now_ms)
         if self.view.allows(reason):
             self.view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
         self._clocks(now_ms)
@@ -358,21 +365,59 @@ class ClientSession:
         if path is None:
             self.requester.wait(now_ms)
             return
-        if not attempt.sent_ns:
+        first, fresh = not attempt.sent_ns, path.index not in attempt.sent_ns
+        if first:
             self._narrator.attempt(attempt.number, attempt.cause.name, path, self.view.state_version)
-        if path.index not in attempt.sent_ns:
-            # From now on DATA on this index may come: the gateway binds before its ACK can arrive.
-            # What the old path still brings is good too: perhaps it died in one direction only.
-            old = [] if attempt.old is None else [attempt.old.index]
-            self._rebind(accept=[*old, *attempt.sent_ns, path.index])
-        self._do(self.requester.request(path, now_ms))
+        self._do(self.requester.request(path, now_ms, () if attempt.voluntary else self._reports))
+        if fresh:
+            # Some DATA may follow the first REQUEST at once: the gateway holds it until the bind.
+            early = path.worker_binding() if first and self.paths.active is None else None
+            self._rebind(self._awaited(attempt), early=early)
 
-    def _rebind(self, accept: list[int], draining: int | None = None, drain_ms: int = 0) -> None:
+    @staticmethod
+    def _awaited(attempt: Attempt) -> list[int]:
+        """Indexes on which DATA may come before the ACK: the gateway binds first, and perhaps the old path died in one
+        direction only."""
+        old = [] if attempt.old is None else [attempt.old.index]
+        return [*old, *attempt.sent_ns]
+
+    def _rebind(
+        self,
+        accept: list[int],
+        draining: int | None = None,
+        drain_ms: int = 0,
+        *,
+        resend: list[commands.IndexReport] | None = None,
+        report: bool = False,
+        early: commands.Binding | None = None,
+    ) -> int:
+        """Tell the worker the active path, if there is one; returns the command's number."""
         self._tell_indexes()
         active = self.paths.active_path
         binding = None if active is None else active.worker_binding()
-        until = drain_ms * NS
-        self._do(TellWorker(commands.Rebind(self._seq(), RECORD, binding, draining, until, accept)))
+        seq, until = self._seq(), drain_ms * NS
+        self._do(
+            TellWorker(commands.Rebind(seq, RECORD, binding, draining, until, accept, resend, report, early))
+        )
+        return seq
+
+    def _ask_for_reports(self, accept: list[int], now_ms: int) -> None:
+        """The REQUEST of the attempt just begun says what has arrived, as soon as the worker has said so."""
+        attempt = self.requester.attempt
+        assert attempt is not None
+        self._reports = ()
+        self._report_seq = self._rebind(accept, report=True)
+        attempt.next_ms = attempt.not_before_ms = now_ms + REPORT_WAIT_MS
+
+    def on_done(self, done: commands.Done, now_ms: int) -> None:
+        """The worker has carried out, or refused, a command."""
+        if done.seq != self._report_seq:
+            return
+        self._reports = tuple(Report(r.index, r.next_counter, r.missing) for r in done.reports)
+        attempt = self.requester.attempt
+        if attempt is not None and not attempt.sent_ns:
+            attempt.not_before_ms = attempt.next_ms = now_ms
+            self._request(now_ms)
 
     def _on_ack(self, ack: Ack, path: ClientPath, now_ms: int) -> None:
         attempt = self.requester.attempt
@@ -403,7 +448,7 @@ class ClientSession:
         # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
         cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
         self.requester.begin(cause, attempt.started_ms, attempt.detect_ms, attempt.old, None, None)
-        self._request(now_ms)
+        self._ask_for_reports(self._awaited(attempt), now_ms)
 
     def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
         attempt, self.requester.attempt = self.requester.attempt, None
@@ -418,10 +463,15 @@ class ClientSession:
         if draining is not None and previous is not None:
             # Before the worker is told its indexes: it must know the new one to probe on it.
             self.paths.open(previous.uplink, now_ms)
+        resend = None
         epoch = split_version(ack.state_version).epoch
         if epoch > self.epoch:
+            # Another node, or one that began anew: it has never seen what was sent before.
             self._enter_epoch(epoch, now_ms)
-        self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250))
+        elif not attempt.voluntary:
+            resend = [commands.IndexReport(*report) for report in ack.reports]
+        self._reports = ()
+        self._rebind([], draining, now_ms + max(self.policy.drain_window_ms, 250), resend=resend)
         self.view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
         self._clocks(now_ms)
         self._narrator.result(attempt.number, "bound", "REATTACH_OK", ack.state_version)

@@ -1,7 +1,7 @@
 """What the parts of the gateway core share: facts, tables, and the outgoing effects. Sans-I/O."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,8 +18,11 @@ from jvpn.supervisor.effects import (
 from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
-from workers.commands import Command, InstallIndexes
+from workers.commands import Command, IndexReport, InstallIndexes, Rebind
 from workers.page import Activity
+
+#: (now_ms, reports of what arrived)
+Continuation = Callable[[int, Sequence[IndexReport]], None]
 
 
 class ActivityReader(Protocol):
@@ -71,7 +74,7 @@ class GatewayContext:
     by_peer: dict[bytes, LiveSession] = field(default_factory=dict)
     free_records: list[int] = field(default_factory=list)
     #: What happens when a worker has carried out a command: seq → (slot, continuation).
-    awaiting: dict[int, tuple[int, Callable[[int], None]]] = field(default_factory=dict)
+    awaiting: dict[int, tuple[int, Continuation]] = field(default_factory=dict)
     last_seq: int = 0
     #: What workers refused, for the shell to print.
     worker_errors: list[str] = field(default_factory=list)
@@ -91,7 +94,12 @@ class GatewayContext:
     def tell(self, slot: int, command: Command, then: Callable[[int], None] | None = None) -> None:
         """Send a command to a worker; `then(now_ms)` runs when the worker says that it is in force."""
         if then is not None:
-            self.awaiting[command.seq] = (slot, then)
+            self.awaiting[command.seq] = (slot, lambda done_ms, _reports: then(done_ms))
+        self.do(TellWorker(slot, command))
+
+    def tell_and_ask(self, slot: int, command: Rebind, then: Continuation) -> None:
+        """As `tell`, for a Rebind that asks for reports: `then(now_ms, reports)`."""
+        self.awaiting[command.seq] = (slot, then)
         self.do(TellWorker(slot, command))
 
     def send(self, arrival: Arrival, datagram: bytes) -> None:

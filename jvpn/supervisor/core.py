@@ -9,6 +9,7 @@
 Times are CLOCK_BOOTTIME milliseconds. Everything unauthenticated ends in a counter and changes nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from jvpn.policy.model import Policy
@@ -166,7 +167,7 @@ class GatewayCore:
                 self.context.counters["worker_refused"] += 1
                 self.context.worker_errors.append(f"worker {slot}: {report.error}")
             elif waiting is not None:
-                waiting[1](now_ms)
+                waiting[1](now_ms, report.reports)
         elif isinstance(report, commands.Datagram):
             arrival = Arrival(report.socket, report.local, report.remote)
             self.receive_datagram(report.data, arrival, now_ms)
@@ -198,14 +199,14 @@ class GatewayCore:
             if session not in unborn:
                 context.narrator.transferred(session, slot)
 
-        def catch_up(done_ms: int) -> None:
+        def catch_up(done_ms: int, _reports: Sequence[commands.IndexReport]) -> None:
             for then in orphaned:
-                then(done_ms)
+                then(done_ms, [])
 
         if last_seq and orphaned:
             context.awaiting[last_seq] = (slot, catch_up)
         else:
-            catch_up(now_ms)
+            catch_up(now_ms, [])
 
     # Time
 

@@ -14,7 +14,7 @@ from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.indexes import IndexTable
 from jvpn.protocol.keys import SessionSecrets
-from jvpn.protocol.reattach import Fail
+from jvpn.protocol.reattach import Fail, Report
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
 from jvpn.session.machine import Machine, Reason
@@ -129,6 +129,9 @@ class LiveSession:
         #: False after a takeover until the first bind: until then the challenge alone is the freshness.
         self.bound_in_epoch = True
         self.refused: Fail | None = None
+        #: Of the last bind: the worker's command, and what had arrived by then, which every copy of its ACK says.
+        self.bind_seq = 0
+        self.bound_reports: tuple[Report, ...] = ()
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()
@@ -212,6 +215,8 @@ class LiveSession:
             routes=inner,
             indexes=self.installed(),
             binding=self.worker_binding(),
+            resend_window_ms=self.policy.resend_window_ms,
+            resend_bytes=self.policy.resend_bytes,
         )
 
     def rebind_command(self, seq: int) -> commands.Rebind:

@@ -4,10 +4,14 @@ The judgement is `jvpn.session.ownership.judge`; here its facts are gathered and
 order is: shared page → steering entry → worker REBIND → ACK, so that no ACK promises a path that is not there yet.
 """
 
+from collections.abc import Sequence
+
+import msgspec
+
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
 from jvpn.protocol.constants import Transport
-from jvpn.protocol.reattach import Ack, Fail, Request, Result
+from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
 from jvpn.session.ownership import (
@@ -23,6 +27,7 @@ from jvpn.session.ownership import (
 from jvpn.session.record import Binding, drain_window_ms
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.live_session import Arrival, LastSwitch, LiveSession, PathFact, path_fact, path_text
+from workers.commands import IndexReport
 
 NS_PER_MS = 1_000_000
 
@@ -133,7 +138,9 @@ class Reattaching:
         if verdict.kind is Kind.PENDING:
             self.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
-            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+            # Until the worker has carried the bind out there is nothing to promise, and the ACK is coming.
+            if session.bind_seq not in context.awaiting:
+                self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
         elif verdict.kind is Kind.FAIL:
             self._fail(session, index, request, verdict, arrival, now_ms)
         elif verdict.kind is Kind.BIND:
@@ -209,11 +216,17 @@ class Reattaching:
         before = None if old is None else path_fact(old)
         context.narrator.switched(session, request, before, path_fact(new), gap_ms, lost)
         self._put_in_force(session, old, index)
+        resend = [IndexReport(*report) for report in request.reports] if lost else None
         rebind = session.rebind_command(context.next_seq())
-        context.tell(
-            session.slot,
-            rebind,
-            lambda done_ms: self.acknowledge(session, index, request, Result.BOUND, arrival, done_ms),
+        session.bind_seq, session.bound_reports = rebind.seq, ()
+
+        def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
+            if session.bind_seq == rebind.seq:
+                session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
+            self.acknowledge(session, index, request, Result.BOUND, arrival, done_ms)
+
+        context.tell_and_ask(
+            session.slot, msgspec.structs.replace(rebind, resend=resend, report=True), in_force
         )
         # Only now: the worker refuses to forget the index that it is bound to.
         context.refresh_indexes(session)
@@ -257,6 +270,7 @@ class Reattaching:
             observed_address=arrival.remote.address,
             observed_port=arrival.remote.port,
             challenge=challenge,
+            reports=session.bound_reports if result is Result.BOUND else (),
         )
         salt = context.random_bytes(16)
         steering_id = session.indexes.ids[index]

@@ -10,6 +10,7 @@ from workers.answers import Answers
 from workers.commands import Endpoint
 from workers.counters import Counter
 from workers.page import COUNTERS_PER_SLOT, Page
+from workers.reports import session_reports
 from workers.sessions import Session
 from workers.singles import Singles
 from workers.table import SessionTable, TableError
@@ -65,28 +66,31 @@ class PairWorker:
         if not self.alive:
             return
         self.commands.append(command)
-        error = ""
+        error, reports = "", []
         try:
-            self._apply(command)
+            reports = self._apply(command, now_ns)
         except TableError as refused:
             error = str(refused)
             self.refused.append(f"{type(command).__name__}: {error}")
-        self._say(commands.Done(command.seq, error))
+        self._say(commands.Done(command.seq, error, reports))
 
-    def _apply(self, command: commands.Command) -> None:
+    def _apply(self, command: commands.Command, now_ns: int) -> list[commands.IndexReport]:
         match command:
             case commands.AddSession():
                 self.table.add(command)
             case commands.InstallIndexes():
                 self.table.install(command)
             case commands.Rebind():
-                self.table.rebind(command)
+                session = self.table.rebind(command)
+                self._singles.bound(session, now_ns)
+                return session_reports(session) if command.report else []
             case commands.RemoveSession():
                 self.table.remove(command.record)
             case commands.SendProbe():
                 self._answers.send_probe(command)
             case _:
                 raise AssertionError(f"no core sends {command}")
+        return []
 
     def receive(self, number: int, data: bytes, source: Endpoint, local: bytes, now_ns: int) -> None:
         if not self.alive:
