@@ -70,7 +70,7 @@ class ClientSession:
         self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
         #: What had arrived when the path was lost, and the command whose Done will say so.
         self._reports: tuple[Report, ...] = ()
-        self._report_seq = 0
+        self._report_seq = -1
         self.configured = False
         self.reset = False
         self._reset_token = b""
