@@ -1,0 +1,320 @@
+"""The client at a real gateway: what goes through the tunnel, what is left behind, devices and names that change."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client_lab import BEYOND, BEYOND6, PORT, ClientLab
+
+from jvpn.lab.capture import Capture
+from jvpn.lab.links import SERVICE_IP, SERVICE_IP6, Network, direct_links, uplinks
+from jvpn.lab.namespaces import Lab
+from jvpn.lab.running import GATEWAY_INNER, GATEWAY_INNER6, wait_for
+
+
+@pytest.fixture
+def here(lab: Lab, tmp_path: Path) -> Iterator[ClientLab]:
+    """Uplinks A and B, plain veth."""
+    with ClientLab(direct_links(lab, "AB"), tmp_path) as made:
+        yield made
+
+
+def only_default_routes(network: Network[Any]) -> None:
+    """As at home: a default route over each uplink, and nothing that says where the gateway is."""
+    network.gateway.ip(f"addr add {BEYOND}/32 dev lo", f"addr add {BEYOND6}/128 dev lo nodad")
+    for link in network:
+        device, metric = link.client_device, 100 * link.number
+        network.client.ip(
+            f"route del {SERVICE_IP}/32 dev {device} metric {metric}",
+            f"route del {SERVICE_IP6}/128 dev {device} metric {metric}",
+            f"route add default via {link.gateway_ip} dev {device} metric {metric}",
+            f"route add default via {link.gateway_ip6} dev {device} metric {metric}",
+        )
+
+
+def captures(network: Network[Any], expression: str) -> list[Capture]:
+    return [Capture(network.client, link.client_device, expression) for link in network]
+
+
+# What goes through the tunnel
+
+
+@pytest.mark.parametrize("endpoint", [f"{SERVICE_IP}:{PORT}", f"[{SERVICE_IP6}]:{PORT}"], ids=["v4", "v6"])
+def test_a_full_tunnel_takes_everything_but_its_own_datagrams(here: ClientLab, endpoint: str) -> None:
+    only_default_routes(here.network)
+    here.write_gateway()
+    here.write_client([endpoint], routes="full")
+    here.start()
+    seen = captures(here.network, f"host {BEYOND} or host {BEYOND6}")
+    assert here.ping(BEYOND)
+    assert here.ping(BEYOND6)
+    wait_for("both uplinks", lambda: here.validated("upA", "upB"))
+    # By now every datagram of the client has had the chance to go astray; now those of the other uplink.
+    done = here.jvpn("switch", "upB", "--run-dir", str(here.work / "client"))
+    assert done.returncode == 0, done.stderr
+    assert here.ping(BEYOND)
+    assert here.ping(BEYOND6)
+    assert [capture.stop() for capture in seen] == [[], []]
+
+
+def test_a_split_tunnel_takes_its_prefixes_alone(here: ClientLab) -> None:
+    only_default_routes(here.network)
+    here.write_gateway()
+    here.write_client(routes=[f"{BEYOND}/32", f"{GATEWAY_INNER6}/128"])
+    here.start()
+    through = Capture(here.network.client, "jvpn0", "icmp or icmp6")
+    beside = Capture(here.network.client, "upA", f"icmp or (icmp6 and host {BEYOND6})")
+    for address in (BEYOND, GATEWAY_INNER6, SERVICE_IP, BEYOND6):
+        assert here.ping(address)
+    inner, outer = through.stop(), beside.stop()
+    assert len(inner) == 2 * 2 * 3, "three echoes and their replies for each of two"
+    assert len(outer) == 2 * 2 * 3
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_remains_of_a_client(here: ClientLab, end: signal.Signals) -> None:
+    only_default_routes(here.network)
+    here.resolv_conf.write_text("search example.net\nnameserver 192.0.2.53\n")
+    before = here.network_state()
+    here.write_gateway(dns=[GATEWAY_INNER, GATEWAY_INNER6])
+    config = here.write_client(routes="full")
+    here.start()
+    wait_for("the name servers", lambda: GATEWAY_INNER in here.resolv_conf.read_text())
+    during = here.network_state()
+    assert all(before[part] != during[part] for part in ("-4 addr", "-6 addr", "-4 route", "-6 route"))
+    assert "search example.net" in during["resolv.conf"]
+    here.client.process.send_signal(end)
+    here.client.process.wait(20)
+    if end is signal.SIGKILL:
+        wait_for("the end of its worker", lambda: here.network_state()["links"] == before["links"])
+        assert here.network_state()["resolv.conf"] == during["resolv.conf"], "nobody was there to put it back"
+        down = here.jvpn("down", "-c", str(config), "--json")
+        assert json.loads(down.stdout) == {"pid": None, "stopped": False, "name_servers_restored": True}
+    assert here.network_state() == before
+    assert not (here.work / "client-state" / "dns.json").exists()
+
+
+def test_the_next_start_puts_back_what_a_killed_client_left(here: ClientLab) -> None:
+    here.resolv_conf.write_text("nameserver 192.0.2.53\n")
+    here.write_gateway(dns=[GATEWAY_INNER])
+    here.write_client()
+    here.start()
+    wait_for("the name servers", lambda: GATEWAY_INNER in here.resolv_conf.read_text())
+    os.kill(here.client.process.pid, signal.SIGKILL)
+    here.client.process.wait(20)
+    here.write_client(dns="off")
+    here.start_client()
+    wait_for("a session", here.attached)
+    assert here.resolv_conf.read_text() == "nameserver 192.0.2.53\n"
+
+
+# Restarts
+
+
+def test_a_restarted_client_supersedes_its_session(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client()
+    here.start()
+    first = here.status()["session"]
+    os.kill(here.client.process.pid, signal.SIGKILL)
+    here.client.process.wait(20)
+    here.start_client()
+    wait_for("a session", here.attached)
+    assert here.status()["session"] != first
+    assert here.ping(GATEWAY_INNER)
+    events = [json.loads(line) for line in here.gateway.event_lines()]
+    ends = [e["reason_code"] for e in events if e["event"] == "STATE_CHANGE" and e["to"] == "TERMINATED"]
+    assert ends == ["SUPERSEDED"]
+    assert [s["session_id"] for s in here.gateway.ask("sessions")] == [here.status()["session"]]
+
+
+def test_a_client_lives_through_a_restart_of_its_gateway(here: ClientLab) -> None:
+    here.write_gateway(policy={"transport_loss_ttl_ms": 3_000, "recovery_window_ms": 2_000})
+    here.write_client()
+    here.start()
+    here.gateway.stop()
+    pid = here.client.process.pid
+    wait_for(
+        "that the client knows", lambda: here.status().get("active") is None or not here.attached(), 30.0
+    )
+    here.start_gateway()
+    wait_for("a session again", lambda: here.attached() and here.ping(GATEWAY_INNER, 1), 60.0)
+    assert here.client.process.poll() is None
+    assert here.client.process.pid == pid
+
+
+# Endpoints
+
+
+def test_an_endpoint_that_is_silent_is_passed_over(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client(["203.0.113.99:51820", f"{SERVICE_IP}:{PORT}"])
+    for link in here.network:
+        here.network.client.ip(f"route add 203.0.113.99/32 via {link.gateway_ip} metric {link.number}")
+    here.start()
+    wait_for("both uplinks by the endpoint that answered", lambda: here.validated("upA", "upB"))
+    assert {here.path(device)["source"] for device in ("upA", "upB")} == {f"{SERVICE_IP}:{PORT}"}
+
+
+def test_each_uplink_takes_the_endpoint_of_its_address_family(here: ClientLab) -> None:
+    client = here.network.client
+    client.ip("addr flush dev upB to 0.0.0.0/0", "addr flush dev upA to ::/0 scope global")
+    here.write_gateway()
+    here.write_client([f"[{SERVICE_IP6}]:{PORT}", f"{SERVICE_IP}:{PORT}"])
+    here.start()
+    wait_for("both uplinks", lambda: here.validated("upA", "upB"))
+    sources = {device: here.path(device)["source"] for device in ("upA", "upB")}
+    assert sources == {"upA": f"{SERVICE_IP}:{PORT}", "upB": f"[{SERVICE_IP6}]:{PORT}"}
+    here.network["A"].down()
+    wait_for("the session over IPv6", lambda: here.status()["active"] == "upB" and here.attached())
+    assert here.ping(GATEWAY_INNER)
+
+
+def test_an_uplink_that_loses_its_address_is_left_and_used_again_when_it_has_one(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client()
+    here.start()
+    wait_for("both uplinks", lambda: here.validated("upA", "upB"))
+    session, link = here.status()["session"], here.network["A"]
+    here.network.client.ip("addr flush dev upA to 0.0.0.0/0")
+    wait_for("the other uplink", lambda: here.status()["active"] == "upB" and here.attached())
+    here.network.client.ip(
+        f"addr add {link.spare_ip}/24 dev upA", f"route add {SERVICE_IP}/32 via {link.gateway_ip} metric 100"
+    )
+    wait_for("the first again, as preferred", lambda: here.status()["active"] == "upA" and here.attached())
+    assert here.status()["session"] == session
+    assert here.ping(GATEWAY_INNER)
+
+
+# Devices that come and go
+
+
+def plug_in(network: Network[Any], name: str, index: int) -> None:
+    network.client.ip(
+        f"link add up{name} index {index} type veth peer name net{name} netns {network.gateway.name}"
+    )
+    network[name].address()
+
+
+def test_a_modem_may_come_late_go_and_come_back(lab: Lab, tmp_path: Path) -> None:
+    network = direct_links(lab, "ABC")
+    network.client.ip("link del upC")
+    with ClientLab(network, tmp_path) as here:
+        here.write_gateway()
+        here.write_client()
+        here.start()
+        session = here.status()["session"]
+        assert here.path("upC")["state"] == "dead"
+        for index in (301, 302):
+            plug_in(network, "C", index)
+            wait_for("the modem as a candidate", lambda: here.validated("upA", "upB", "upC"))
+            done = here.jvpn("switch", "upC", "--json", "--run-dir", str(tmp_path / "client"))
+            assert json.loads(done.stdout)["switched"], done.stderr
+            with Capture(network.client, "upC", f"udp port {PORT}") as capture:
+                assert here.ping(GATEWAY_INNER)
+                capture.wait_for(lambda frame: frame.outgoing and len(frame.data) > 100)
+            network.client.ip("link del upC")
+            wait_for("another uplink", lambda: here.status()["active"] == "upA" and here.attached())
+            assert here.ping(GATEWAY_INNER)
+        assert here.status()["session"] == session
+        assert here.client.process.poll() is None
+
+
+def test_three_uplinks_carry_one_session_whichever_two_fail(lab: Lab, tmp_path: Path) -> None:
+    network = uplinks(lab, "ABC", rtt_ms=6)
+    with ClientLab(network, tmp_path) as here:
+        here.write_gateway()
+        here.write_client()
+        here.start()
+        session = here.status()["session"]
+        for survivor in "ABC":
+            wait_for("all three", lambda: here.validated("upA", "upB", "upC"))
+            for link in network:
+                if link.name != survivor:
+                    link.down()
+            wait_for(f"{survivor} alone", lambda s=survivor: here.status()["active"] == f"up{s}")  # type: ignore[misc]
+            assert here.ping(GATEWAY_INNER)
+            for link in network:
+                if link.name != survivor:
+                    link.up()
+        assert here.status()["session"] == session
+
+
+def test_any_device_with_a_default_route_becomes_an_uplink(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client(uplinks="auto")
+    here.start_gateway()
+    here.start_client()
+    assert here.status()["paths"] == []
+    for link, device in zip(here.network, ("upA", "upB"), strict=True):
+        here.network.client.ip(
+            f"route add default via {link.gateway_ip} dev {device} metric {100 * link.number}"
+        )
+        wait_for(f"the session over {device}", lambda d=device: here.validated(d))  # type: ignore[misc]
+    assert here.ping(GATEWAY_INNER)
+
+
+# Commands
+
+
+def test_up_down_switch_and_terminate(here: ClientLab) -> None:
+    here.write_gateway()
+    config = here.write_client()
+    run_dir = str(here.work / "client")
+    here.start_gateway()
+    up = here.jvpn("up", "-c", str(config), "--wait", "--json")
+    assert up.returncode == 0, up.stderr
+    status = json.loads(up.stdout)
+    assert status["state"] == "ATTACHED"
+    again = here.jvpn("up", "-c", str(config))
+    assert again.returncode == 1
+    assert "runs already" in again.stderr
+    second = here.jvpn("client", "-c", str(config))
+    assert second.returncode == 1
+    assert "runs already" in second.stdout
+    wait_for("the other uplink", lambda: _validated(here, "upB"))
+    assert here.jvpn("switch", "upB", "--run-dir", run_dir).returncode == 0
+    refused = here.jvpn("switch", "nosuch0", "--run-dir", run_dir)
+    assert (refused.returncode, "upA, upB" in refused.stderr) == (1, True)
+    assert here.ping(GATEWAY_INNER)
+    down = here.jvpn("down", "-c", str(config), "--json")
+    assert down.returncode == 0, down.stderr
+    assert json.loads(down.stdout)["stopped"]
+    assert not (here.work / "client" / "client.pid").exists()
+    assert here.gateway.ask("sessions") == []
+    assert here.jvpn("down", "-c", str(config)).stdout == "no client was running\n"
+
+
+def _validated(here: ClientLab, device: str) -> bool:
+    done = here.jvpn("status", "--json", "--run-dir", str(here.work / "client"))
+    return any(path["device"] == device and path["validated"] for path in json.loads(done.stdout)["paths"])
+
+
+def test_a_terminated_client_is_told_and_ends(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client()
+    here.start()
+    session, run_dir = here.status()["session"], str(here.work / "gateway")
+    wrong = here.jvpn("terminate", "zz", "--run-dir", run_dir)
+    assert (wrong.returncode, "0 sessions" in wrong.stderr) == (1, True)
+    done = here.jvpn("terminate", session[:8], "--json", "--run-dir", run_dir)
+    assert json.loads(done.stdout) == {"terminated": session}
+    assert here.client.process.wait(20) == 3
+    assert "OPERATOR_TERMINATED" in here.client.log.read_text()
+
+
+def test_recovery_does_not_wait_behind_bulk_traffic(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client()
+    here.start()
+    agent = here.client.process.pid
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    workers = [
+        pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert os.getpriority(os.PRIO_PROCESS, agent) == -10
+    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in workers] == [0]
