@@ -51,15 +51,16 @@ class ClientAdmin:
         return {"asked": device, "done": False}
 
     def switching(self) -> dict[str, object]:
-        """Whether a change of path is in flight, and which uplink DATA goes out on."""
+        """Whether a change of path is in flight, which uplink DATA goes out on, and why the gateway refused the last."""
         session = self._agent.core.session
         if session is None:
-            return {"in_flight": False, "active": None, "state": State.BIRTH.name}
+            return {"in_flight": False, "active": None, "state": State.BIRTH.name, "refused": ""}
         active = session.paths.active_path
         return {
             "in_flight": session.requester.attempt is not None,
             "active": None if active is None else active.uplink.name,
             "state": session.view.state.name,
+            "refused": session.refused,
         }
 
     def status(self) -> ClientSnapshot:

@@ -18,8 +18,8 @@ LOOK_MS: Final = 1_000
 FIRST_PATIENCE_MS: Final = 3_000
 LAST_PATIENCE_MS: Final = 60_000
 #: Unanswered INITs or REQUESTs after which the name may lead elsewhere by now.
-STRUGGLING: Final = 8
-ASK_AGAIN_MS: Final = 30_000
+STRUGGLING: Final = 5
+ASK_AGAIN_MS: Final = 10_000
 #: While no address is known at all.
 ASK_FIRST_MS: Final = 3_000
 #: A router's table may change all the time.

@@ -81,6 +81,10 @@ class ClientSession:
         self._health_repeat_ms: int | None = None
         self._last_sent_ns = self._last_received_ns = 0
         self._last_probe_us = 0
+        #: Uplink number that the operator switched to: preference leaves it alone until that path is lost.
+        self._chosen: int | None = None
+        #: Why the gateway refused the last attempt, "" when it did not.
+        self.refused = ""
         self._handled_ns = now_ms * NS
 
     # Datagrams
@@ -314,6 +318,7 @@ class ClientSession:
         active = self.paths.active_path
         old = None if active is None else path_ref(active)
         self.requester.begin(cause, now_ms, 0.0, old, self.paths.active, uplink.number)
+        self.refused = ""
         self.view.apply(Reason[cause.name], now_ms)
         self._clocks(now_ms)
         return True
@@ -457,6 +462,10 @@ class ClientSession:
         self.paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
         bound.bound_us = now_ms * 1000
+        if attempt.cause is Cause.OPERATOR_SWITCH:
+            self._chosen = bound.uplink.number
+        elif bound.uplink.number != self._chosen:
+            self._chosen = None
         draining = None
         if attempt.voluntary and previous is not None and previous.index != bound.index:
             draining = previous.index
@@ -491,6 +500,7 @@ class ClientSession:
         if attempt is None or fail.attempt != attempt.number:
             return
         self.requester.attempt = None
+        self.refused = fail.reason
         version = self.view.state_version
         self._narrator.result(attempt.number, "failed", fail.reason, version, fail.retry_after_ms)
         if fail.reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
@@ -576,7 +586,7 @@ class ClientSession:
     def _fail_back(self, now_ms: int) -> None:
         """Return to a preferred uplink once it has been steady for the stability window."""
         active = self.paths.active_path
-        if active is None or self.requester.attempt is not None:
+        if active is None or self.requester.attempt is not None or self.paths.active == self._chosen:
             return
         for path in self.paths.candidates(now_ms, without=self.paths.active):
             steady = path.health.snapshot(now_ms * NS).steady_since_ms

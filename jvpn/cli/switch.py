@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from typing import Any
 
 from jvpn.cli.status import add_run_dir
 from jvpn.observability.admin import ask
@@ -35,13 +36,21 @@ def run(args: argparse.Namespace) -> int:
     switched = seen["active"] == args.device and not seen["in_flight"]
     if args.json:
         result = {"device": args.device, "switched": switched, "already": already, "took_ms": took_ms}
-        print(json.dumps(result | {"active": seen["active"], "state": seen["state"]}))
+        print(json.dumps(result | {name: seen[name] for name in ("active", "state", "refused")}))
     elif already:
         print(f"the session is on {args.device} already")
     elif switched:
         print(f"the session is on {args.device}, after {took_ms} ms")
     if not switched:
-        active = seen["active"] or "no path"
-        problem = "still trying" if seen["in_flight"] else "the gateway was not reached over it, or refused"
-        print(f"jvpn switch: the session is on {active}: {problem}", file=sys.stderr)
+        print(f"jvpn switch: the session is on {seen['active'] or 'no path'}: {_why(seen)}", file=sys.stderr)
     return 0 if switched else 1
+
+
+def _why(seen: dict[str, Any]) -> str:
+    if seen["in_flight"]:
+        return "the gateway has not answered yet; the client goes on trying"
+    if seen["refused"] == "SWITCH_RATE_LIMITED":
+        return (
+            "the gateway's policy allows no further switch yet (SWITCH_RATE_LIMITED); try again in a moment"
+        )
+    return f"the gateway refused: {seen['refused']}" if seen["refused"] else "the path was lost meanwhile"

@@ -1,8 +1,13 @@
 """The client at a real gateway: what goes through the tunnel, what is left behind, devices and names that change."""
 
+import ipaddress
 import json
 import os
+import shlex
 import signal
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,11 @@ from typing import Any
 import pytest
 from client_lab import BEYOND, BEYOND6, PORT, ClientLab
 
+from jvpn.agent.resolver import direct_lookup
 from jvpn.lab.capture import Capture
 from jvpn.lab.links import SERVICE_IP, SERVICE_IP6, Network, direct_links, uplinks
 from jvpn.lab.namespaces import Lab
-from jvpn.lab.running import GATEWAY_INNER, GATEWAY_INNER6, wait_for
+from jvpn.lab.running import GATEWAY_INNER, GATEWAY_INNER6, JVPN, wait_for
 
 
 @pytest.fixture
@@ -190,6 +196,65 @@ def test_an_uplink_that_loses_its_address_is_left_and_used_again_when_it_has_one
     assert here.ping(GATEWAY_INNER)
 
 
+def hosts_says(here: ClientLab, address: str) -> None:
+    (here.work / "hosts").write_text(f"127.0.0.1 localhost\n{address} vpn.test\n")
+
+
+def test_a_gateway_that_moved_is_found_by_its_name(here: ClientLab) -> None:
+    """The hosts file stands for the name servers: the client's mount namespace has one of its own."""
+    here.write_gateway()
+    config = here.write_client([f"vpn.test:{PORT}"])
+    here.start_gateway()
+    for link in here.network:
+        here.network.client.ip(f"route add 203.0.113.99/32 via {link.gateway_ip} metric {link.number}")
+    hosts_says(here, "203.0.113.99")
+    mount = f"mount --bind {here.work}/hosts /etc/hosts"
+    command = f"{mount} && exec {shlex.join(JVPN)} client -c {config}"
+    process = here.network.client.popen(["unshare", "--mount", "sh", "-c", command])
+    with Capture(here.network.client, "upA", "host 203.0.113.99") as capture:
+        capture.wait_for(lambda frame: frame.outgoing, timeout_s=30.0)
+    hosts_says(here, SERVICE_IP)
+    wait_for("the session at the new address", lambda: status_of(here).get("state") == "ATTACHED", 60.0)
+    assert {path["source"] for path in status_of(here)["paths"]} == {f"{SERVICE_IP}:{PORT}"}
+    process.terminate()
+    assert process.wait(20) == 0
+
+
+def status_of(here: ClientLab) -> dict[str, Any]:
+    done = here.jvpn("status", "--json", "--run-dir", str(here.work / "client"))
+    status: dict[str, Any] = json.loads(done.stdout or "{}")
+    return status
+
+
+def serve_names(opened: socket.socket, answers: dict[int, str]) -> None:
+    """A name server for one name: one question for each type of address, then it ends."""
+    opened.settimeout(20)
+    for _ in answers:
+        query, client = opened.recvfrom(512)
+        (kind,) = struct.unpack_from(">H", query, len(query) - 4)
+        data = ipaddress.ip_address(answers[kind]).packed
+        record = struct.pack(">HHHIH", 0xC00C, kind, 1, 60, len(data)) + data
+        header = query[:2] + struct.pack(">HHHHH", 0x8180, 1, 1, 0, 0)
+        opened.sendto(header + query[12:] + record, client)
+
+
+def test_names_are_asked_for_beside_the_tunnel(here: ClientLab) -> None:
+    only_default_routes(here.network)
+    here.write_gateway(dns=[GATEWAY_INNER])
+    here.write_client(routes="full")
+    here.start()
+    server = here.network.gateway.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((SERVICE_IP, 53))
+    thread = threading.Thread(target=serve_names, args=(server, {1: "192.0.2.1", 28: "2001:db8::1"}))
+    thread.start()
+    capture = Capture(here.network.client, "upB", f"udp port 53 and host {SERVICE_IP}")
+    found = here.network.client.call(lambda: direct_lookup("vpn.test", [SERVICE_IP], ["upB"]))
+    thread.join()
+    server.close()
+    assert found == ["2001:db8::1", "192.0.2.1"]
+    assert len(capture.stop()) == 4, "two questions, two answers"
+
+
 # Devices that come and go
 
 
@@ -204,7 +269,7 @@ def test_a_modem_may_come_late_go_and_come_back(lab: Lab, tmp_path: Path) -> Non
     network = direct_links(lab, "ABC")
     network.client.ip("link del upC")
     with ClientLab(network, tmp_path) as here:
-        here.write_gateway()
+        here.write_gateway(policy={"switch_cooldown_ms": 0})
         here.write_client()
         here.start()
         session = here.status()["session"]
@@ -262,7 +327,7 @@ def test_any_device_with_a_default_route_becomes_an_uplink(here: ClientLab) -> N
 
 
 def test_up_down_switch_and_terminate(here: ClientLab) -> None:
-    here.write_gateway()
+    here.write_gateway(policy={"switch_cooldown_ms": 60_000})
     config = here.write_client()
     run_dir = str(here.work / "client")
     here.start_gateway()
@@ -276,8 +341,11 @@ def test_up_down_switch_and_terminate(here: ClientLab) -> None:
     second = here.jvpn("client", "-c", str(config))
     assert second.returncode == 1
     assert "runs already" in second.stdout
-    wait_for("the other uplink", lambda: _validated(here, "upB"))
+    wait_for("the other uplink", lambda: any(p["validated"] for p in status_of(here)["paths"][1:]))
     assert here.jvpn("switch", "upB", "--run-dir", run_dir).returncode == 0
+    limited = here.jvpn("switch", "upA", "--run-dir", run_dir)
+    assert limited.returncode == 1
+    assert "SWITCH_RATE_LIMITED" in limited.stderr
     refused = here.jvpn("switch", "nosuch0", "--run-dir", run_dir)
     assert (refused.returncode, "upA, upB" in refused.stderr) == (1, True)
     assert here.ping(GATEWAY_INNER)
@@ -287,11 +355,6 @@ def test_up_down_switch_and_terminate(here: ClientLab) -> None:
     assert not (here.work / "client" / "client.pid").exists()
     assert here.gateway.ask("sessions") == []
     assert here.jvpn("down", "-c", str(config)).stdout == "no client was running\n"
-
-
-def _validated(here: ClientLab, device: str) -> bool:
-    done = here.jvpn("status", "--json", "--run-dir", str(here.work / "client"))
-    return any(path["device"] == device and path["validated"] for path in json.loads(done.stdout)["paths"])
 
 
 def test_a_terminated_client_is_told_and_ends(here: ClientLab) -> None:
