@@ -51,7 +51,7 @@ class ClientAdmin:
         return {"asked": device, "done": False}
 
     def switching(self) -> dict[str, object]:
-        """Whether a change of path is in flight, which uplink DATA goes out on, and why the gateway refused the last."""
+        """Whether a change of path is in flight, which uplink DATA goes out on, why the last was refused."""
         session = self._agent.core.session
         if session is None:
             return {"in_flight": False, "active": None, "state": State.BIRTH.name, "refused": ""}
