@@ -10,8 +10,8 @@ from injection import Injector, payload, source_port, towards_gateway
 from running import Running, Setup, running, wait_for
 from streams import TcpEcho
 
-from jvpn.lab.faults import EmulatedLink
-from jvpn.lab.links import Network
+from jvpn.lab import links
+from jvpn.lab.namespaces import Lab
 from jvpn.protocol.constants import PacketType
 from jvpn.supervisor.steering import cpumap_supported
 
@@ -20,15 +20,18 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: needs root"),
 ]
 
-Net = Network[EmulatedLink]
 #: What a worker counts only when a user's packet passes it, inwards and outwards.
 INWARDS, OUTWARDS = "delivered_packets", "tun_reads"
 
 
-@pytest.fixture
-def system(two_uplinks: Net) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def system() -> Iterator[Running]:
     """Two clients on two workers; idle probes so seldom that none falls into a comparison."""
-    with running(two_uplinks, Setup(policy={"idle_probe_interval_ms": 60_000}), clients=2) as system:
+    setup = Setup(policy={"idle_probe_interval_ms": 60_000})
+    with (
+        Lab("test") as lab,
+        running(links.two_uplinks(lab, rtt_ms=20), setup, clients=2) as system,
+    ):
         yield system
 
 
@@ -81,6 +84,9 @@ def test_each_session_has_its_worker_before_and_after_its_path_changes(system: R
         system.moved_from(left, number)
     for number in (0, 1):
         assert_only_the_owner_works(system, number)
+    left.up()
+    for number in (0, 1):
+        system.warm(number)
 
 
 def test_return_traffic_leaves_by_the_owners_queue(system: Running) -> None:
