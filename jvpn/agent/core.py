@@ -176,6 +176,11 @@ class ClientCore:
         if self.session is not None:
             self.session.reroute(uplink, now_ns // NS)
 
+    def worker_replaced(self) -> None:
+        """The shell has started another data worker: tell it everything."""
+        if self.session is not None:
+            self.session.worker_replaced()
+
     @property
     def unanswered(self) -> int:
         """INITs or REQUESTs sent since the gateway last answered one; 0 while a path is bound."""

@@ -29,6 +29,8 @@ class DataWorker:
         theirs.close()
         self.pid: int = process.pid
         self.pidfd = os.pidfd_open(self.pid)
+        # Whatever the priority of who starts it: bulk traffic is not to be preferred.
+        os.setpriority(os.PRIO_PROCESS, self.pid, 0)
         try:
             self._set_up(page_fd, tun_fd, sockets)
         except OSError:

@@ -43,6 +43,9 @@ TUN_POLL_S = 0.05
 #: Recovery must not wait behind bulk traffic; the worker, which carries that, keeps the ordinary priority.
 NICE = -10
 DEFAULT_PREFERENCE = 100
+#: So many deaths of the data worker in this time have a cause that a restart does not mend.
+MAX_DEATHS = 4
+DEATHS_WITHIN_S = 30.0
 
 
 def now_ns() -> int:
@@ -63,6 +66,8 @@ class Agent:
         self._undo: list[Callable[[], object]] = []
         self._running = True
         self._status = 0
+        self._worker: DataWorker | None = None
+        self._deaths_s: list[float] = []
         try:
             self._bring_up()
         except BaseException:
@@ -85,14 +90,14 @@ class Agent:
         self.page = Page(self._page_fd)
         # Before it looks at the links, so that no change falls between.
         self._links = LinkMonitor()
-        self._worker: DataWorker | None = None
         self._make_uplinks()
         self._worker = DataWorker(self._page_fd, self._tun, self.uplinks.sockets())
-        self._undo.append(self._worker.close)
+        self._undo.append(self._end_worker)
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         self._make_core()
-        self._watch(self._worker)
+        self._watch_worker(self._worker)
+        self._watch()
 
     def _name_servers(self) -> None:
         plan = self.plan
@@ -145,9 +150,11 @@ class Agent:
 
     # Running
 
-    def _watch(self, worker: DataWorker) -> None:
+    def _watch_worker(self, worker: DataWorker) -> None:
         self._register(worker.fileno(), lambda: self._on_worker(worker))
-        self._register(worker.pidfd, self._on_worker_exit)
+        self._register(worker.pidfd, lambda: self._on_worker_exit(worker))
+
+    def _watch(self) -> None:
         self._register(self._links.fileno(), lambda: self.reach.on_news(self._links.take(), now_ns()))
         self._register(self._resolver.fileno(), lambda: self.reach.on_resolved(now_ns()))
         admin = ClientAdmin(self)
@@ -187,10 +194,32 @@ class Agent:
             self.core.worker_report(report, now_ns())
             self._carry_out(self.core.effects())
 
-    def _on_worker_exit(self) -> None:
-        self._say("the data worker died; the client ends so that its supervisor can start it again")
-        self._status = 1
-        self.stop()
+    def _on_worker_exit(self, dead: DataWorker) -> None:
+        """Another takes its place, and the session goes on; unless that happens again and again."""
+        for descriptor in (dead.fileno(), dead.pidfd):
+            self._selector.unregister(descriptor)
+        self._end_worker()
+        self._deaths_s = [*self._deaths_s[1 - MAX_DEATHS :], time.monotonic()]
+        if len(self._deaths_s) == MAX_DEATHS and self._deaths_s[-1] - self._deaths_s[0] < DEATHS_WITHIN_S:
+            self._say(f"the data worker died {MAX_DEATHS} times in {DEATHS_WITHIN_S:g} s; the client ends")
+            self._status = 1
+            self.stop()
+            return
+        try:
+            self._worker = DataWorker(self._page_fd, self._tun, self.uplinks.sockets())
+        except OSError as error:
+            self._say(f"the data worker died, and another does not start: {error}; the client ends")
+            self._status = 1
+            self.stop()
+            return
+        self._say("the data worker died; another goes on in its place")
+        self._watch_worker(self._worker)
+        self.core.worker_replaced()
+
+    def _end_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -220,7 +249,8 @@ class Agent:
         self._say(f"session up: {', '.join(given.addresses)} on {self.plan.tun_name}")
 
     def _tell(self, command: commands.Command) -> None:
-        assert self._worker is not None, "the core begins when the worker is there"
+        if self._worker is None:
+            return
         try:
             self._worker.tell(command)
         except OSError as error:

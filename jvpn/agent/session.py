@@ -81,6 +81,8 @@ class ClientSession:
         self._health_repeat_ms: int | None = None
         self._last_sent_ns = self._last_received_ns = 0
         self._last_probe_us = 0
+        #: Of the data counters: one for each worker that has served this session.
+        self._generation = 0
         #: Uplink number that the operator switched to: preference leaves it alone until that path is lost.
         self._chosen: int | None = None
         #: Why the gateway refused the last attempt, "" when it did not.
@@ -209,7 +211,7 @@ class ClientSession:
             record=RECORD,
             session_id=self.session_id,
             suite=self.secrets.suite.number,
-            generation=0,
+            generation=self._generation,
             phases=[self._phase_keys(secrets) for secrets in self.rekeying.phases()],
             allowed_sources=["0.0.0.0/0", "::/0"],
             routes=["0.0.0.0/0", "::/0"],
@@ -218,6 +220,12 @@ class ClientSession:
             resend_window_ms=self.policy.resend_window_ms,
             resend_bytes=self.policy.resend_bytes,
         )
+
+    def worker_replaced(self) -> None:
+        """A new worker serves in place of one that died: under a higher generation, so that no nonce repeats."""
+        self._generation += 1
+        if self.configured:
+            self._do(TellWorker(self._add_command()))
 
     def _installed(self) -> list[commands.InstalledIndex]:
         known = self.paths.left | {path.index: path.steering_id for path in self.paths.paths.values()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from client_lab import BEYOND, BEYOND6, PORT, ClientLab
+from streams import TcpEcho
 
 from jvpn.agent.resolver import direct_lookup
 from jvpn.lab.capture import Capture
@@ -151,6 +152,34 @@ def test_a_client_lives_through_a_restart_of_its_gateway(here: ClientLab) -> Non
     wait_for("a session again", lambda: here.attached() and here.ping(GATEWAY_INNER, 1), 60.0)
     assert here.client.process.poll() is None
     assert here.client.process.pid == pid
+
+
+def worker_of(here: ClientLab) -> int:
+    agent = here.client.process.pid
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    (worker,) = (p for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+    return int(worker)
+
+
+def test_a_killed_worker_costs_neither_the_session_nor_its_streams(here: ClientLab) -> None:
+    here.write_gateway()
+    here.write_client()
+    here.start()
+    session, first = here.status()["session"], worker_of(here)
+    capture = Capture(here.network.client, "upA", f"udp dst port {PORT}", snap_bytes=62)
+    with TcpEcho(here.network.client, here.network.gateway, GATEWAY_INNER) as stream:
+        stream.goes_on()
+        os.kill(first, signal.SIGKILL)
+        wait_for("another worker", lambda: "another goes on" in here.client.log.read_text())
+        stream.goes_on(50)
+    # Ethernet, IPv4 and UDP take 42 bytes; then type at 0, steering id at 4, counter at 12.
+    headers = [frame.data[42:62] for frame in capture.stop() if frame.outgoing]
+    data = [header[4:20] for header in headers if header[0] == 0x20]
+    assert len(data) > 50
+    assert len(set(data)) == len(data), "a nonce was used twice"
+    assert here.status()["session"] == session
+    assert worker_of(here) != first
+    assert os.getpriority(os.PRIO_PROCESS, worker_of(here)) == 0
 
 
 # Endpoints
@@ -374,10 +403,5 @@ def test_recovery_does_not_wait_behind_bulk_traffic(here: ClientLab) -> None:
     here.write_gateway()
     here.write_client()
     here.start()
-    agent = here.client.process.pid
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    workers = [
-        pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-    assert os.getpriority(os.PRIO_PROCESS, agent) == -10
-    assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in workers] == [0]
+    assert os.getpriority(os.PRIO_PROCESS, here.client.process.pid) == -10
+    assert os.getpriority(os.PRIO_PROCESS, worker_of(here)) == 0
