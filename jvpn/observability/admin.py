@@ -24,14 +24,27 @@ class AdminError(Exception):
     """A request that cannot be fulfilled, in words for the operator."""
 
 
+class _Connection:
+    """One reader of answers: what it has asked so far, and what of the answers its socket has not taken yet."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self.asked = b""
+        self.waiting = memoryview(b"")
+
+
 class AdminServer:
-    """Serves `handler(request) -> answer` from somebody's selector loop. Slow or broken readers are dropped."""
+    """Serves `handler(request) -> answer` from somebody's selector loop, whose keys carry a callback as data.
+
+    Nobody here is waited for: an answer that does not fit the socket's buffer goes out as the reader takes it, the next
+    question of the same connection is answered after that, and who asks too much at once is dropped.
+    """
 
     def __init__(self, path: Path, selector: selectors.BaseSelector, handler: Handler) -> None:
         self._path = path
         self._selector = selector
         self._handler = handler
-        self._open: dict[socket.socket, bytes] = {}
+        self._open: list[_Connection] = []
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
@@ -44,43 +57,61 @@ class AdminServer:
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def _accept(self) -> None:
-        connection, _address = self._listener.accept()
-        connection.setblocking(False)
-        if len(self._open) >= MAX_CONNECTIONS:
-            connection.close()
-            return
-        self._open[connection] = b""
-        self._selector.register(connection, selectors.EVENT_READ, lambda: self._read(connection))
-
-    def _read(self, connection: socket.socket) -> None:
         try:
-            data = connection.recv(MAX_REQUEST)
+            opened, _address = self._listener.accept()
+        except BlockingIOError:
+            return
+        opened.setblocking(False)
+        if len(self._open) >= MAX_CONNECTIONS:
+            opened.close()
+            return
+        connection = _Connection(opened)
+        self._open.append(connection)
+        self._selector.register(opened, selectors.EVENT_READ, lambda: self._turn(connection))
+
+    def _turn(self, connection: _Connection) -> None:
+        try:
+            self._read(connection)
+            self._write(connection)
         except OSError:
-            data = b""
-        self._open[connection] += data
-        if not data or len(self._open[connection]) > MAX_REQUEST:
             self._drop(connection)
             return
-        while b"\n" in self._open[connection]:
-            line, _, self._open[connection] = self._open[connection].partition(b"\n")
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.waiting else 0)
+        self._selector.modify(connection.socket, events, lambda: self._turn(connection))
+
+    def _read(self, connection: _Connection) -> None:
+        """Raises OSError when the connection is to be dropped."""
+        try:
+            data = connection.socket.recv(MAX_REQUEST)
+        except BlockingIOError:
+            return
+        connection.asked += data
+        if not data or len(connection.asked) > MAX_REQUEST:
+            raise ConnectionAbortedError
+
+    def _write(self, connection: _Connection) -> None:
+        while connection.waiting or b"\n" in connection.asked:
+            if not connection.waiting:
+                line, _, connection.asked = connection.asked.partition(b"\n")
+                connection.waiting = memoryview(self._answer(line))
             try:
-                connection.sendall(self._answer(line))
-            except OSError:
-                self._drop(connection)
+                sent = connection.socket.send(connection.waiting)
+            except BlockingIOError:
                 return
+            connection.waiting = connection.waiting[sent:]
 
     def _answer(self, line: bytes) -> bytes:
         try:
             request = json.loads(line)
             answer = {"ok": self._handler(request if isinstance(request, dict) else {})}
-        except (AdminError, ValueError) as error:
+        except (AdminError, ValueError, RecursionError) as error:
             answer = {"error": str(error)}
         return msgspec.json.encode(answer) + b"\n"
 
-    def _drop(self, connection: socket.socket) -> None:
-        self._selector.unregister(connection)
-        del self._open[connection]
-        connection.close()
+    def _drop(self, connection: _Connection) -> None:
+        self._selector.unregister(connection.socket)
+        self._open.remove(connection)
+        connection.socket.close()
 
     def close(self) -> None:
         for connection in list(self._open):
