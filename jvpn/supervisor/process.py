@@ -4,6 +4,7 @@ One thread, one selector. A turn: authenticated control first (slot 0), then wor
 deadlines; after each the core's effects are carried out in their order.
 """
 
+import contextlib
 import os
 import selectors
 import signal
@@ -60,6 +61,7 @@ from workers.page import TornRow
 
 NS_PER_MS = 1_000_000
 NOBODY = 65_534
+CONTROL_NICE = -10
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
 
@@ -264,6 +266,9 @@ class Gateway:
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT or `stop`."""
+        # A reattach must not wait behind the bulk traffic that the workers move; they run at the usual priority.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, CONTROL_NICE)
         while self._running:
             timer = self.core.get_timer()
             timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)

@@ -195,7 +195,8 @@ class Reattaching:
         gap_ms = now_ms - received_ms if received_ms else None
         if verdict.enter is not None:
             machine.apply(verdict.enter, now_ms, details={"old": path_text(old), "attempt": request.attempt})
-        drain_ms = None if lost else drain_window_ms(session.policy.drain_window_ms, 0.0, 0.0)
+        # A policy of zero means that nothing drains, as after a death.
+        drain_ms = None if lost else drain_window_ms(session.policy.drain_window_ms, 0.0, 0.0) or None
         same_path = old is not None and (old.index, old.source) == (new.index, new.source)
         if not same_path:
             session.bindings = session.bindings.bind(new, now_ms, drain_ms)

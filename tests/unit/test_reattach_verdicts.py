@@ -228,3 +228,10 @@ def test_a_racer_that_relays_a_request_wins_nothing_and_spoils_nothing() -> None
     pair.advance(DELAY_MS)
     assert pair.client_worker.delivered == [b"for the client alone"]
     assert all(flight.kind is not PacketType.DATA for flight in pair.strangers)
+
+
+def test_a_policy_may_let_nothing_drain() -> None:
+    pair = CorePair(fast_policy(drain_window_ms=0)).attach()
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: pair.attached)
+    assert pair.live.bindings.draining is None
