@@ -47,6 +47,7 @@ def gateway_text(answer: dict[str, Any]) -> str:
         f"steering  {answer['steering']}",
     ]
     lines += [f"  {name:<8}{mode}" for name, mode in sorted(answer["xdp_mode"].items())]
+    lines += [f"  ({' '.join(note.split())})" for note in answer.get("steering_notes", [])]
     lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}", ""]
     rows = [["worker", "pid", "cpu", "state", "sessions", "delivered", "sent"]]
     for worker in answer["workers"]:

@@ -22,7 +22,8 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker.
+    """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker;
+    `steering_notes`: why nothing better does.
 
     `counters` holds every reason to drop, by name.
     """
@@ -37,6 +38,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int
     counters: dict[str, int]
     policy: str
+    steering_notes: list[str] = []
 
 
 class SwitchSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -59,6 +59,7 @@ class GatewayAdmin:
             sessions=len(core.context.sessions),
             counters=counters,
             policy=f"{plan.default_policy.name}@{plan.default_policy.version}",
+            steering_notes=list(gateway.xdp.notes),
         )
 
     def _steering_sentence(self) -> str:

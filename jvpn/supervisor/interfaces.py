@@ -84,7 +84,7 @@ def _attach(state: XdpState, steer_fd: int, interface: str, wanted: str) -> str:
         mode, notes = xdp.attach_best(interface, steer_fd)
         state.notes += notes
     except (xdp.ForeignProgram, OSError) as error:
-        state.notes.append(f"{interface}: {error}")
+        state.notes.append(str(error) if interface in str(error) else f"{interface}: {error}")
         return "none"
     return mode
 

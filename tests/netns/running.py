@@ -51,6 +51,7 @@ class Setup:
     workers: int = 2
     listen: tuple[tuple[str, int], ...] = (("::", PORT),)
     devices: tuple[str, ...] = ("upA", "upB")
+    interfaces: tuple[str, ...] | None = None
     peers: int = 2
     policy: dict[str, Any] = field(default_factory=dict)
     pins: str = ""
@@ -284,7 +285,7 @@ def gateway_plan(folder: Path, setup: dict[str, Any], name: str) -> GatewayPlan:
     return GatewayPlan(
         node_id="gw",
         listen=[(address, port) for address, port in setup["listen"]],
-        interfaces=None,
+        interfaces=setup["interfaces"],
         xdp=setup["xdp"],
         workers=setup["workers"],
         tun_name="jvpn0" if name == "gateway" else "jvpn1",
