@@ -23,11 +23,22 @@ from multiprocess import get_context
 from jvpn.holder import descriptors, inventory
 from jvpn.holder.inventory import HolderPlan, Inventory, Refused, Shutdown, WorkerReplaced, WorkerSeat
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
-from workers import commands, tun, udp
+from workers import commands, privileges, tun, udp
 from workers.main import worker_main
 from workers.page import Page
 
 SOCKET_NAME = "holder.sock"
+#: Once sockets and TUN are there: to end workers, to let new ones become nobody, and to find their code where root
+#: has no right by its own.
+CAPABILITIES = frozenset(
+    {
+        privileges.CAP_KILL,
+        privileges.CAP_SETUID,
+        privileges.CAP_SETGID,
+        privileges.CAP_SETPCAP,
+        privileges.CAP_DAC_READ_SEARCH,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -52,6 +63,7 @@ class Holder:
         self.groups = [self._open_group(address, port) for address, port in plan.listen]
         _refuse_existing(plan.tun_name)
         self.queues = [tun.open_queue(plan.tun_name, multi_queue=True) for _ in range(plan.slots)]
+        privileges.keep(CAPABILITIES)
         self.workers = [self._start_worker() for _ in range(plan.slots)]
         for slot, worker in enumerate(self.workers):
             self._seat(worker, slot)

@@ -126,14 +126,23 @@ def attach_best(interface: str | int, program_fd: int) -> tuple[str, list[str]]:
     return "none", notes
 
 
-def detach(interface: str | int, only_if_prog_name: str = PROGRAM_NAME) -> bool:
-    """Take our program away; False when there is none, or one of another name, which stays."""
+def detach(
+    interface: str | int, only_if_prog_name: str = PROGRAM_NAME, program_id: int | None = None
+) -> bool:
+    """Take our program away; False when there is none, or another, which stays.
+
+    Ours is the one with `program_id`, else any of that name (to read names takes CAP_SYS_ADMIN).
+    """
     index = index_of(interface)
     present = current(index)
-    if present is None or present.program_name != only_if_prog_name:
+    if present is None:
         return False
-    _set_xdp(index, -1, _FLAGS.get(present.mode, 0))
-    return True
+    ours = (
+        present.program_name == only_if_prog_name if program_id is None else present.program_id == program_id
+    )
+    if ours:
+        _set_xdp(index, -1, _FLAGS.get(present.mode, 0))
+    return ours
 
 
 def _is_ours(present: Attached, program_fd: int) -> bool:

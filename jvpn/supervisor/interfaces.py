@@ -14,8 +14,9 @@ _WORST_FIRST: tuple[XdpMode, ...] = ("none", "generic", "native")
 
 @dataclass(slots=True)
 class XdpState:
-    """The mode of each interface, and why a better one was not to be had."""
+    """The program, the mode of each interface, and why a better one was not to be had."""
 
+    program_id: int = 0
     modes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -62,7 +63,7 @@ def attach_steering(
     A foreign program stays and is noted; that interface works without XDP, by the reuseport program alone. Where an
     earlier supervisor attached it and it is not wanted any more, it goes.
     """
-    ours = bpf_syscall.prog_info(steer_fd).id
+    ours = state.program_id = bpf_syscall.prog_info(steer_fd).id
     for interface, attached in xdp.everywhere().items():
         if attached.program_id == ours and (wanted == "off" or interface not in interfaces):
             xdp.detach(interface)
@@ -95,6 +96,6 @@ def detach_steering(state: XdpState) -> None:
         if mode == "none":
             continue
         try:
-            xdp.detach(interface)
+            xdp.detach(interface, program_id=state.program_id)
         except OSError as error:
             state.notes.append(f"{interface}: {error}")

@@ -57,6 +57,7 @@ from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.programs import load, noted_pin_dir, open_pinned, remove_pins
 from jvpn.supervisor.steering import Steering
 from jvpn.supervisor.steering_backend import NoSteering, SteeringBackend
+from workers import privileges
 from workers.page import TornRow
 
 NS_PER_MS = 1_000_000
@@ -126,8 +127,6 @@ class Gateway:
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.store: OwnershipStore = SqliteStore(plan.store_path)
         self._undo.append(self.store.close)
-        self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
-        self._undo.append(lambda: self.sink.close(2.0))
         self.steering = self._open_steering(found is not None)
         workers = plan.workers
         if not self.steering.available and workers > 1:
@@ -140,12 +139,27 @@ class Gateway:
             self._say(f"the earlier data plane was ended: {self.dataplane.difference}")
         configure_tun(plan.tun_name, plan.addresses, TUN_MTU)
         self._fill_steering()
+        self._attach_steering()
+        privileges.keep(self._capabilities())
+        # The first thread starts here: what it is to lack must be gone before.
+        self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
+        self._undo.append(lambda: self.sink.close(2.0))
         self.core = GatewayCore(self._context(), self.store)
         if self.dataplane.adopted:
             self._adopt()
-        self._attach_steering()
         self._watch()
         self._leave_running = False
+
+    def _capabilities(self) -> frozenset[int]:
+        """What is still needed: to write the maps, to detach from interfaces, to reach files that root does not own.
+
+        A bpffs that had to be mounted for this gateway alone has to be unmounted at the end.
+        """
+        kept = {privileges.CAP_BPF, privileges.CAP_NET_ADMIN, privileges.CAP_DAC_OVERRIDE}
+        plan = self.plan
+        if noted_pin_dir(plan.run_dir, plan.pin_dir).is_relative_to(plan.run_dir):
+            kept.add(privileges.CAP_SYS_ADMIN)
+        return frozenset(kept)
 
     def _adopt(self) -> None:
         """Take over the sessions of a supervisor that ended without a word."""
