@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import OLD_PHASE_MS, Transport
 from jvpn.protocol.handshake import Kem
-from jvpn.session.machine import InvariantBroken, Machine, Reason, State
+from jvpn.session.machine import InvariantBroken, Machine, Reason, State, split_version
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.supervisor.core import GatewayCore
@@ -153,6 +153,7 @@ class Adoption:
         )
         session.generation = row.generation + 1
         session.last_attempt = session.last_told_attempt = row.last_attempt
+        session.bound_in_epoch = split_version(row.state_version).count > 0
         session.last_reason = REASONS[row.reason]
         session.heard_ms = now_ms
         session.given_to_worker = True

@@ -197,7 +197,7 @@ def test_one_supervisor_at_a_time(tunnel: Tunnel) -> None:
 
 
 def test_another_plan_restarts_the_data_plane_and_says_so(tunnel: Tunnel) -> None:
-    old = pids(tunnel)
+    old, before = pids(tunnel), tunnel.session()
     kill_supervisor(tunnel)
     config = tunnel.work / "gateway.yaml"
     config.write_text(config.read_text().replace("workers: 2", "workers: 1"))
@@ -205,6 +205,18 @@ def test_another_plan_restarts_the_data_plane_and_says_so(tunnel: Tunnel) -> Non
     assert "the earlier data plane was ended: other slots than configured" in tunnel.gateway.log.read_text()
     assert not any(alive(pid) for pid in old.values())
     assert len(tunnel.gateway.status()["workers"]) == 1
+    wait_for("the session in its next epoch", lambda: returned(tunnel, before))
+
+
+def returned(tunnel: Tunnel, before: dict[str, Any]) -> bool:
+    """The same session lives on after its data plane was lost, in a new epoch."""
+    sessions = tunnel.gateway.ask("sessions")
+    return (
+        [session["session_id"] for session in sessions] == [before["session_id"]]
+        and sessions[0]["epoch"] > before["epoch"]
+        and sessions[0]["state"] == "ATTACHED"
+        and pings(tunnel)
+    )
 
 
 # Stopping
@@ -290,7 +302,7 @@ def test_doctor_clean_leaves_a_foreign_program_alone(tunnel: Tunnel, foreign_fd:
 
 
 def test_the_holders_death_ends_all_with_a_clear_word_and_a_start_begins_anew(tunnel: Tunnel) -> None:
-    processes = pids(tunnel)
+    processes, before = pids(tunnel), tunnel.session()
     kill(processes["holder"])
     assert tunnel.gateway.process.wait(20) == 1
     said = tunnel.gateway.log.read_text()
@@ -301,3 +313,4 @@ def test_the_holders_death_ends_all_with_a_clear_word_and_a_start_begins_anew(tu
     assert machine(tunnel)["xdp"] == {}
     start_again(tunnel)
     assert set(tunnel.gateway.status()["xdp_mode"].values()) == {"native"}
+    wait_for("the session in its next epoch", lambda: returned(tunnel, before))
