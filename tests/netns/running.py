@@ -52,6 +52,8 @@ class Setup:
     listen: tuple[tuple[str, int], ...] = (("::", PORT),)
     devices: tuple[str, ...] = ("upA", "upB")
     interfaces: tuple[str, ...] | None = None
+    #: The gateway as the clients know it, each the next one.
+    endpoints: tuple[tuple[str, int], ...] = ((SERVICE_IP, PORT),)
     peers: int = 2
     policy: dict[str, Any] = field(default_factory=dict)
     pins: str = ""
@@ -308,7 +310,7 @@ def client_plan(folder: Path, setup: dict[str, Any], number: int) -> ClientPlan:
     return ClientPlan(
         node_id=f"client{number}",
         identity=Identity(suite(1), key, x25519_public(GATEWAY_KEY), bytes(32), "default"),
-        endpoints=((SERVICE_IP, PORT),),
+        endpoints=(tuple(setup["endpoints"][number % len(setup["endpoints"])]),),
         uplinks=tuple(UplinkPlan(device, 100) for device in setup["devices"]),
         policy=replace(Policy.default(), **setup["policy"]),
         tun_name=f"jvpn{number}",
