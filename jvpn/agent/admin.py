@@ -51,16 +51,21 @@ class ClientAdmin:
         return {"asked": device, "done": False}
 
     def switching(self) -> dict[str, object]:
-        """Whether a change of path is in flight, which uplink DATA goes out on, why the last was refused."""
+        """Whether a change of path is in flight, which uplink DATA goes out on, why the last was refused.
+
+        `configured`: the TUN has its addresses and routes.
+        """
         session = self._agent.core.session
         if session is None:
-            return {"in_flight": False, "active": None, "state": State.BIRTH.name, "refused": ""}
+            state = State.BIRTH.name
+            return {"in_flight": False, "active": None, "state": state, "refused": "", "configured": False}
         active = session.paths.active_path
         return {
             "in_flight": session.requester.attempt is not None,
             "active": None if active is None else active.uplink.name,
             "state": session.view.state.name,
             "refused": session.refused,
+            "configured": session.configured,
         }
 
     def status(self) -> ClientSnapshot:

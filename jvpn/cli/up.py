@@ -84,9 +84,9 @@ def _started(process: "subprocess.Popen[bytes]", run_dir: Path) -> dict[str, Any
 
 
 def _attached(status: dict[str, Any], run_dir: Path, timeout_s: float) -> tuple[dict[str, Any], bool]:
-    """The newest status, and whether the session is up."""
+    """The newest status, and whether the session is up and the TUN has its addresses and routes."""
     until = time.monotonic() + timeout_s
-    while status["state"] != "ATTACHED":
+    while status["state"] != "ATTACHED" or not _configured(run_dir):
         if time.monotonic() > until or running_pid(run_dir) is None:
             return status, False
         time.sleep(POLL_S)
@@ -100,6 +100,13 @@ def _status(run_dir: Path) -> dict[str, Any] | None:
     except AdminError:
         return None
     return status
+
+
+def _configured(run_dir: Path) -> bool:
+    try:
+        return bool(ask(run_dir, {"command": "switching"})["configured"])
+    except AdminError:
+        return False
 
 
 def _tail(log: Path) -> str:

@@ -150,7 +150,13 @@ class ClientLab:
             return {}
 
     def attached(self) -> bool:
-        return self.status().get("state") == "ATTACHED"
+        """In state ATTACHED, and the TUN configured."""
+        try:
+            return self.status().get("state") == "ATTACHED" and bool(
+                self.client.ask("switching")["configured"]
+            )
+        except AdminError:
+            return False
 
     def validated(self, *devices: str) -> bool:
         paths = self.status().get("paths", [])
