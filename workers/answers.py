@@ -3,11 +3,20 @@
 from collections.abc import Callable
 
 from jvpn.protocol.addresses import to_bytes
-from jvpn.protocol.constants import PacketType, Role, Transport
+from jvpn.protocol.constants import (
+    OFFLOAD_HEADER_SIZE,
+    OVERHEAD_IPV4,
+    OVERHEAD_IPV6,
+    PacketType,
+    Role,
+    Transport,
+)
 from jvpn.protocol.paths import (
     INDEX_ACTIVE,
     SOURCE_BOUND,
     UNSOLICITED,
+    MtuAck,
+    MtuProbe,
     PathError,
     Probe,
     ProbeAck,
@@ -15,7 +24,7 @@ from jvpn.protocol.paths import (
     challenge_slot,
     decode,
 )
-from workers.commands import Endpoint, IndexSeen, ProbeAnswered, SendProbe
+from workers.commands import Endpoint, IndexSeen, MtuAnswered, ProbeAnswered, SendMtuProbe, SendProbe
 from workers.counters import Counter
 from workers.sessions import PathEntry
 from workers.table import SessionTable
@@ -23,12 +32,12 @@ from workers.udp import Received, UdpSocket, pktinfo, socket_address
 
 
 class Answers:
-    """`report` gives a ProbeAnswered or IndexSeen to the supervisor or agent; False when that would have to wait."""
+    """`report` gives a report to the supervisor or agent; False when that would have to wait."""
 
     def __init__(
         self,
         table: SessionTable,
-        report: Callable[[ProbeAnswered | IndexSeen], bool],
+        report: Callable[[ProbeAnswered | MtuAnswered | IndexSeen], bool],
         counters: "memoryview[int]",
     ) -> None:
         self._table = table
@@ -55,7 +64,14 @@ class Answers:
         if new:
             entry.path_highest = counter
             entry.count(counter, 1)
-        if isinstance(message, Probe):
+        if isinstance(message, MtuProbe):
+            self._answer_mtu(udp, received, entry, message, len(plaintext))
+        elif isinstance(message, MtuAck):
+            if new and not self._report(
+                MtuAnswered(entry.session.record, entry.index, udp.number, message.timestamp_us)
+            ):
+                self._counters[Counter.CHANNEL_FULL] += 1
+        elif isinstance(message, Probe):
             self._answer(udp, received, entry, message.timestamp_us, now_ns)
         elif message.timestamp_us == UNSOLICITED and not new:
             self._counters[Counter.REPLAYED] += 1
@@ -88,6 +104,26 @@ class Answers:
             socket_address(remote.address, remote.port),
         )
         self._counters[Counter.PROBES_SENT] += sent
+
+    def send_mtu_probe(self, command: SendMtuProbe) -> None:
+        """Raises TableError when the path does not exist."""
+        entry, udp = self._table.probe_path(command)
+        path = command.path
+        remote = socket_address(path.remote.address, path.remote.port)
+        outer = OVERHEAD_IPV4 if remote[0].startswith("::ffff:") else OVERHEAD_IPV6
+        probe = MtuProbe(command.timestamp_us, command.size, path.mtu, path.settled)
+        plaintext = probe.encode(command.size - outer + OFFLOAD_HEADER_SIZE)
+        self._send(entry, udp, plaintext, path.local.address, remote)
+
+    def _answer_mtu(
+        self, udp: UdpSocket, received: Received, entry: PathEntry, probe: MtuProbe, length: int
+    ) -> None:
+        """An answer as long as the probe; what the client knows of the bound path is taken over."""
+        path = entry.session.path
+        bound = path is not None and path.entry is entry and path.destination == received.source
+        if self._table.gateway and path is not None and bound and probe.confirmed:
+            path.limit(probe.confirmed, probe.settled)
+        self._send(entry, udp, MtuAck(*probe).encode(length), received.local, received.source)
 
     def _answer(
         self, udp: UdpSocket, received: Received, entry: PathEntry, timestamp_us: int, now_ns: int

@@ -12,6 +12,7 @@ from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, PacketType
 from workers.commands import IndexReport
 from workers.counters import Counter
 from workers.encrypt import Encryptor
+from workers.fragments import FRAGMENT_HEADER, is_last
 from workers.kept import Sent
 from workers.reports import Missing
 from workers.send import SmallBatch
@@ -112,22 +113,39 @@ class Backlog:
         size = 0
         for counter, plaintext in _opened(sent, missing):
             body = bytes((distance,)) + counter.to_bytes(8, "big")[5:] + plaintext
-            self._batch.add(path, body, now_ns, prefix)
+            self._batch.add_fitting(path, body, now_ns, prefix)
             self._counters[Counter.RESENT_SENT] += 1
             size += len(body)
         return size
 
 
 def _opened(sent: Sent, missing: Missing) -> Iterator[tuple[int, bytes]]:
-    """(counter, plaintext) of the datagrams that are missing."""
+    """(counter, DATA plaintext) of what is missing.
+
+    Of a packet that went in FRAGMENTs, which are all in one send, the counter of a missing one stands for the whole: so
+    that one cannot come late and make the packet a second time.
+    """
     opener = sent.phase.reopener()
     view = memoryview(sent.data)
+    parts: list[bytearray] = []
+    stands_for: int | None = None
     for at in range(0, len(view), sent.segment):
         datagram = view[at : at + sent.segment]
         (counter,) = _COUNTER.unpack_from(datagram)
-        if not missing(sent.path_index, counter):
+        fragment = datagram[0] == PacketType.FRAGMENT
+        lost = missing(sent.path_index, counter)
+        if not lost and not fragment:
             continue
         plaintext = bytearray(len(datagram) - HEADER_SIZE - TAG_SIZE)
         nonce = _NONCE.pack(sent.path_index, counter)
         opener(nonce, datagram[HEADER_SIZE:], datagram[:HEADER_SIZE], plaintext)
-        yield counter, bytes(plaintext)
+        if not fragment:
+            yield counter, bytes(plaintext)
+            continue
+        parts.append(plaintext[FRAGMENT_HEADER:])
+        if lost:
+            stands_for = counter
+        if is_last(plaintext):
+            if stands_for is not None:
+                yield stands_for, b"".join(parts)
+            parts, stands_for = [], None

@@ -22,12 +22,18 @@ class Endpoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Binding(msgspec.Struct, frozen=True, array_like=True):
-    """The path that DATA goes out on: which index, through which socket, from where to where."""
+    """The path that DATA goes out on: which index, through which socket, from where to where.
+
+    `mtu`: the longest outer IP packet that it carries, as far as is known; 0: no limit. `settled`: that is certain.
+    What is known of a path stays known when it is bound again.
+    """
 
     index: int
     socket: int
     local: Endpoint
     remote: Endpoint
+    mtu: int = 0
+    settled: bool = False
 
 
 class InstalledIndex(msgspec.Struct, frozen=True, array_like=True):
@@ -164,6 +170,26 @@ class SendProbe(msgspec.Struct, frozen=True, tag=True):
     timestamp_us: int
 
 
+class SendMtuProbe(msgspec.Struct, frozen=True, tag=True):
+    """Send an MTU_PROBE of `size` bytes (outer IP packet), saying what `path.mtu` is; answered by MtuAnswered."""
+
+    seq: int
+    record: int
+    path: Binding
+    size: int
+    timestamp_us: int
+
+
+class SetPathMtu(msgspec.Struct, frozen=True, tag=True):
+    """What the active path carries, if it is still the one on `index`."""
+
+    seq: int
+    record: int
+    index: int
+    mtu: int
+    settled: bool
+
+
 class Stop(msgspec.Struct, frozen=True, tag=True):
     seq: int
 
@@ -179,6 +205,8 @@ Command = (
     | Rebind
     | RemoveSession
     | SendProbe
+    | SendMtuProbe
+    | SetPathMtu
     | Stop
 )
 
@@ -231,6 +259,15 @@ class ProbeAnswered(msgspec.Struct, frozen=True, tag=True):
     remote: Endpoint
 
 
+class MtuAnswered(msgspec.Struct, frozen=True, tag=True):
+    """An authenticated MTU_ACK: its probe passed, and as long an answer."""
+
+    record: int
+    index: int
+    socket: int
+    timestamp_us: int
+
+
 class IndexSeen(msgspec.Struct, frozen=True, tag=True):
     """Something authenticated came on an index higher than any before (gateway: the installed window moves on)."""
 
@@ -238,7 +275,7 @@ class IndexSeen(msgspec.Struct, frozen=True, tag=True):
     index: int
 
 
-Report = Ready | Done | Datagram | ProbeAnswered | IndexSeen
+Report = Ready | Done | Datagram | ProbeAnswered | MtuAnswered | IndexSeen
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

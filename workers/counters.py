@@ -27,6 +27,8 @@ class Counter(IntEnum):
     RESENT_RECEIVED = 15
     RESENT_SENT = 16
     HELD_DELIVERED = 17
+    FRAGMENTED_PACKETS = 18
+    REASSEMBLED_PACKETS = 19
 
     # From the TUN: dropped datagrams or, before the cut, superpackets.
     NO_SESSION = 32
@@ -36,6 +38,7 @@ class Counter(IntEnum):
     SEND_FULL = 36
     SEND_TOO_BIG = 37
     SEND_ERROR = 38
+    ANSWERED_TOO_BIG = 39
 
     # From the network: dropped datagrams. The first five are wire.WireError's reasons.
     TRUNCATED = 48
@@ -52,12 +55,13 @@ class Counter(IntEnum):
     BAD_OFFLOAD = 59
     BAD_INNER = 60
     INNER_SOURCE = 61
-    FRAGMENT_UNSUPPORTED = 62
     BAD_RESENT = 63
     BAD_PATH = 64
     PROBE_LIMITED = 65
     TUN_WRITE_ERROR = 66
     UDP_READ_ERROR = 67
+    BAD_FRAGMENT = 68
+    FRAGMENT_INCOMPLETE = 69
 
     # Between the worker and its supervisor.
     CHANNEL_FULL = 80

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from jvpn.protocol.constants import HEADER_SIZE, MAX_SEGMENTS, MAX_UDP_PAYLOAD, TAG_SIZE
+from jvpn.protocol.constants import HEADER_SIZE, MAX_SEGMENTS, MAX_UDP_PAYLOAD, MIN_MTU, TAG_SIZE
 from jvpn.protocol.offload import (
     GSO_ECN,
     LAST,
@@ -31,6 +31,7 @@ from jvpn.protocol.offload import (
 from workers.counters import Counter
 from workers.kept import Waited
 from workers.layouts import COUNT, MIN_FAST_SEGMENT, LayoutCache, SendLayout
+from workers.narrow import clamp_mss, packet_too_big
 from workers.send import SmallBatch, count_sent, keep, send
 from workers.sessions import SendPath, Session
 from workers.table import SessionTable
@@ -42,6 +43,8 @@ _SUPERPACKET_COST: Final = 8
 _FAST_KINDS: Final = frozenset(Segmentation) - {Segmentation.NONE}
 _WORD = struct.Struct(">Q")
 _V = VNET_HEADER_BYTES
+#: Between two Packet Too Big of a session; what comes between is sent in fragments.
+_TOO_BIG_INTERVAL_NS: Final = 10_000_000
 
 
 class Encryptor:
@@ -55,6 +58,7 @@ class Encryptor:
         # IPv4 and TCP with timestamps: a guess, corrected by the first superpacket.
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
         self._batch = SmallBatch(counters, keep=True)
+        self._mtu = mtu
 
     # 1 read
 
@@ -104,8 +108,37 @@ class Encryptor:
             if (protocol, offset) not in ((TCP, 16), (UDP, 6)):
                 self._unusual(path, view[:size], now_ns)
                 return
+        if path.mtu < self._mtu and not self._narrow(path, view[_V:size], bool(partial), now_ns):
+            return
         OFFLOAD.pack_into(buffer, _V - OFFLOAD.size, partial, 0, 0, start, offset)
-        self._batch.add(path, view[_V - OFFLOAD.size : size], now_ns)
+        plaintext = view[_V - OFFLOAD.size : size]
+        if size - _V > path.mtu:
+            self._batch.add_fitting(path, plaintext, now_ns, path.prefix)
+        else:
+            self._batch.add(path, plaintext, now_ns)
+
+    def _narrow(self, path: SendPath, packet: memoryview, partial: bool, now_ns: int) -> bool:
+        """What a path that carries less than the TUN's MTU asks for; False when the packet is answered, not sent.
+
+        Only once that is certain: a kernel remembers for minutes what it is told.
+        """
+        if not path.settled:
+            return True
+        clamp_mss(packet, path.mtu, partial)
+        session = path.session
+        longest = max(path.mtu, MIN_MTU)
+        if len(packet) <= longest or now_ns < session.too_big_after_ns:
+            return True
+        answer = packet_too_big(packet, longest)
+        if answer is None:
+            return True
+        session.too_big_after_ns = now_ns + _TOO_BIG_INTERVAL_NS
+        self._counters[Counter.ANSWERED_TOO_BIG] += 1
+        try:
+            self._tun.writev([bytes(_V), answer])
+        except OSError:
+            self._counters[Counter.TUN_WRITE_ERROR] += 1
+        return False
 
     def _superpacket(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
         buffer = layout.buffer
@@ -117,6 +150,8 @@ class Encryptor:
             headers = start + (buffer[_V + start + 12] >> 4) * 4
             slice_size = min(slice_size, path.mtu - headers)
             usual = not buffer[_V + start + 13] & UNSEGMENTED_TCP
+        elif headers + slice_size > path.mtu:
+            usual = False
         if not usual or slice_size < MIN_FAST_SEGMENT or _V + headers >= size:
             self._unusual(path, memoryview(layout.read(size)), now_ns)
             return
@@ -132,7 +167,7 @@ class Encryptor:
             self._counters[Counter.BAD_TUN_PACKET] += 1
             return
         for plaintext in plaintexts:
-            self._batch.add(path, memoryview(plaintext), now_ns)
+            self._batch.add_fitting(path, memoryview(plaintext), now_ns, path.prefix)
 
     # 2 route
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from workers.answers import Answers
 from workers.backlog import Backlog
-from workers.commands import AddSession, Datagram, IndexReport, IndexSeen, ProbeAnswered, Rebind
+from workers.commands import AddSession, Datagram, IndexReport, IndexSeen, MtuAnswered, ProbeAnswered, Rebind
 from workers.counters import Counter
 from workers.decrypt import Decryptor
 from workers.deliver import Delivery
@@ -32,7 +32,7 @@ class Pipelines:
         table: SessionTable,
         tun: TunLike | None,
         mtu: int,
-        offer: Callable[[Datagram | ProbeAnswered | IndexSeen], bool],
+        offer: Callable[[Datagram | ProbeAnswered | MtuAnswered | IndexSeen], bool],
         counters: "memoryview[int]",
     ) -> None:
         self.table = table

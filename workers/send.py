@@ -3,13 +3,14 @@
 import struct
 from typing import Final
 
-from jvpn.protocol.constants import HEADER_SIZE, MAX_SEGMENTS, MAX_UDP_PAYLOAD, TAG_SIZE
+from jvpn.protocol.constants import HEADER_SIZE, MAX_SEGMENTS, MAX_UDP_PAYLOAD, TAG_SIZE, PacketType
 from jvpn.protocol.offload import OFFLOAD
 from workers.counters import Counter
+from workers.fragments import fragments
 from workers.kept import Sent
 from workers.sessions import SendPath
 
-#: What TCP is cut to when the outer path refused a datagram: 1 280 bytes less the overhead on IPv6.
+#: What an inner packet may have when the outer path refused a datagram: 1 280 bytes less the overhead on IPv6.
 _SMALL_MTU: Final = 1188
 
 _HEADER_TAIL = struct.Struct(">12sQ")
@@ -68,6 +69,20 @@ class SmallBatch:
             # A shorter datagram can only be a send's last.
             self.flush(now_ns)
 
+    def add_fitting(self, path: SendPath, body: bytes | memoryview, now_ns: int, prefix: bytes) -> None:
+        """`add`, or where that is too long for the path, FRAGMENTs (of a RESENT if `prefix` is one)."""
+        room = path.mtu + OFFLOAD.size
+        if len(body) <= room:
+            self.add(path, body, now_ns, prefix)
+            return
+        self.flush(now_ns)
+        resent = prefix[0] == PacketType.RESENT
+        prefix = bytes((PacketType.FRAGMENT,)) + path.prefix[1:]
+        for fragment in fragments(body, room, path.session.take_packet_id(), resent):
+            self.add(path, fragment, now_ns, prefix)
+        self.flush(now_ns)
+        self._counters[Counter.FRAGMENTED_PACKETS] += 1
+
     def flush(self, now_ns: int) -> None:
         path = self._path
         if path is None or not self._count:
@@ -91,7 +106,7 @@ def send(counters: "memoryview[int]", path: SendPath, data: memoryview, datagram
         return
     counters[refused] += datagrams
     if refused is Counter.SEND_TOO_BIG:
-        path.mtu = _SMALL_MTU
+        path.mtu = min(path.mtu, _SMALL_MTU)
 
 
 def keep(path: SendPath, sealed: memoryview, datagram: int, now_ns: int) -> None:

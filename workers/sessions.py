@@ -10,6 +10,9 @@ from typing import Final
 from jvpn.protocol.constants import (
     GENERATION_SHIFT,
     HEADER_SIZE,
+    MIN_MTU,
+    OVERHEAD_IPV4,
+    OVERHEAD_IPV6,
     TAG_SIZE,
     VERSION,
     PacketType,
@@ -18,6 +21,7 @@ from jvpn.protocol.constants import (
 from jvpn.protocol.replay import ReplayWindow
 from workers.commands import AddSession, Endpoint
 from workers.counters import Counter
+from workers.fragments import Reassembly
 from workers.kept import KeptQueue, Pool, Sent, Waited
 from workers.keys import Phase
 from workers.page import Page
@@ -108,7 +112,18 @@ class PathEntry:
 class SendPath:
     """The active binding, ready to send on."""
 
-    __slots__ = ("ancillary", "destination", "entry", "index", "local", "mtu", "prefix", "session", "socket")
+    __slots__ = (
+        "ancillary",
+        "destination",
+        "entry",
+        "index",
+        "local",
+        "mtu",
+        "prefix",
+        "session",
+        "settled",
+        "socket",
+    )
 
     def __init__(self, entry: PathEntry, socket: UdpSocket, local: Endpoint, destination: Address) -> None:
         self.session = entry.session
@@ -118,10 +133,17 @@ class SendPath:
         self.local = local
         self.destination = destination
         self.ancillary: list[Ancillary] = []
-        #: Longest inner TCP packet that the path carries.
+        #: Longest inner packet that fits one datagram of the path; whether that is certain.
         self.mtu = 65_535
+        self.settled = False
         self.prefix = b""
         self.renew_prefix()
+
+    def limit(self, mtu: int, settled: bool) -> None:
+        """The path carries outer IP packets of `mtu` bytes, but never less than IPv6 demands; 0: no limit is known."""
+        overhead = OVERHEAD_IPV4 if self.destination[0].startswith("::ffff:") else OVERHEAD_IPV6
+        self.mtu = max(mtu, MIN_MTU) - overhead if mtu else 65_535
+        self.settled = settled
 
     def renew_prefix(self) -> None:
         """Make the first 12 header bytes of DATA; again when the phase has changed."""
@@ -152,6 +174,9 @@ class Session:
         self.resending: deque[Sent] = deque()
         #: The index bound now or last, and the one before.
         self.bound_indexes: tuple[int, ...] = ()
+        self.reassembly = Reassembly()
+        self.too_big_after_ns = 0
+        self._last_packet_id = 0
         self.allowed: PrefixMap[bool] = PrefixMap()
         self.routes: list[str] = []
         self.gateway_addresses: dict[Address, None] = {}
@@ -207,6 +232,11 @@ class Session:
     def known_windows(self) -> dict[int, ReplayWindow]:
         """The replay windows of the indexes on which DATA came."""
         return {index: window for index, window in self._windows.items() if window.highest >= 0}
+
+    def take_packet_id(self) -> int:
+        """What the fragments of the next packet have in common."""
+        self._last_packet_id = (self._last_packet_id + 1) & 0xFFFFFFFF
+        return self._last_packet_id
 
     def take_counters(self, index: int, count: int) -> int:
         """The first of `count` counters for sending on `index`, never given out again."""

@@ -16,6 +16,7 @@ from workers.answers import Answers
 from workers.commands import Datagram, Endpoint
 from workers.counters import Counter
 from workers.deliver import Delivery
+from workers.fragments import FragmentError
 from workers.held import Early
 from workers.page import Page
 from workers.sessions import NO_COUNTER, PathEntry, Session
@@ -133,11 +134,26 @@ class Singles:
         entry.count(counter, 1)
         session.received(now_ns, size, 1)
         if kind is PacketType.FRAGMENT:
-            self._counters[Counter.FRAGMENT_UNSUPPORTED] += 1
-            return None
+            whole = self._reassemble(entry, plaintext)
+            if whole is None:
+                return None
+            kind, plaintext = whole
         if kind is PacketType.RESENT:
             return self._resent(entry, counter, plaintext)
         return session, plaintext
+
+    def _reassemble(self, entry: PathEntry, fragment: memoryview) -> tuple[PacketType, memoryview] | None:
+        """Type and plaintext of what the last missing fragment completes."""
+        reassembly = entry.session.reassembly
+        try:
+            whole = reassembly.add(entry.index, fragment)
+        except FragmentError:
+            self._counters[Counter.BAD_FRAGMENT] += 1
+            return None
+        self._counters[Counter.FRAGMENT_INCOMPLETE] += reassembly.take_dropped()
+        if whole is not None:
+            self._counters[Counter.REASSEMBLED_PACKETS] += 1
+        return whole
 
     def _hold(
         self, received: Received, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int

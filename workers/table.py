@@ -8,7 +8,16 @@ from hashlib import blake2s
 from typing import Final
 
 from jvpn.protocol.constants import Role
-from workers.commands import AddSession, Binding, InstalledIndex, InstallIndexes, Rebind, SendProbe
+from workers.commands import (
+    AddSession,
+    Binding,
+    InstalledIndex,
+    InstallIndexes,
+    Rebind,
+    SendMtuProbe,
+    SendProbe,
+    SetPathMtu,
+)
 from workers.held import Held
 from workers.kept import Pool
 from workers.keys import Phase, Warm
@@ -144,7 +153,12 @@ class SessionTable:
         if self._only is session:
             self._only = None
 
-    def probe_path(self, command: SendProbe) -> tuple[PathEntry, UdpSocket]:
+    def set_path_mtu(self, command: SetPathMtu) -> None:
+        path = self._session(command.record).path
+        if path is not None and path.index == command.index:
+            path.limit(command.mtu, command.settled)
+
+    def probe_path(self, command: SendProbe | SendMtuProbe) -> tuple[PathEntry, UdpSocket]:
         """Where a PROBE goes out; its remote may send DATA to a client from now on."""
         session = self._session(command.record)
         entry = session.entries.get(command.path.index)
@@ -231,7 +245,10 @@ class SessionTable:
         entry = session.entries[binding.index]
         entry.role = Role.ACTIVE
         entry.remote = socket_address(binding.remote.address, binding.remote.port)
-        session.bind(self._send_path(session, binding))
+        before, path = session.path, self._send_path(session, binding)
+        if before is not None and (before.entry, before.destination) == (entry, path.destination):
+            path.mtu, path.settled = before.mtu, before.settled
+        session.bind(path)
 
     def _send_path(self, session: Session, binding: Binding) -> SendPath:
         remote = socket_address(binding.remote.address, binding.remote.port)
@@ -240,6 +257,7 @@ class SessionTable:
         entry = session.entries[binding.index]
         path = SendPath(entry, self.sockets[binding.socket], binding.local, remote)
         path.ancillary = pktinfo(binding.local.address)
+        path.limit(binding.mtu, binding.settled)
         return path
 
 

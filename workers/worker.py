@@ -22,7 +22,9 @@ from workers.commands import (
     InstallIndexes,
     Rebind,
     RemoveSession,
+    SendMtuProbe,
     SendProbe,
+    SetPathMtu,
     Start,
     Stop,
     decode_command,
@@ -115,6 +117,10 @@ class Worker:
                 self._started().table.remove(command.record)
             case SendProbe():
                 self._started().answers.send_probe(command)
+            case SendMtuProbe():
+                self._started().answers.send_mtu_probe(command)
+            case SetPathMtu():
+                self._started().table.set_path_mtu(command)
             case Stop():
                 self.stopped = True
         return []

@@ -94,6 +94,8 @@ class ClientCore:
             self._on_datagram(report, now_ns)
         elif isinstance(report, commands.ProbeAnswered) and self.session is not None:
             self.session.on_probe(report, now_ns // NS, now_ns)
+        elif isinstance(report, commands.MtuAnswered) and self.session is not None:
+            self.session.mtu_probing.on_answer(report, now_ns)
         elif isinstance(report, commands.Done):
             self.counters["worker_refused"] += bool(report.error)
             if self.session is not None:

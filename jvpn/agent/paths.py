@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
+from jvpn.policy.pmtud import PathMtu
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from workers.commands import Binding, Endpoint
 
@@ -43,6 +44,7 @@ class ClientPath:
     index: int
     steering_id: bytes
     health: PathHealth
+    mtu: PathMtu
     challenge: bytes = b""
     challenge_ms: int = 0
     bound_us: int = 0
@@ -52,7 +54,14 @@ class ClientPath:
         return bool(self.challenge) and now_ms - self.challenge_ms < CHALLENGE_LIFE_MS
 
     def worker_binding(self) -> Binding:
-        return Binding(self.index, self.uplink.number, _LOCAL_ANY, self.uplink.remote)
+        return Binding(
+            self.index,
+            self.uplink.number,
+            _LOCAL_ANY,
+            self.uplink.remote,
+            self.mtu.confirmed,
+            self.mtu.settled,
+        )
 
     def keep_challenge(self, challenge: bytes, now_ms: int) -> None:
         self.challenge, self.challenge_ms = challenge, now_ms
@@ -84,7 +93,8 @@ class PathTable:
             while len(self.left) > LEFT_KEPT:
                 del self.left[next(iter(self.left))]
         health = PathHealth(self.policy, now_ms * NS, active=active)
-        path = ClientPath(uplink, self.last_index, steering_id(self.secrets, self.last_index), health)
+        own_id = steering_id(self.secrets, self.last_index)
+        path = ClientPath(uplink, self.last_index, own_id, health, PathMtu(now_ms * NS))
         self.paths[uplink.number] = path
         return path
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jvpn.agent.effects import ClearRecord, ConfigureTunnel, Effect, SendDatagram, TellWorker
 from jvpn.agent.narrator import ClientNarrator, path_ref
+from jvpn.agent.path_mtu import MtuProbing
 from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
 from jvpn.agent.reattaching import Attempt, Requester
 from jvpn.agent.rekeying import ClientRekeying
@@ -67,6 +68,7 @@ class ClientSession:
         self.paths.open(first, now_ms, active=True)
         self.paths.active = first.number
         self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
+        self.mtu_probing = MtuProbing(RECORD, self.paths, seq, do)
         self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
         #: What had arrived when the path was lost, and the command whose Done will say so.
         self._reports: tuple[Report, ...] = ()
@@ -565,6 +567,7 @@ class ClientSession:
             if path.health.next_probe_at(now_ns) <= now_ns:
                 self._probe(path, now_ms, now_ns)
         self._request(now_ms)
+        self.mtu_probing.handle_timer(now_ns, self._last_sent_ns)
         due = self.channel.get_timer()
         if due is not None and due <= now_ms:
             self._flush(now_ms)

@@ -95,6 +95,8 @@ OFFLOAD_HEADER_SIZE: Final = 8
 #: Outer bytes on IPv4 / IPv6 around an inner packet: IP, UDP, header, offload header, tag.
 OVERHEAD_IPV4: Final = 72
 OVERHEAD_IPV6: Final = 92
+#: Every path carries outer packets of this size: IPv6 demands it (RFC 8200, 5).
+MIN_MTU: Final = 1280
 
 REPLAY_WINDOW: Final = 8192
 GENERATION_SHIFT: Final = 48

@@ -3,7 +3,11 @@
     PROBE      kind 1 ‖ flags 1 ‖ zero 2 ‖ timestamp 8 ‖ received 8 ‖ highest 8 ‖ zero 20
     PROBE_ACK  kind 1 ‖ flags 1 ‖ zero 2 ‖ timestamp 8 ‖ received 8 ‖ highest 8 ‖ challenge 16 ‖ highest installed 4
 
-Both have 48 bytes, so an answer is never longer than its question. Sealed under the data keys with the sender's
+    MTU_PROBE  kind 1 ‖ flags 1 ‖ size 2 ‖ timestamp 8 ‖ confirmed 2 ‖ zeros
+    MTU_ACK    the same, of the same length
+
+PROBE and PROBE_ACK have 48 bytes, the others as many as make an outer IP packet of `size` bytes; so an answer is never
+longer than its question. Sealed under the data keys with the sender's
 index and counter, from the same counters as DATA.
 """
 
@@ -19,10 +23,13 @@ INDEX_ACTIVE: Final = 1
 SOURCE_BOUND: Final = 2
 #: Timestamp of a PROBE_ACK that answers no probe.
 UNSOLICITED: Final = 0
+#: Flag of an MTU_PROBE: the search is over, `confirmed` is what the path carries.
+SETTLED: Final = 1
 
 _PROBE = struct.Struct(">BBHQQQ20s")
 _ACK = struct.Struct(">BBHQQQ16sI")
 _ZEROS = bytes(20)
+_MTU = struct.Struct(">BBHQH")
 
 
 class PathError(Exception):
@@ -54,8 +61,45 @@ class ProbeAck(NamedTuple):
         return _ACK.pack(PathKind.PROBE_ACK, self.flags, 0, *self[1:])
 
 
-def decode(plaintext: bytes) -> Probe | ProbeAck:
-    """Read a PROBE or PROBE_ACK. Raises PathError on anything else; unknown flags are ignored."""
+class MtuProbe(NamedTuple):
+    """`size` of its outer IP packet; `confirmed`: the size that is known to pass both ways, `settled` for good."""
+
+    timestamp_us: int
+    size: int
+    confirmed: int
+    settled: bool
+
+    def encode(self, length: int) -> bytes:
+        """`length` bytes of plaintext, at least 48."""
+        return _encode_mtu(PathKind.MTU_PROBE, self, length)
+
+
+class MtuAck(NamedTuple):
+    """What the MTU_PROBE said, in a packet of the same size."""
+
+    timestamp_us: int
+    size: int
+    confirmed: int
+    settled: bool
+
+    def encode(self, length: int) -> bytes:
+        return _encode_mtu(PathKind.MTU_ACK, self, length)
+
+
+def _encode_mtu(kind: PathKind, message: MtuProbe | MtuAck, length: int) -> bytes:
+    flags = SETTLED if message.settled else 0
+    fixed = _MTU.pack(kind, flags, message.size, message.timestamp_us, message.confirmed)
+    return fixed.ljust(max(length, PATH_SIZE), b"\0")
+
+
+def decode(plaintext: bytes) -> Probe | ProbeAck | MtuProbe | MtuAck:
+    """Read a PATH plaintext. Raises PathError when it breaks the format; unknown flags are ignored."""
+    if len(plaintext) >= PATH_SIZE and plaintext[0] in (PathKind.MTU_PROBE, PathKind.MTU_ACK):
+        kind, flags, size, timestamp, confirmed = _MTU.unpack_from(plaintext)
+        if any(plaintext[_MTU.size :]):
+            raise PathError("the padding is not zero")
+        made = MtuProbe if kind == PathKind.MTU_PROBE else MtuAck
+        return made(timestamp, size, confirmed, bool(flags & SETTLED))
     if len(plaintext) != PATH_SIZE:
         raise PathError(f"a PATH plaintext has {PATH_SIZE} bytes, not {len(plaintext)}")
     kind, flags, zero, timestamp, received, highest, challenge, installed = _ACK.unpack(plaintext)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
 from jvpn.protocol.addresses import endpoint_text, to_bytes
-from jvpn.protocol.constants import Direction, Role, Transport
+from jvpn.protocol.constants import MIN_MTU, Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.indexes import IndexTable
@@ -183,7 +183,9 @@ class LiveSession:
         if active is None:
             return None
         listener = self.listeners[active.index]
-        return commands.Binding(active.index, listener, endpoint(active.local), endpoint(active.source))
+        local, source = endpoint(active.local), endpoint(active.source)
+        # What the path really carries the client finds out, and tells the worker by its probes.
+        return commands.Binding(active.index, listener, local, source, MIN_MTU)
 
     def installed(self) -> list[commands.InstalledIndex]:
         return [commands.InstalledIndex(n, steering_id) for n, steering_id in self.indexes.ids.items()]

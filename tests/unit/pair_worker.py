@@ -88,6 +88,10 @@ class PairWorker:
                 self.table.remove(command.record)
             case commands.SendProbe():
                 self._answers.send_probe(command)
+            case commands.SendMtuProbe():
+                self._answers.send_mtu_probe(command)
+            case commands.SetPathMtu():
+                self.table.set_path_mtu(command)
             case _:
                 raise AssertionError(f"no core sends {command}")
         return []
