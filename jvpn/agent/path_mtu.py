@@ -1,4 +1,4 @@
-"""The client probes how long packets may be on its active path; its worker is told, the gateway learns it from the probes."""
+"""The client probes how long packets may be on its active path, and tells its worker; the probes tell the gateway."""
 
 from collections.abc import Callable
 

@@ -3,6 +3,7 @@
 import random
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,7 +69,7 @@ def test_fragments_that_were_lost_go_again_as_the_packet_they_were_part_of() -> 
         pair.alive()
         ours = pair.lose(NOW)
         theirs = pair.bind_gateway(NOW, 1, ours)
-        pair.client.rebind(NOW, pair.client.path(1, pair.client.peer))
+        pair.client.rebind(NOW, pair.client.on(1))
         narrow(pair, settled=False)
         pair.client.rebind(NOW, pair.client.on(1), resend=theirs)
         pair.settle(NOW)
@@ -218,8 +219,7 @@ def test_a_probe_is_answered_in_its_own_length_and_teaches_the_gateway() -> None
     pair = LossyPair()
     client, gateway = pair.client, pair.gateway
     for settled in (False, True):
-        path = client.path(0, client.peer)
-        path = type(path)(path.index, path.socket, path.local, path.remote, 1400, settled)
+        path = msgspec.structs.replace(client.on(0), mtu=1400, settled=settled)
         client.answers.send_mtu_probe(SendMtuProbe(1, 0, path, 1450, 77))
         assert client.session.path is not None
         pair.settle(NOW)
@@ -236,8 +236,7 @@ def test_a_probe_is_answered_in_its_own_length_and_teaches_the_gateway() -> None
 
 def test_only_the_bound_path_teaches() -> None:
     pair = LossyPair()
-    path = pair.client.on(1)
-    path = type(path)(path.index, path.socket, path.local, path.remote, 1280)
+    path = msgspec.structs.replace(pair.client.on(1), mtu=1280)
     pair.client.answers.send_mtu_probe(SendMtuProbe(1, 0, path, 1300, 77))
     pair.settle(NOW)
     assert pair.gateway.session.path is not None

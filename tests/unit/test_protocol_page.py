@@ -170,6 +170,7 @@ STRUCTS = {
     "rekey": (jvpn.protocol.rekey._FIXED, 0),
     "probe": (jvpn.protocol.paths._PROBE, 0),
     "probe_ack": (jvpn.protocol.paths._ACK, 0),
+    "mtu_probe": (jvpn.protocol.paths._MTU, 0),
     "request_plaintext": (jvpn.protocol.reattach._REQUEST, 0),
     "ack_plaintext": (jvpn.protocol.reattach._ACK, 0),
     "fail_plaintext": (jvpn.protocol.reattach._FAIL, 1),
@@ -204,7 +205,7 @@ def test_header_layout_and_sizes_of_datagrams() -> None:
     assert said["REATTACH_ACK"] == [answer + jvpn.protocol.reattach._ACK.size, most]
     assert said["REATTACH_FAIL"] == [answer + jvpn.protocol.reattach._FAIL.size + 2, most]
     assert said["CONTROL"] == [outside + constants.CONTROL_FRAME_HEADER, constants.MAX_CONTROL_DATAGRAM]
-    assert said["PATH"] == [outside + jvpn.protocol.paths.PATH_SIZE]
+    assert said["PATH"] == [outside + jvpn.protocol.paths.PATH_SIZE, constants.MAX_UDP_PAYLOAD]
     least_data = outside + constants.OFFLOAD_HEADER_SIZE + 20
     assert said["DATA"] == [least_data, constants.MAX_UDP_PAYLOAD]
     assert said["RESENT"] == [least_data + singles._RESENT_HEADER, constants.MAX_UDP_PAYLOAD]
