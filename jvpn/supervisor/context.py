@@ -76,6 +76,8 @@ class GatewayContext:
     #: What happens when a worker has carried out a command: seq → (slot, continuation).
     awaiting: dict[int, tuple[int, Continuation]] = field(default_factory=dict)
     last_seq: int = 0
+    #: Sessions whose deadlines may have changed since they were last looked at.
+    touched: set[LiveSession] = field(default_factory=set)
     #: What workers refused, for the shell to print.
     worker_errors: list[str] = field(default_factory=list)
 
@@ -112,6 +114,7 @@ class GatewayContext:
 
     def flush(self, session: LiveSession, now_ms: int) -> None:
         """Send what the control channel has due to the bound source; without one it waits."""
+        self.touched.add(session)
         active = session.bindings.active
         if active is None or active.index not in session.indexes.ids:
             return
@@ -124,6 +127,7 @@ class GatewayContext:
     # Session-wide steering
 
     def write_row(self, session: LiveSession) -> None:
+        self.touched.add(session)
         self.do(WriteRow(session.record, session.page_row()))
 
     def put_id(self, session: LiveSession, index: int) -> None:

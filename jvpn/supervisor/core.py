@@ -18,6 +18,7 @@ from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
 from jvpn.store.base import OwnershipStore
+from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix, SaveSession
@@ -35,6 +36,7 @@ STORE_LAG_MS = 50
 class GatewayCore:
     def __init__(self, context: GatewayContext, store: OwnershipStore) -> None:
         self.context = context
+        self._agenda = Agenda()
         self._handshakes = Handshakes(context, self._on_attached)
         self._reattaching = Reattaching(context)
         self._takeover = Takeover(context, store, self._reattaching)
@@ -212,19 +214,28 @@ class GatewayCore:
 
     def get_timer(self) -> int | None:
         """When `handle_timer` is due, ms; None: nothing waits."""
-        due = [self._handshakes.get_timer()]
+        touched, self.context.touched = self.context.touched, set()
+        for session in touched:
+            if session.session_id in self.context.sessions:
+                self._agenda.put(session, self._due_ms(session))
+            else:
+                self._agenda.forget(session)
+        due = [self._handshakes.get_timer(), self._agenda.next_ms()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
-        for session in self.context.sessions.values():
-            due += [
-                session.ttl.next_deadline_ms(),
-                session.state_repeat_ms,
-                session.channel.get_timer() if session.bindings.active is not None else None,
-                session.bindings.drain_until_ms or None,
-                self._silence_deadline_ms(session),
-                self._rekeying.get_timer(session),
-                None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
-            ]
         return min((at for at in due if at is not None), default=None)
+
+    def _due_ms(self, session: LiveSession) -> int:
+        """The earliest deadline of one session."""
+        due = [
+            session.ttl.next_deadline_ms(),
+            session.state_repeat_ms,
+            session.channel.get_timer() if session.bindings.active is not None else None,
+            session.bindings.drain_until_ms or None,
+            self._silence_deadline_ms(session),
+            self._rekeying.get_timer(session),
+            None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
+        ]
+        return min(at for at in due if at is not None)
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
@@ -232,18 +243,24 @@ class GatewayCore:
             if expires_ms <= now_ms:
                 self.context.counters["worker_timeout"] += 1
                 self.terminate(session, Reason.HANDSHAKE_TIMEOUT, now_ms)
-        for session in list(self.context.sessions.values()):
-            self._expire(session, now_ms)
-            if session.machine.terminated:
-                continue
-            if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
-                self._controlling.announce(session, now_ms)
-            due = session.channel.get_timer()
-            if due is not None and due <= now_ms:
-                self.context.flush(session, now_ms)
-            self._finish_draining(session, now_ms)
-            self._rekeying.handle_timer(session, now_ms)
-            self._store_changes(session, now_ms)
+        self.get_timer()
+        for session in self._agenda.take(now_ms):
+            self.context.touched.add(session)
+            if session.session_id in self.context.sessions:
+                self._handle_session(session, now_ms)
+
+    def _handle_session(self, session: LiveSession, now_ms: int) -> None:
+        self._expire(session, now_ms)
+        if session.machine.terminated:
+            return
+        if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
+            self._controlling.announce(session, now_ms)
+        due = session.channel.get_timer()
+        if due is not None and due <= now_ms:
+            self.context.flush(session, now_ms)
+        self._finish_draining(session, now_ms)
+        self._rekeying.handle_timer(session, now_ms)
+        self._store_changes(session, now_ms)
 
     def _expire(self, session: LiveSession, now_ms: int) -> None:
         machine, policy = session.machine, session.policy

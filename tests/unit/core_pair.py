@@ -95,7 +95,9 @@ class CorePair:
         seed: int = 1,
         uplinks: int = 2,
         slots: tuple[int, ...] = (0, 1),
+        capacity: int = 64,
     ) -> None:
+        self.capacity = capacity
         _made.append(self)
         self.now_ns = START_MS * NS
         self.random = random.Random(seed)
@@ -112,7 +114,7 @@ class CorePair:
     # Building
 
     def _make_gateway(self, slots: tuple[int, ...]) -> None:
-        self.gateway_page = Page(Page.create(64, self.random.randbytes(32)))
+        self.gateway_page = Page(Page.create(self.capacity, self.random.randbytes(32)))
         self.gateway_sink = MemorySink()
         self.steered = Steered()
         self.saved: list[gateway_does.SaveSession] = []
@@ -131,7 +133,7 @@ class CorePair:
             challenge_key=self.gateway_page.challenge_key,
             generation=1,
             slots=slots,
-            capacity=64,
+            capacity=self.capacity,
             mtu=1400,
             routes=("10.8.0.0/24",),
             default_policy=self.policy,
