@@ -64,7 +64,7 @@ class ClientAdmin:
             "in_flight": session.requester.attempt is not None,
             "active": None if active is None else active.uplink.name,
             "state": session.view.state.name,
-            "refused": session.refused,
+            "refused": session.switching.refused,
             "configured": session.configured,
         }
 

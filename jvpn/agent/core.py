@@ -17,7 +17,8 @@ from jvpn.agent.effects import ClearRecord, Effect, SessionOver
 from jvpn.agent.handshaking import Handshaking, Identity
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import NS, Uplink
-from jvpn.agent.session import RECORD, ClientSession
+from jvpn.agent.session import ClientSession
+from jvpn.agent.worker_side import RECORD
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.handshake import HandshakeError
@@ -99,7 +100,7 @@ class ClientCore:
         elif isinstance(report, commands.Done):
             self.counters["worker_refused"] += bool(report.error)
             if self.session is not None:
-                self.session.on_done(report, now_ns // NS)
+                self.session.switching.on_done(report, now_ns // NS)
         self._settle(now_ns // NS)
 
     def _on_datagram(self, report: commands.Datagram, now_ns: int) -> None:
@@ -158,7 +159,7 @@ class ClientCore:
                 continue
             uplink.link_up = up
             if self.session is not None:
-                self.session.on_link(uplink, up, now_ns // NS)
+                self.session.switching.on_link(uplink, up, now_ns // NS)
             elif up:
                 self._handshaking.hurry(now_ns // NS)
         self._settle(now_ns // NS)
@@ -170,18 +171,18 @@ class ClientCore:
         if self.session is None:
             self._handshaking.hurry(now_ns // NS)
         else:
-            self.session.on_link(uplink, True, now_ns // NS)
+            self.session.switching.on_link(uplink, True, now_ns // NS)
         self._settle(now_ns // NS)
 
     def reroute(self, uplink: Uplink, now_ns: int) -> None:
         """The gateway is to be reached at another of its endpoints (`uplink.remote`, set already) from now on."""
         if self.session is not None:
-            self.session.reroute(uplink, now_ns // NS)
+            self.session.switching.reroute(uplink, now_ns // NS)
 
     def worker_replaced(self) -> None:
         """The shell has started another data worker: tell it everything."""
         if self.session is not None:
-            self.session.worker_replaced()
+            self.session.worker.replaced()
 
     @property
     def unanswered(self) -> int:
@@ -196,7 +197,7 @@ class ClientCore:
         uplink = next((u for u in self.uplinks if u.name == device), None)
         if uplink is None or self.session is None:
             return False
-        return self.session.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
+        return self.session.switching.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
 
     def stop(self, now_ns: int) -> None:
         """End the session, telling the gateway; no handshake follows."""

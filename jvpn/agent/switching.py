@@ -1,0 +1,263 @@
+"""Leaving a path: from a death, a changed address or a wish to the bind of another, and what is said meanwhile."""
+
+from typing import TYPE_CHECKING
+
+from jvpn.agent.narrator import path_ref
+from jvpn.agent.paths import NS, ClientPath, Uplink
+from jvpn.agent.reattaching import Attempt
+from jvpn.protocol import reattach
+from jvpn.protocol.reattach import Ack, Cause, Report, Result
+from jvpn.session.machine import Reason, State, split_version
+from workers import commands
+
+if TYPE_CHECKING:
+    from jvpn.agent.session import ClientSession
+
+#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown".
+REPORT_WAIT_MS = 5
+
+
+class Switching:
+    """The changes of path of one session, which it is a part of."""
+
+    def __init__(self, session: "ClientSession") -> None:
+        self._session = session
+        self._paths = session.paths
+        self._requester = session.requester
+        self._view = session.view
+        self._narrator = session.narrator
+        #: What had arrived when the path was lost, and the command whose Done will say so.
+        self._reports: tuple[Report, ...] = ()
+        self._report_seq = -1
+        #: Uplink number that the operator switched to: preference leaves it alone until that path is lost.
+        self._chosen: int | None = None
+        #: Why the gateway refused the last attempt, "" when it did not.
+        self.refused = ""
+
+    def on_link(self, uplink: Uplink, up: bool, now_ms: int) -> None:
+        """A link event: a dead active path is left at once; a link that came (back) gets a fresh index and a probe."""
+        if not self._session.configured:
+            return
+        if not up:
+            if self._paths.active == uplink.number:
+                self.lose(Cause.TRANSPORT_DEAD, now_ms)
+            self._requester.hurry(now_ms)
+            return
+        if self._paths.active != uplink.number:
+            self._paths.open(uplink, now_ms)
+            self._session.worker.tell_indexes()
+        path = self._paths.paths[uplink.number]
+        path.health.on_link_event(now_ms * NS)
+        self._requester.hurry(now_ms)
+
+    def reroute(self, uplink: Uplink, now_ms: int) -> None:
+        """Its `remote` changed: a fresh path, unless DATA goes out on it."""
+        if self._session.configured and self._paths.active != uplink.number:
+            self._paths.open(uplink, now_ms)
+            self._session.worker.tell_indexes()
+
+    def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
+        """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""
+        if (
+            not self._session.configured
+            or self._requester.attempt is not None
+            or self._paths.active == uplink.number
+        ):
+            return False
+        if uplink.number not in self._paths.paths or not self._view.allows(Reason[cause.name]):
+            return False
+        active = self._paths.active_path
+        old = None if active is None else path_ref(active)
+        self._requester.begin(cause, now_ms, 0.0, old, self._paths.active, uplink.number)
+        self.refused = ""
+        self._view.apply(Reason[cause.name], now_ms)
+        self._session.clocks(now_ms)
+        return True
+
+    def lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
+        """The active path is no path any more. `stay`: the same uplink is the best candidate (its source changed)."""
+        active = self._paths.active_path
+        if active is None:
+            return
+        seen = active.health.snapshot(now_ms * NS)
+        detect_ms = 0.0
+        if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
+            detect_ms = now_ms - max(seen.last_answer_ms, self._session.last_received_ns // NS)
+        self._give_up_switch(cause)
+        reason = Reason[cause.name]
+        if not self._view.allows(reason):
+            reason = Reason.REATTACH_REQUESTED
+        old, number = path_ref(active), active.uplink.number
+        challenge = (active.challenge, active.challenge_ms)
+        self._paths.active = None
+        fresh = self._paths.open(active.uplink, now_ms)
+        if stay:
+            fresh.keep_challenge(*challenge)
+            fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
+        self._requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
+        # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
+        self._ask_for_reports([old.index], now_ms)
+        if self._view.allows(reason):
+            self._view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
+        self._session.clocks(now_ms)
+        self.request(now_ms)
+
+    def _give_up_switch(self, cause: Cause) -> None:
+        """A switch was in flight when the path it was leaving died: now any path will do, not only its target."""
+        attempt, self._requester.attempt = self._requester.attempt, None
+        if attempt is None:
+            return
+        if attempt.sent_ns:
+            version = self._view.state_version
+            self._narrator.result(attempt.number, "abandoned", cause.name, version)
+        if self._view.state is State.RECOVERING:
+            self._view.lose_binding()
+
+    def request(self, now_ms: int) -> None:
+        attempt = self._requester.attempt
+        if attempt is None or now_ms < attempt.next_ms:
+            return
+        path = self._requester.choose(now_ms)
+        if path is None:
+            self._requester.wait(now_ms)
+            return
+        first, fresh = not attempt.sent_ns, path.index not in attempt.sent_ns
+        if first:
+            self._narrator.attempt(attempt.number, attempt.cause.name, path, self._view.state_version)
+        self._session.do(self._requester.request(path, now_ms, () if attempt.voluntary else self._reports))
+        if fresh:
+            # Some DATA may follow the first REQUEST at once: the gateway holds it until the bind.
+            early = path.worker_binding() if first and self._paths.active is None else None
+            self._session.worker.rebind(self._awaited(attempt), early=early)
+
+    @staticmethod
+    def _awaited(attempt: Attempt) -> list[int]:
+        """Indexes on which DATA may come before the ACK: the gateway binds first, and perhaps the old path died in one
+        direction only."""
+        old = [] if attempt.old is None else [attempt.old.index]
+        return [*old, *attempt.sent_ns]
+
+    def _ask_for_reports(self, accept: list[int], now_ms: int) -> None:
+        """The REQUEST of the attempt just begun says what has arrived, as soon as the worker has said so."""
+        attempt = self._requester.attempt
+        assert attempt is not None
+        self._reports = ()
+        self._report_seq = self._session.worker.rebind(accept, report=True)
+        attempt.next_ms = attempt.not_before_ms = now_ms + REPORT_WAIT_MS
+
+    def on_done(self, done: commands.Done, now_ms: int) -> None:
+        """The worker has carried out, or refused, a command."""
+        if done.seq != self._report_seq:
+            return
+        self._reports = tuple(Report(r.index, r.next_counter, r.missing) for r in done.reports)
+        attempt = self._requester.attempt
+        if attempt is not None and not attempt.sent_ns:
+            attempt.not_before_ms = attempt.next_ms = now_ms
+            self.request(now_ms)
+
+    def on_ack(self, ack: Ack, path: ClientPath, now_ms: int) -> None:
+        attempt = self._requester.attempt
+        if attempt is None or ack.attempt != attempt.number:
+            # A copy from an earlier attempt: its challenge may be one that the gateway takes no more.
+            return
+        if split_version(ack.state_version).epoch < self._session.epoch:
+            return
+        self._paths.installed(ack.highest_installed)
+        path.keep_challenge(ack.challenge, now_ms)
+        if path.index in attempt.sent_ns and attempt.tries == 1:
+            path.health.on_round_trip(now_ms * NS - attempt.sent_ns[path.index], now_ms * NS)
+        if ack.result is Result.PENDING:
+            attempt.next_ms = now_ms
+            attempt.on_candidate = max(0, attempt.on_candidate - 1)
+            self.request(now_ms)
+            return
+        bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
+        if bound is None or not bound.uplink.link_up:
+            self._request_again(attempt, now_ms)
+        else:
+            self._bind(bound, ack, now_ms)
+
+    def _request_again(self, attempt: Attempt, now_ms: int) -> None:
+        """What was bound was left, or lost its link, before the ACK came: only a new attempt can bind another."""
+        version = self._view.state_version
+        self._narrator.result(attempt.number, "abandoned", "PATH_CHANGED", version)
+        # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
+        cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
+        self._requester.begin(cause, attempt.started_ms, attempt.detect_ms, attempt.old, None, None)
+        self._ask_for_reports(self._awaited(attempt), now_ms)
+
+    def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
+        attempt, self._requester.attempt = self._requester.attempt, None
+        assert attempt is not None
+        previous = self._paths.active_path
+        self._paths.active = bound.uplink.number
+        bound.health.set_active(True, now_ms * NS)
+        bound.bound_us = now_ms * 1000
+        if attempt.cause is Cause.OPERATOR_SWITCH:
+            self._chosen = bound.uplink.number
+        elif bound.uplink.number != self._chosen:
+            self._chosen = None
+        draining = None
+        if attempt.voluntary and previous is not None and previous.index != bound.index:
+            draining = previous.index
+        if draining is not None and previous is not None:
+            # Before the worker is told its indexes: it must know the new one to probe on it.
+            self._paths.open(previous.uplink, now_ms)
+        resend = None
+        epoch = split_version(ack.state_version).epoch
+        if epoch > self._session.epoch:
+            # Another node, or one that began anew: it has never seen what was sent before.
+            self._session.enter_epoch(epoch, now_ms)
+        elif not attempt.voluntary:
+            resend = [commands.IndexReport(*report) for report in ack.reports]
+        self._reports = ()
+        self._session.worker.rebind(
+            [], draining, now_ms + max(self._session.policy.drain_window_ms, 250), resend=resend
+        )
+        self._view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
+        self._session.clocks(now_ms)
+        self._narrator.result(attempt.number, "bound", "REATTACH_OK", ack.state_version)
+        self._narrator.switched(
+            attempt.cause.name,
+            ack.state_version,
+            old=attempt.old,
+            new=bound,
+            explicit=attempt.voluntary,
+            detect_ms=attempt.detect_ms,
+            reattach_ms=now_ms - attempt.started_ms,
+        )
+        self._session.send_health(now_ms)
+
+    def on_fail(self, fail: reattach.Fail, now_ms: int) -> None:
+        attempt = self._requester.attempt
+        if attempt is None or fail.attempt != attempt.number:
+            return
+        self._requester.attempt = None
+        self.refused = fail.reason
+        version = self._view.state_version
+        self._narrator.result(attempt.number, "failed", fail.reason, version, fail.retry_after_ms)
+        if fail.reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
+            reason = Reason(fail.reason) if fail.reason in Reason.__members__ else Reason.PEER_CLOSED
+            self._session.end(reason, now_ms, tell=False)
+            return
+        if attempt.voluntary and self._paths.active is not None:
+            self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": fail.reason})
+        else:
+            again = self._requester.begin(
+                attempt.cause, attempt.started_ms, attempt.detect_ms, attempt.old, attempt.leave, None
+            )
+            again.next_ms = now_ms + max(fail.retry_after_ms, 50)
+        self._session.clocks(now_ms)
+
+    def fail_back(self, now_ms: int) -> None:
+        """Return to a preferred uplink once it has been steady for the stability window."""
+        active = self._paths.active_path
+        if active is None or self._requester.attempt is not None or self._paths.active == self._chosen:
+            return
+        for path in self._paths.candidates(now_ms, without=self._paths.active):
+            steady = path.health.snapshot(now_ms * NS).steady_since_ms
+            if path.uplink.preference <= active.uplink.preference or steady is None:
+                continue
+            if now_ms - steady >= self._session.policy.stability_window_ms and path.validated(now_ms):
+                self.switch(path.uplink, Cause.PREFERENCE_SWITCH, now_ms)
+                return
