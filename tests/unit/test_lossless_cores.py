@@ -1,0 +1,157 @@
+"""What the two cores say at a reattach of what has arrived, and what they have their workers send again."""
+
+from core_pair import CorePair, every_pair_is_sound, lose, silent
+
+from jvpn.agent.session import REPORT_WAIT_MS
+from jvpn.protocol import reattach
+from jvpn.protocol.constants import PacketType
+from jvpn.protocol.reattach import Ack, Report, Request, Result
+from workers import commands
+
+__all__ = ["every_pair_is_sound"]
+
+
+def requests(pair: CorePair) -> list[Request]:
+    """All REQUESTs that were sent, opened."""
+    by_id = {steering_id: index for index, steering_id in pair.live.indexes.ids.items()}
+    sent = [flight.data for flight in pair.of_kind(PacketType.REATTACH_REQUEST, up=True)]
+    known = [data for data in sent if data[4:12] in by_id]
+    return [reattach.open_request(pair.live.secrets, by_id[data[4:12]], data) for data in known]
+
+
+def acks(pair: CorePair) -> list[Ack]:
+    flights = pair.of_kind(PacketType.REATTACH_ACK, up=False)
+    return [reattach.open_ack(pair.live.secrets, flight.data) for flight in flights]
+
+
+def rebinds(pair: CorePair) -> list[commands.Rebind]:
+    return [c for c in pair.workers[pair.live.slot].commands if isinstance(c, commands.Rebind)]
+
+
+def client_rebinds(pair: CorePair) -> list[commands.Rebind]:
+    return [c for c in pair.client_worker.commands if isinstance(c, commands.Rebind)]
+
+
+def reports(command: commands.Rebind) -> tuple[Report, ...]:
+    return tuple(Report(r.index, r.next_counter, r.missing) for r in command.resend or ())
+
+
+def talked() -> CorePair:
+    pair = CorePair().attach()
+    for number in range(3):
+        assert pair.data_up(bytes(8) + bytes((number,)) * 40)
+        assert pair.data_down(bytes(8) + bytes((number,)) * 40)
+    pair.advance(100)
+    return pair
+
+
+def test_after_a_loss_both_ends_report_and_have_the_rest_sent_again() -> None:
+    pair = talked()
+    old = pair.live.bindings.active
+    assert old is not None
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    first = requests(pair)[0]
+    assert first.reports[0].path_index == old.index
+    assert first.reports[0].next_counter > 2
+    bind = rebinds(pair)[0]
+    assert bind.report
+    assert reports(bind) == first.reports
+    (ack,) = (ack for ack in acks(pair) if ack.result is Result.BOUND)
+    assert {report.path_index for report in ack.reports} == {0, ack.bound_index}
+    assert reports(client_rebinds(pair)[-1]) == ack.reports
+
+
+def test_every_copy_of_an_ack_has_the_same_reports() -> None:
+    pair = talked()
+    pair.rules.append(lose(PacketType.REATTACH_ACK, 3, up=False))
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    bound = [ack for ack in acks(pair) if ack.result is Result.BOUND]
+    assert len(bound) >= 2
+    assert len({ack.reports for ack in bound}) == 1
+    assert bound[0].reports
+
+
+def test_no_ack_goes_before_the_worker_has_bound() -> None:
+    pair = talked()
+    pair.worker_delay_ms = 300
+    pair.link(0, False)
+    pair.advance(250)
+    assert len(requests(pair)) > 1
+    assert [ack for ack in acks(pair) if ack.result is Result.BOUND] == []
+    pair.wait_for(lambda: pair.attached)
+    assert all(ack.reports for ack in acks(pair) if ack.result is Result.BOUND)
+
+
+def test_a_voluntary_switch_has_nothing_sent_again() -> None:
+    pair = talked()
+    pair.advance(5_000)
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.settle()
+    pair.wait_for(lambda: pair.attached)
+    assert [request.reports for request in requests(pair)] == [()] * len(requests(pair))
+    assert all(command.resend is None for command in rebinds(pair) + client_rebinds(pair))
+    assert all(command.early is None for command in client_rebinds(pair))
+
+
+def test_a_request_does_not_wait_long_for_a_worker_that_does_not_answer() -> None:
+    pair = talked()
+    pair.client_worker.alive = False
+    pair.link(0, False)
+    pair.advance(REPORT_WAIT_MS - 1)
+    assert requests(pair) == []
+    pair.advance(1)
+    (request,) = requests(pair)
+    assert request.reports == ()
+
+
+def test_data_goes_early_on_the_first_candidate_only() -> None:
+    pair = CorePair(uplinks=3).attach()
+    pair.rules.append(silent(1))
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    told = [command.early for command in client_rebinds(pair)]
+    early = [binding for binding in told if binding is not None]
+    assert len(early) == 1
+    assert len({request.path_index for request in requests(pair)}) > 1
+    assert early[0].index == requests(pair)[0].path_index
+    # Told off with the next candidate, not only at the bind.
+    assert told[told.index(early[0]) + 1] is None
+
+
+def test_the_policy_says_how_much_is_kept() -> None:
+    pair = talked()
+    policy = pair.live.policy
+    for worker in (pair.workers[pair.live.slot], pair.client_worker):
+        added = [c for c in worker.commands if isinstance(c, commands.AddSession)]
+        assert added
+        assert {(c.resend_window_ms, c.resend_bytes) for c in added} == {
+            (policy.resend_window_ms, policy.resend_bytes)
+        }
+
+
+def test_the_mtu_of_the_active_path_is_found_and_told_to_both_workers() -> None:
+    pair = CorePair().attach()
+    pair.advance(1_000)
+    for worker, record in ((pair.workers[pair.live.slot], pair.live.record), (pair.client_worker, 0)):
+        path = worker.table.by_record[record].path
+        assert path is not None
+        assert (path.mtu, path.settled) == (1500 - 72, True)
+
+
+def test_a_narrow_path_is_found_out_after_a_switch_to_it() -> None:
+    pair = CorePair().attach()
+    pair.rules.append(lambda flight: [] if flight.uplink == 1 and len(flight.data) + 28 > 1340 else None)
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    slot, record = pair.live.slot, pair.live.record
+    path = pair.workers[slot].table.by_record[record].path
+    assert path is not None
+    assert path.mtu <= 1340 - 72
+    pair.advance(10_000)
+    for table, number in ((pair.workers[slot].table, record), (pair.client_worker.table, 0)):
+        path = table.by_record[number].path
+        assert path is not None
+        assert path.settled
+        assert 1332 - 72 < path.mtu <= 1340 - 72
