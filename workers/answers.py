@@ -26,7 +26,7 @@ from jvpn.protocol.paths import (
 )
 from workers.commands import Endpoint, IndexSeen, MtuAnswered, ProbeAnswered, SendMtuProbe, SendProbe
 from workers.counters import Counter
-from workers.sessions import PathEntry
+from workers.paths import PathEntry
 from workers.table import SessionTable
 from workers.udp import Received, UdpSocket, pktinfo, socket_address
 

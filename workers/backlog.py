@@ -14,9 +14,10 @@ from workers.counters import Counter
 from workers.encrypt import Encryptor
 from workers.fragments import FRAGMENT_HEADER, is_last
 from workers.kept import Sent
+from workers.paths import SendPath
 from workers.reports import Missing
 from workers.send import SmallBatch
-from workers.sessions import SendPath, Session
+from workers.sessions import Session
 
 SPEED: Final = 2
 AT_ONCE: Final = 64 << 10

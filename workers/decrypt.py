@@ -29,7 +29,8 @@ from workers.deliver import Delivery
 from workers.keys import IntoCall
 from workers.layouts import LayoutCache, ReceiveLayout, consecutive
 from workers.page import Page
-from workers.sessions import NO_COUNTER, PathEntry
+from workers.paths import PathEntry
+from workers.sessions import NO_COUNTER
 from workers.singles import Singles
 from workers.table import SessionTable
 from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket

@@ -32,8 +32,9 @@ from workers.counters import Counter
 from workers.kept import Waited
 from workers.layouts import COUNT, MIN_FAST_SEGMENT, LayoutCache, SendLayout
 from workers.narrow import clamp_mss, packet_too_big
+from workers.paths import SendPath
 from workers.send import SmallBatch, count_sent, keep, send
-from workers.sessions import SendPath, Session
+from workers.sessions import Session
 from workers.table import SessionTable
 from workers.tun import VNET_HEADER_BYTES, TunLike
 

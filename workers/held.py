@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from jvpn.protocol.constants import PacketType
 from workers.kept import NS_PER_MS
-from workers.sessions import PathEntry, Session
+from workers.paths import PathEntry
+from workers.sessions import Session
 from workers.udp import Address
 
 PER_SESSION: Final = 64

@@ -56,4 +56,4 @@ class Missing:
         behind = report.next_counter - 1 - counter
         if behind < 0:
             return -behind < RESENT_REACH
-        return behind < REPORTED and bool(self._bits[index] >> behind & 1)
+        return bool(self._bits[index] >> behind & 1)

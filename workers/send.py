@@ -8,7 +8,7 @@ from jvpn.protocol.offload import OFFLOAD
 from workers.counters import Counter
 from workers.fragments import fragments
 from workers.kept import Sent
-from workers.sessions import SendPath
+from workers.paths import SendPath
 
 #: What an inner packet may have when the outer path refused a datagram: 1 280 bytes less the overhead on IPv6.
 _SMALL_MTU: Final = 1188

@@ -19,7 +19,8 @@ from workers.deliver import Delivery
 from workers.fragments import FragmentError
 from workers.held import Early
 from workers.page import Page
-from workers.sessions import NO_COUNTER, PathEntry, Session
+from workers.paths import PathEntry
+from workers.sessions import NO_COUNTER, Session
 from workers.table import SessionTable
 from workers.udp import Received, UdpSocket
 

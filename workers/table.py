@@ -22,8 +22,9 @@ from workers.held import Held
 from workers.kept import Pool
 from workers.keys import Phase, Warm
 from workers.page import Page
+from workers.paths import PathEntry, SendPath
 from workers.routes import PrefixMap
-from workers.sessions import PathEntry, SendPath, Session
+from workers.sessions import Session
 from workers.udp import UdpSocket, pktinfo, socket_address
 
 #: Send keys of removed sessions whose counters must not start again.

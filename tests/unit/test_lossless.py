@@ -2,9 +2,9 @@
 
 import msgspec
 import pytest
-from lossless_pair import CLIENT, MS, START_MS, End, LossyPair, superpacket
+from lossless_pair import CLIENT, IDS, MS, RECORD, START_MS, End, LossyPair, superpacket
 
-from workers.commands import IndexReport, PhaseKeys
+from workers.commands import IndexReport, InstalledIndex, InstallIndexes, PhaseKeys
 from workers.counters import Counter
 from workers.fakes import FakeNetwork
 from workers.kept import KeptQueue, Pool, Waited
@@ -127,6 +127,20 @@ def test_a_second_death_during_the_first_reattach_loses_nothing_either() -> None
     pair.reattach(NOW + 50, 2)
     assert pair.gateway.numbers() == [0, 1, 2, 3]
     assert pair.gateway.dropped() == {}
+
+
+@pytest.mark.parametrize(("index", "reach"), [(255, True), (256, False)])
+def test_an_index_too_far_away_is_left_out(index: int, reach: bool) -> None:
+    pair = LossyPair()
+    pair.dead()
+    pair.client.send(NOW, 0)
+    ids = [*IDS, InstalledIndex(index, b"farthest")]
+    for end in (pair.client, pair.gateway):
+        end.table.install(InstallIndexes(1, RECORD, ids))
+    pair.reattach(NOW, index)
+    pair.client.send(NOW, 1)
+    pair.settle(NOW)
+    assert pair.gateway.numbers() == ([0, 1] if reach else [1])
 
 
 def test_late_originals_are_not_delivered_beside_what_went_again() -> None:

@@ -1,5 +1,6 @@
 """What the two cores say at a reattach of what has arrived, and what they have their workers send again."""
 
+import pytest
 from core_pair import CorePair, every_pair_is_sound, lose, silent
 
 from jvpn.agent.session import REPORT_WAIT_MS
@@ -84,13 +85,20 @@ def test_no_ack_goes_before_the_worker_has_bound() -> None:
     assert all(ack.reports for ack in acks(pair) if ack.result is Result.BOUND)
 
 
-def test_a_voluntary_switch_has_nothing_sent_again() -> None:
+@pytest.mark.parametrize("claimed", [(), (Report(0, 0, bytes(32)),)])
+def test_a_voluntary_switch_has_nothing_sent_again(claimed: tuple[Report, ...]) -> None:
     pair = talked()
     pair.advance(5_000)
+    session = pair.client.session
+    assert session is not None
+    if claimed:
+        # A client that reports all the same gets no more than any other.
+        honest = session.requester.request
+        session.requester.request = lambda path, now_ms, _: honest(path, now_ms, claimed)  # type: ignore[method-assign]
     assert pair.client.switch("upB", pair.now_ns)
     pair.settle()
     pair.wait_for(lambda: pair.attached)
-    assert [request.reports for request in requests(pair)] == [()] * len(requests(pair))
+    assert {request.reports for request in requests(pair)} == {claimed}
     assert all(command.resend is None for command in rebinds(pair) + client_rebinds(pair))
     assert all(command.early is None for command in client_rebinds(pair))
 

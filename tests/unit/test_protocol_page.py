@@ -33,6 +33,7 @@ from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
 from jvpn.supervisor import admission, takeover
+from workers import paths as worker_paths
 from workers import sessions, singles
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "protocol.md").read_text()
@@ -260,8 +261,8 @@ def test_numbers_of_the_implementation() -> None:
         "REQUEST by ticket, in all, burst": takeover.RATE.burst,
         "indexes searched above the highest stored": takeover.SEARCH_ABOVE,
         "indexes searched below the highest stored": takeover.SEARCH_BELOW,
-        "PROBE on one index, rate": sessions.PROBES_PER_S,
-        "PROBE on one index, burst": sessions.PROBE_BURST,
+        "PROBE on one index, rate": worker_paths.PROBES_PER_S,
+        "PROBE on one index, burst": worker_paths.PROBE_BURST,
         "replay windows of DATA kept, indexes": sessions.WINDOWS,
         "replay windows of CONTROL kept, indexes": sealed_control._WINDOWS_KEPT,
         "idle probe intervals of silence before a binding is dropped": health.GATEWAY_SILENCE_INTERVALS,
