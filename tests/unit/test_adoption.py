@@ -14,6 +14,7 @@ from jvpn.session.record import SessionRecord
 from jvpn.supervisor.adoption import Adopted, Adoption, Found
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.effects import TellWorker
 from jvpn.supervisor.peers import PeerTable
 from jvpn.supervisor.remembered import NotRemembered, recall
 from workers.page import RECORD_BYTES, RECORDS, Page, TornRow
@@ -201,10 +202,65 @@ def test_an_ended_session_stays_ended_when_its_end_did_not_reach_the_store(pair:
     pair.gateway.terminate(live, Reason.OPERATOR_TERMINATED, pair.now_ms)
     pair.settle()
     told = len(pair.events(StateChange))
+    pair.store.save(records[0], 0)
     result = restart(pair, records=records)
     assert (result.sessions, result.ended) == (0, [])
-    assert stored(pair) == []
+    assert pair.store.sessions() == []
     assert len(pair.events(StateChange)) == told
+
+
+def test_of_two_sessions_of_a_peer_the_older_ends(pair: CorePair) -> None:
+    """The supervisor died after the new session's handshake, before it could end the older one."""
+    pair.attach()
+    older = pair.live
+    record, row = stored(pair)[0], pair.gateway_page.read_row(older.record)
+    pair.client = pair.new_client()
+    pair.wait_for(lambda: older.machine.terminated)
+    newer = pair.live
+    pair.gateway_page.write_row(older.record, row)
+    pair.store.save(record, 0)
+    pair.gateway_sink.events.remove(pair.events(StateChange)[-1])
+    result = restart(pair, records=pair.store.sessions())
+    assert result.sessions == 2
+    assert list(pair.context.sessions) == [newer.session_id]
+    last = pair.events(StateChange)[-1]
+    assert (last.session_id, last.reason_code) == (older.hex_id, "SUPERSEDED")
+    assert pair.steered.prefixes == {"10.8.0.2/32": newer.slot}
+
+
+def test_no_answer_to_the_old_supervisors_commands_is_taken_for_one_to_the_new_ones(pair: CorePair) -> None:
+    pair.attach()
+    before = [effect.command.seq for effect in pair.done if isinstance(effect, TellWorker)]
+    mark = len(pair.done)
+    restart(pair)
+    after = [effect.command.seq for effect in pair.done[mark:] if isinstance(effect, TellWorker)]
+    assert after
+    assert min(after) > max(before) + 1_000_000
+
+
+def test_what_the_client_probes_on_stays_open(pair: CorePair) -> None:
+    pair.attach()
+    for _ in range(8):
+        pair.link(1, up=False)
+        pair.link(1, up=True)
+        pair.advance(300)
+    assert pair.live.indexes.highest_seen > pair.policy.max_candidates
+    before = {steering_id: entry.role for steering_id, entry in pair.steered.ids.items()}
+    restart(pair)
+    assert {steering_id: entry.role for steering_id, entry in pair.steered.ids.items()} == before
+
+
+def test_the_client_is_told_the_state_again(pair: CorePair) -> None:
+    pair.attach()
+    pair.link(0, up=False)
+    pair.wait_for(lambda: pair.attached)
+    ours = pair.client.session
+    assert ours is not None
+    restart(pair)
+    assert pair.live.last_reason == "REATTACH_OK"
+    pair.advance(200)
+    assert ours.view.state is State.ATTACHED
+    assert pair.client.counters["bad_control"] == 0
 
 
 def test_a_half_written_row_is_never_believed(pair: CorePair) -> None:
