@@ -3,7 +3,7 @@
 import pytest
 from core_pair import CorePair, every_pair_is_sound, lose, silent
 
-from jvpn.agent.session import REPORT_WAIT_MS
+from jvpn.agent.switching import REPORT_WAIT_MS
 from jvpn.protocol import reattach
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.reattach import Ack, Report, Request, Result
