@@ -161,7 +161,7 @@ class Shell:
         assert session is not None
         wanted = session.phase + 1
         self._until(self.client.rekey, 10.0)
-        self._until(lambda: session.phase >= wanted, 5.0)
+        self._until(lambda: session.phase >= wanted, 15.0)
         return {"phase": session.phase}
 
     def do_switch(self, name: str, cause: str) -> dict[str, Any]:

@@ -55,11 +55,15 @@ class Path:
 
     def rebind(self, source: str, device: str | None) -> None:
         """Another source port, as a NAT makes one; the challenge was for the old one."""
+        self.forget_challenge()
         self.socket.close()
         self.socket = self._open(source, device)
 
     def keep_challenge(self, challenge: bytes, now: float) -> None:
         self._challenge, self._challenge_at = challenge, now
+
+    def forget_challenge(self) -> None:
+        self._challenge = b""
 
     def challenge(self, now: float) -> bytes | None:
         """The newest one, while the path is validated."""

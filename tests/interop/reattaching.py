@@ -167,6 +167,8 @@ class PathsEnd(ControlEnd):
         active = self.active
         if self.stage == Stage.BOUND and active and active.is_dead(now, interval_s):
             self.report("path dead", {"path": active.name})
+            # Dead in one direction perhaps: what binds it again has to come back over it.
+            active.forget_challenge()
             self._begin_attempt(list(self.paths.values()), Cause.TRANSPORT_DEAD)
         if self._retry_at and now >= self._retry_at[0]:
             cause, self._retry_at = self._retry_at[1], None
