@@ -171,7 +171,7 @@ class ClientCore:
         if self.session is None:
             self._handshaking.hurry(now_ns // NS)
         else:
-            self.session.switching.on_link(uplink, True, now_ns // NS)
+            self.session.switching.on_path_event(uplink, now_ns // NS)
         self._settle(now_ns // NS)
 
     def reroute(self, uplink: Uplink, now_ns: int) -> None:

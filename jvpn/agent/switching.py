@@ -46,8 +46,19 @@ class Switching:
         if self._paths.active != uplink.number:
             self._paths.open(uplink, now_ms)
             self._session.worker.tell_indexes()
-        path = self._paths.paths[uplink.number]
-        path.health.on_link_event(now_ms * NS)
+        self._try_again(uplink, now_ms)
+
+    def on_path_event(self, uplink: Uplink, now_ms: int) -> None:
+        """An address or route of an uplink with a link changed. A link that comes up brings several of these: a path
+        that is being asked for already keeps its index, or the ACK would name one that was left."""
+        attempt, path = self._requester.attempt, self._paths.paths.get(uplink.number)
+        if attempt is not None and path is not None and path.index in attempt.sent_ns:
+            self._try_again(uplink, now_ms)
+        else:
+            self.on_link(uplink, True, now_ms)
+
+    def _try_again(self, uplink: Uplink, now_ms: int) -> None:
+        self._paths.paths[uplink.number].health.on_link_event(now_ms * NS)
         self._requester.hurry(now_ms)
 
     def reroute(self, uplink: Uplink, now_ms: int) -> None:

@@ -133,7 +133,12 @@ def test_the_only_path_may_return_inside_the_ttl(two_uplinks: Net) -> None:
         system.attached()
         assert system.active() is two_uplinks["B"]
         tcp.goes_on()
-        assert reasons(system)[-3:] == ["RECOVERY_WINDOW_EXCEEDED", "REATTACH_REQUESTED", "REATTACH_OK"]
+        # A REQUEST that the kernel kept for its neighbour since before the fault may come first, on an index that was
+        # left: then a second bind follows it at once.
+        told = reasons(system)
+        degraded = told.index("RECOVERY_WINDOW_EXCEEDED")
+        assert told[degraded:][:3] == ["RECOVERY_WINDOW_EXCEEDED", "REATTACH_REQUESTED", "REATTACH_OK"]
+        assert told[degraded + 3 :] in ([], ["TRANSPORT_DEAD", "REATTACH_OK"])
         assert_same_life(system, before)
 
 
