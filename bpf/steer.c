@@ -107,7 +107,9 @@ static __always_inline u32 judge_bound(u8 type, u64 id, const struct datagram *d
 	if (is_data(type))
 		return from_bound_source(datagram, entry) ? JVP_COUNT_OWNER_DATA : sample(id);
 	if (type == JVP_TYPE_PATH)
-		return within_id_bucket(id, config, JVP_COUNT_OWNER_PATH);
+		/* Probes of the path in use never share a bucket with what others send to its id. */
+		return from_bound_source(datagram, entry) ? JVP_COUNT_OWNER_PATH
+							  : within_id_bucket(id, config, JVP_COUNT_OWNER_PATH);
 	return type == JVP_TYPE_CONTROL ? JVP_COUNT_PASS_CONTROL : JVP_COUNT_DROP_WRONG_ROLE;
 }
 

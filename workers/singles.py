@@ -221,12 +221,14 @@ class Singles:
         entry: PathEntry,
         now_ns: int,
     ) -> None:
+        # Proof before the bucket: a stranger's junk must not use up what the genuine probes need.
+        plaintext = self._open(datagram, header, entry, now_ns)
+        if plaintext is None:
+            return
         if not entry.take_token(now_ns):
             self._counters[Counter.PROBE_LIMITED] += 1
             return
-        plaintext = self._open(datagram, header, entry, now_ns)
-        if plaintext is not None:
-            self._answers.handle(udp, received, bytes(plaintext), header.counter, entry, now_ns)
+        self._answers.handle(udp, received, bytes(plaintext), header.counter, entry, now_ns)
 
     def _sample(
         self,

@@ -232,9 +232,12 @@ def test_id_bucket(steering: Steering, family: Family, role: Role) -> None:
     steering.set_rates(Rates(id=Rate(NEVER, 2)))
     put(steering, family, role)
     kind = T.DATA if role is Role.INSTALLED else T.PATH
-    results = [run(steering, frame(family, datagram(kind))) for _ in range(4)]
+    elsewhere = SPORT + 1
+    results = [run(steering, frame(family, datagram(kind), sport=elsewhere)) for _ in range(4)]
     assert [verdict for verdict, _ in results] == [PASS, PASS, DROP, DROP]
     assert results[-1][1] == {"drop_bucket_id": 1}
+    if role is Role.ACTIVE:
+        assert run(steering, frame(family, datagram(kind)))[0] == PASS, "the bound source is not harmed"
     assert run(steering, frame(family, datagram(T.REATTACH_REQUEST)))[0] == PASS
 
 

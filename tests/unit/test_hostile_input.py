@@ -153,3 +153,21 @@ def test_an_init_that_is_not_a_peers_gets_no_answer(pair: CorePair, alter: str) 
     assert pair.sent == []
     assert differences(before, frozen(pair.gateway)) == []
     assert sum(pair.context.counters.values()) == 1
+
+
+def test_forged_probes_leave_a_healthy_path_alone(pair: CorePair) -> None:
+    """Junk in the shape of PATH must not use up what the answers to the genuine probes need."""
+    pair.attach()
+    session = pair.client.session
+    assert session is not None
+    path = session.paths.active_path
+    assert path is not None
+    version = pair.live.machine.state_version
+    junk = bytes([PacketType.PATH, 0x11, 0, 0]) + path.steering_id + bytes(8) + b"j" * 64
+    for _ in range(600):
+        pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+        for _ in range(3):
+            pair.inject(junk, pair.addresses[0])
+        pair.advance(1)
+    assert pair.live.machine.state_version == version
+    assert path.health.snapshot(pair.now_ns).answering
