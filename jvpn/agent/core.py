@@ -98,7 +98,8 @@ class ClientCore:
         elif isinstance(report, commands.MtuAnswered) and self.session is not None:
             self.session.mtu_probing.on_answer(report, now_ns)
         elif isinstance(report, commands.Done):
-            self.counters["worker_refused"] += bool(report.error)
+            if report.error:
+                self.counters["worker_refused"] += 1
             if self.session is not None:
                 self.session.switching.on_done(report, now_ns // NS)
         self._settle(now_ns // NS)

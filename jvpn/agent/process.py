@@ -38,6 +38,8 @@ from workers import commands, tun
 from workers.page import Page
 
 NS_PER_MS = 1_000_000
+#: INITs without an answer before the client says so: about three seconds.
+UNANSWERED_TO_COMPLAIN = 5
 TUN_WAIT_S = 2.0
 TUN_POLL_S = 0.05
 #: Recovery must not wait behind bulk traffic; the worker, which carries that, keeps the ordinary priority.
@@ -65,6 +67,7 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._undo: list[Callable[[], object]] = []
         self._running = True
+        self._complained = False
         self._status = 0
         self._worker: DataWorker | None = None
         self._deaths_s: list[float] = []
@@ -182,12 +185,24 @@ class Agent:
             if self.reach.next_ms <= now_ns() // NS_PER_MS:
                 self.reach.look(now_ns())
                 self._carry_out(self.core.effects())
+            self._complain()
         self.core.stop(now_ns())
         self._carry_out(self.core.effects())
         return self._status
 
     def stop(self) -> None:
         self._running = False
+
+    def _complain(self) -> None:
+        """Say once that nobody answers: a gateway is silent towards keys that it does not know."""
+        if self.core.session is not None:
+            self._complained = False
+        elif self.core.unanswered >= UNANSWERED_TO_COMPLAIN and not self._complained:
+            self._complained = True
+            self._say(
+                f"no answer from the gateway to {UNANSWERED_TO_COMPLAIN} handshakes; still trying. Does it run and can "
+                "it be reached, does it know this client's public key, and is gateway.public_key its own?"
+            )
 
     def _on_worker(self, worker: DataWorker) -> None:
         for report in worker.reports():

@@ -14,6 +14,7 @@ from jvpn.agent.netlinks import default_route_devices, link_is_up
 from jvpn.cli.checks import Check
 from jvpn.config import ClientConfig, GatewayConfig
 from jvpn.holder import xdp
+from jvpn.holder.process import SOCKET_NAME
 from jvpn.observability.admin import AdminError, ask
 from jvpn.protocol import addresses
 from jvpn.supervisor.interfaces import carriers
@@ -114,10 +115,15 @@ def interface(name: str, status: dict[str, Any] | None) -> tuple[Check, str]:
 
 
 def listen_ports(config: GatewayConfig, status: dict[str, Any] | None) -> list[Check]:
-    return [_listen_port(end.host, end.port, status) for end in config.listen]
+    return [_listen_port(end.host, end.port, status, config.run_dir) for end in config.listen]
 
 
-def _listen_port(host: str, port: int, status: dict[str, Any] | None) -> Check:
+def _data_plane_alone(run_dir: Path) -> bool:
+    """A data plane without a supervisor listens there; asking it would make us its supervisor."""
+    return f" {run_dir / SOCKET_NAME}\n" in Path("/proc/net/unix").read_text()
+
+
+def _listen_port(host: str, port: int, status: dict[str, Any] | None, run_dir: Path) -> Check:
     """Binds for a moment, as the holder does but without SO_REUSEPORT, so that every other user of the port shows."""
     label = f"listen [{host}]:{port}" if ":" in host else f"listen {host}:{port}"
     if status is not None:
@@ -128,6 +134,10 @@ def _listen_port(host: str, port: int, status: dict[str, Any] | None) -> Check:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             probe.bind((address, port))
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and _data_plane_alone(run_dir):
+            return Check(
+                label, "ok", "held by the data plane of an earlier start, which the next one takes over"
+            )
         remedies = {
             errno.EADDRINUSE: f"see who has it: ss -lunp 'sport = :{port}'",
             errno.EAFNOSUPPORT: "start the kernel without ipv6.disable=1: every socket is an IPv6 one, for IPv4 too",

@@ -40,7 +40,8 @@ def not_root(command: str) -> bool:
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = client_plan(load_client(args.config))
+    # Before the configuration: without root its key file cannot be read, and that is not what is wrong.
     if not_root("client"):
         return 1
+    plan = client_plan(load_client(args.config))
     return connect(plan, lambda text: print(f"jvpn client: {text}", flush=True))

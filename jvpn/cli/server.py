@@ -19,8 +19,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    plan = gateway_plan(load_gateway(args.config), str(args.config))
+    # Before the configuration: without root its key file cannot be read, and that is not what is wrong.
     if os.geteuid() != 0:
         print("jvpn server: needs root (TUN, BPF, interfaces); start it as root", file=sys.stderr)
         return 1
+    plan = gateway_plan(load_gateway(args.config), str(args.config))
     return serve(plan, lambda text: print(f"jvpn server: {text}", flush=True))

@@ -266,7 +266,9 @@ def main() -> int:
         holder.run(listener)
     except OSError as error:
         where = ", ".join(f"{address}:{port}" for address, port in plan.listen)
-        print(f"data plane on {where}, TUN {plan.tun_name}: {error}", file=sys.stderr, flush=True)
+        why = f"data plane on {where}, TUN {plan.tun_name}: {error.strerror or error}"
+        remedy = "; see who has the port: ss -lunp" if error.errno == errno.EADDRINUSE else ""
+        print(f"jvpn server: {why}{remedy}", file=sys.stderr, flush=True)
         return 1
     finally:
         path.unlink(missing_ok=True)

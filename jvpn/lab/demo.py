@@ -21,6 +21,7 @@ from jvpn.lab.iperf import Interval, Iperf, IperfResult
 from jvpn.lab.links import two_uplinks
 from jvpn.lab.namespaces import Lab, LabError
 from jvpn.lab.running import GATEWAY_INNER, JVPN, Tunnel, wait_for
+from jvpn.observability.admin import AdminError
 from jvpn.observability.verify import audit_file
 
 RTT_MS = 20
@@ -31,6 +32,8 @@ LINK_DOWN_BOUND_MS = RTT_MS + 50
 BLACKHOLE_BOUND_MS = 400
 NS = 1_000_000_000
 BAR_GBIT_S = 0.1
+PREFIX = "jvpn-demo-"
+PINS = Path("/sys/fs/bpf/jvpn")
 
 
 def say(text: str = "") -> None:
@@ -46,7 +49,7 @@ class Show:
     def interval(self, seen: Interval) -> None:
         try:
             client, session = self._tunnel.client.status(), self._tunnel.session()
-        except (LabError, OSError, RuntimeError):
+        except (LabError, AdminError, OSError, RuntimeError):
             return
         version = session["state_version"]
         bar = "▇" * min(40, round(seen.gbit_s / BAR_GBIT_S))
@@ -196,7 +199,27 @@ def main() -> int:
     if os.geteuid() != 0:
         print("the demo makes network namespaces: run it as root", file=sys.stderr)
         return 1
-    with tempfile.TemporaryDirectory(prefix="jvpn-demo-") as work, Lab("jvpn-demo") as lab:
+    args.json.unlink(missing_ok=True)
+    sweep()
+    try:
+        return show(args.json)
+    except KeyboardInterrupt:
+        say("\ninterrupted; everything it made is gone")
+        return 130
+
+
+def sweep() -> None:
+    """Remove what a demo that was killed left: its folder with keys, and its pins."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(PINS / f"gw-{folder.name[-24:]}", ignore_errors=True)
+
+
+def show(result: Path) -> int:
+    """Run it, say what held, write `result`; the exit status."""
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as work, Lab("jvpn-demo") as lab:
         say(f"two namespaces, uplinks A and B, {RTT_MS} ms round trip each")
         network = two_uplinks(lab, rtt_ms=RTT_MS)
         with Tunnel(network, Path(work)) as tunnel:
@@ -214,8 +237,8 @@ def main() -> int:
         say(f"          {finding}")
     passed = all(held for _text, held in results)
     seen["passed"] = passed
-    args.json.write_text(json.dumps(seen, indent=2) + "\n")
-    say(f"\n{seen['gbit_s']} Gbit/s on average, faults included; figures in {args.json}")
+    result.write_text(json.dumps(seen, indent=2) + "\n")
+    say(f"\n{seen['gbit_s']} Gbit/s on average, faults included; figures in {result}")
     return 0 if passed else 1
 
 

@@ -48,7 +48,7 @@ class HolderLink:
                 f"supervisor {first.pid} is at work on this run_dir; stop it first (kill {first.pid})"
             )
         if not isinstance(first, Inventory):
-            raise DataPlaneError("the data plane could not start; the reason stands above")
+            raise DataPlaneError("the data plane could not start, for the reason in the line before")
         self.inventory = first
 
     def shut_down(self) -> None:
