@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +30,7 @@ from jvpn.agent.reach import Reach
 from jvpn.agent.resolver import Resolver
 from jvpn.agent.tunnel_config import TunnelConfig
 from jvpn.agent.uplinks import Uplinks
+from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
 from jvpn.observability.sink import open_sink
 from jvpn.session.machine import Origin
@@ -163,11 +163,7 @@ class Agent:
         admin = ClientAdmin(self)
         server = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
         self._undo.append(server.close)
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self._register(reader, self.stop)
+        self._register(stop_pipe(), self.stop)
 
     def _register(self, descriptor: int, callback: Callable[[], object]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)

@@ -22,6 +22,7 @@ from multiprocess import get_context
 
 from jvpn.holder import descriptors, inventory
 from jvpn.holder.inventory import HolderPlan, Inventory, Refused, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.holder.signals import stop_pipe
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
 from workers import commands, privileges, tun, udp
 from workers.main import worker_main
@@ -191,11 +192,7 @@ class Holder:
         self._end_workers()
 
     def _watch_signals(self) -> None:
-        """SIGTERM and SIGINT end the loop through a pipe, so that no handler runs in the middle of anything."""
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+        reader = stop_pipe()
 
         def stop() -> None:
             os.read(reader, 64)

@@ -7,7 +7,6 @@ deadlines; after each the core's effects are carried out in their order.
 import contextlib
 import os
 import selectors
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from jvpn import __version__
 from jvpn.holder.inventory import HolderPlan
+from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
 from jvpn.observability.sink import open_sink
 from jvpn.policy.model import Policy
@@ -262,11 +262,7 @@ class Gateway:
         admin = GatewayAdmin(self)
         self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
         self._undo.append(self._admin.close)
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(writer)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        self._register(reader, self.stop)
+        self._register(stop_pipe(), self.stop)
 
     def _register(self, descriptor: int, callback: Callable[[], object]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)
