@@ -87,7 +87,7 @@ def gateway_interfaces(config: GatewayConfig | None) -> list[str]:
     """Those that the gateway would attach its program to."""
     if config is not None and config.interfaces is not None:
         return list(config.interfaces)
-    return carriers([] if config is None else [(end.host, end.port) for end in config.listen])
+    return carriers()
 
 
 def interface(name: str, status: dict[str, Any] | None) -> tuple[Check, str]:

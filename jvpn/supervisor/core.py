@@ -10,9 +10,7 @@ Times are CLOCK_BOOTTIME milliseconds. Everything unauthenticated ends in a coun
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from jvpn.policy.model import Policy
 from jvpn.protocol.constants import CLOSE_REPEATS, PacketType
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import Header, WireError
@@ -153,12 +151,6 @@ class GatewayCore:
     def find(self, hex_prefix: str) -> list[LiveSession]:
         """Sessions whose id begins with these hex digits."""
         return [s for s in self.context.sessions.values() if s.hex_id.startswith(hex_prefix.lower())]
-
-    def change_policy(self, peer_name: str, policy: Policy) -> None:
-        """New sessions of this peer take `policy`; running ones keep their snapshot."""
-        for key, peer in self.context.peers.peers.items():
-            if peer.name == peer_name:
-                self.context.peers.peers[key] = replace(peer, policy=policy)
 
     # Workers
 

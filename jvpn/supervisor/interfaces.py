@@ -38,13 +38,12 @@ def configure_tun(name: str, addresses: list[str], mtu: int) -> None:
             ) from error
 
 
-def carriers(listen: list[tuple[str, int]]) -> list[str]:
-    """Interfaces on which datagrams for these listeners may arrive: every one that is up, but loopback and TUN.
+def carriers() -> list[str]:
+    """Interfaces on which datagrams for our listeners may arrive: every one that is up, but loopback and TUN.
 
     A listener's address may sit on any interface and be reached through another, so its carrier cannot be told from
     the address alone.
     """
-    del listen
     with IPRoute() as netlink:
         found = []
         for link in netlink.get_links():

@@ -222,7 +222,7 @@ class Gateway:
             steering.attach_reuseport(supervised)
         steering.attach_tun(self.dataplane.tun_queue)
         if isinstance(steering, Steering):
-            interfaces = plan.interfaces if plan.interfaces is not None else carriers(plan.listen)
+            interfaces = plan.interfaces if plan.interfaces is not None else carriers()
             attach_steering(self.xdp, steering, steering.steer_fd, interfaces, plan.xdp)
             self._at_end(lambda: detach_steering(self.xdp))
         for interface, mode in self.xdp.modes.items():
