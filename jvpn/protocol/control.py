@@ -219,7 +219,10 @@ class ControlChannel:
 
 
 def _pack(frames: list[Frame]) -> list[bytes]:
-    """First-fit in order: frames are never split, plaintexts never exceed MAX_PLAINTEXT."""
+    """First-fit in order: frames are never split, plaintexts never exceed MAX_PLAINTEXT.
+
+    A CLOSE ends its plaintext: it is said several times because datagrams are lost, so no two may share one.
+    """
     plaintexts: list[bytes] = []
     current = b""
     for frame in frames:
@@ -228,4 +231,7 @@ def _pack(frames: list[Frame]) -> list[bytes]:
             plaintexts.append(current)
             current = b""
         current += encoded
+        if frame.kind is ControlType.CLOSE:
+            plaintexts.append(current)
+            current = b""
     return [*plaintexts, current] if current else plaintexts
