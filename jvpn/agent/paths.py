@@ -53,6 +53,12 @@ class ClientPath:
     def validated(self, now_ms: int) -> bool:
         return bool(self.challenge) and now_ms - self.challenge_ms < CHALLENGE_LIFE_MS
 
+    @property
+    def patience_ms(self) -> float | None:
+        """How long an answer may take, srtt + 4·rttvar; None before the first measured one."""
+        srtt_ns = self.health.srtt_ns
+        return None if srtt_ns is None else (srtt_ns + 4 * self.health.rttvar_ns) / NS
+
     def worker_binding(self) -> Binding:
         return Binding(
             self.index,

@@ -1,8 +1,10 @@
 """The client's reattach: from the verdict that a path is gone (or to be left) to the ACK that names the new one.
 
-One attempt at a time, with one attempt id on however many candidates it takes: candidates in order, a few REQUESTs on
-each, no faster than every RETRY_MS while traffic waits, then slower; a link event starts over at once. ACK(pending)
-brings the challenge that the same request is repeated with.
+One attempt at a time, under one attempt id on several candidates at once: the gateway binds the first whose challenge
+it takes, and tells all the others which one that was. A candidate that has just answered is asked alone, for as long
+as its answer may take; then, or when no candidate is that sure, up to `max_candidates` of them race. Each is asked on
+an index of its own, no faster than every RETRY_MS, slower after FAST_MS; a link event starts over at once. ACK(pending)
+brings the challenge that the same request is repeated with. A voluntary switch asks its target and nobody else.
 """
 
 from collections.abc import Callable
@@ -16,17 +18,41 @@ from jvpn.protocol.constants import Transport
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import NO_CHALLENGE, Cause, Report, Request
 from jvpn.protocol.tickets import NO_TICKET
+from workers.commands import Endpoint
 
 RETRY_MS = 50
 RETRY_MAX_MS = 2_000
+#: REQUESTs on `max_candidates` paths before others get their turn, where there are more.
 TRIES_PER_CANDIDATE = 3
-#: REQUESTs at full speed before the retries slow down, when no candidate answers at all.
-FAST_TRIES = 60
+#: How long REQUESTs go at full speed, when no candidate answers at all; then each wait is a share of the time since.
+FAST_MS = 3_000
+SLOWER = 6
+
+#: An uplink's number and the endpoint that it leads to.
+Way = tuple[int, Endpoint]
+
+
+@dataclass(slots=True)
+class Lane:
+    """What an attempt has asked on one path. `tries` begins anew with a link event, `sent` does not."""
+
+    next_ms: float = 0.0
+    tries: int = 0
+    sent: int = 0
+    sent_ms: int = 0
+    echoed: bytes = NO_CHALLENGE
+
+    def silent(self, now_ms: float) -> int:
+        """REQUESTs that have waited for an answer long enough."""
+        return max(0, self.tries - (self.next_ms > now_ms))
 
 
 @dataclass(slots=True)
 class Attempt:
-    """A reattach in flight. `detect_ms` is how long the verdict took, `old` the path that was active."""
+    """A reattach in flight. `detect_ms` is how long the verdict took, `old` the path that was active.
+
+    `wide`: whoever was to be asked first has not answered. `refused`: ways at whose end nobody has the session.
+    """
 
     number: int
     cause: Cause
@@ -35,16 +61,30 @@ class Attempt:
     old: PathRef | None
     leave: int | None
     next_ms: float
-    tries: int = 0
-    on_candidate: int = 0
+    fast_since_ms: float
     target: int | None = None
-    sent_ns: dict[int, int] = field(default_factory=dict)
+    tries: int = 0
+    wide: bool = False
+    lanes: dict[tuple[int, int], Lane] = field(default_factory=dict)
+    refused: set[Way] = field(default_factory=set)
     #: No REQUEST goes earlier: the worker is asked what has arrived.
     not_before_ms: float = 0.0
 
     @property
     def voluntary(self) -> bool:
         return self.cause not in (Cause.TRANSPORT_DEAD, Cause.ADDRESS_CHANGED, Cause.REATTACH_REQUESTED)
+
+    @property
+    def asked(self) -> list[int]:
+        """Indexes that REQUESTs have gone on, in the order of the first of each."""
+        return list(dict.fromkeys(index for (_uplink, index), lane in self.lanes.items() if lane.sent))
+
+    def lane(self, path: ClientPath) -> Lane:
+        return self.lanes.setdefault((path.uplink.number, path.index), Lane(self.not_before_ms))
+
+
+def way(path: ClientPath) -> Way:
+    return path.uplink.number, path.uplink.remote
 
 
 class Requester:
@@ -67,63 +107,107 @@ class Requester:
         old: PathRef | None,
         leave: int | None,
         target: int | None,
+        *,
+        started_ms: float | None = None,
     ) -> Attempt:
-        """Start a new attempt; the REQUEST goes at the next `due`. `leave`: uplink to try last, `target`: only this."""
+        """Start a new attempt; its REQUESTs go when they are due. `leave`: uplink to try last, `target`: only this."""
         self._last_number += 1
-        self.attempt = Attempt(self._last_number, cause, now_ms, detect_ms, old, leave, now_ms, target=target)
+        started_ms = now_ms if started_ms is None else started_ms
+        self.attempt = Attempt(
+            self._last_number, cause, started_ms, detect_ms, old, leave, now_ms, now_ms, target
+        )
         return self.attempt
 
     def hurry(self, now_ms: float) -> None:
-        """Something changed that may help: try again now, from the best candidate on."""
-        if self.attempt is not None:
-            self.attempt.next_ms = max(now_ms, self.attempt.not_before_ms)
-            self.attempt.tries = self.attempt.on_candidate = 0
+        """Something changed that may help: ask all of them now, at full speed again."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        attempt.next_ms = max(now_ms, attempt.not_before_ms)
+        attempt.fast_since_ms = now_ms
+        attempt.tries = 0
+        for lane in attempt.lanes.values():
+            lane.next_ms, lane.tries = attempt.next_ms, 0
 
     def get_timer(self) -> float | None:
         return None if self.attempt is None else self.attempt.next_ms
 
-    def choose(self, now_ms: int) -> ClientPath | None:
-        """The candidate whose turn it is, None when there is none with a link."""
+    def due(self, now_ms: int) -> list[ClientPath]:
+        """The paths to send a REQUEST on now, best first."""
         attempt = self.attempt
-        if attempt is None:
-            return None
+        assert attempt is not None, "there is no reattach to request"
+        first = self._first(attempt, now_ms)
+        if first and all(attempt.lane(path).silent(now_ms) > 0 for path in first):
+            attempt.wide = True
+        return [path for path in self._group(attempt, now_ms) if attempt.lane(path).next_ms <= now_ms]
+
+    def rest(self, now_ms: int) -> None:
+        """Those of `due` have been asked: set when to look again."""
+        attempt = self.attempt
+        assert attempt is not None, "there is no reattach to request"
+        group = self._group(attempt, now_ms)
+        if not group:
+            attempt.tries += 1
+        at_ms = [attempt.lane(path).next_ms for path in group]
+        attempt.next_ms = max(min(at_ms, default=now_ms + self._wait_ms(None, now_ms)), now_ms)
+
+    def _group(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
+        """Who is in the race at present."""
+        return self._racers(attempt, now_ms) if attempt.wide else self._first(attempt, now_ms)
+
+    def _first(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
+        """Whom to ask before everybody: a sure one alone, else all but the path that seemed dead."""
+        racers = self._racers(attempt, now_ms)
+        if racers and _sure(racers[0], now_ms):
+            return racers[:1]
+        return [path for path in racers if path.uplink.number != attempt.leave] or racers
+
+    def _racers(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
+        """At most `max_candidates`, each on another index: an ACK names what it bound by the index alone."""
         if attempt.target is not None:
             target = self._paths.paths.get(attempt.target)
-            return target if target is not None and target.uplink.link_up else None
+            return [target] if target is not None and target.uplink.link_up else []
+        candidates = [path for path in self._paths.candidates(now_ms) if way(path) not in attempt.refused]
         # The path that seemed dead comes last, but it comes: it may be the only one that returns.
-        candidates = self._paths.candidates(now_ms)
-        candidates.sort(key=lambda path: path.uplink.number == attempt.leave)
-        if not candidates:
-            return None
-        return candidates[attempt.on_candidate // TRIES_PER_CANDIDATE % len(candidates)]
+        candidates.sort(
+            key=lambda path: (
+                attempt.lane(path).silent(now_ms) // TRIES_PER_CANDIDATE,
+                path.uplink.number == attempt.leave,
+            )
+        )
+        racers: dict[int, ClientPath] = {}
+        for path in candidates:
+            racers.setdefault(path.index, path)
+        return list(racers.values())[: self._paths.policy.max_candidates]
 
     def request(self, path: ClientPath, now_ms: int, reports: tuple[Report, ...]) -> SendDatagram:
         """The next REQUEST of the attempt over `path`, saying what has arrived on the paths before."""
         attempt = self.attempt
         assert attempt is not None, "there is no reattach to request"
+        lane = attempt.lane(path)
         attempt.tries += 1
-        attempt.on_candidate += 1
-        attempt.next_ms = now_ms + self._wait_ms(path)
-        attempt.sent_ns[path.index] = now_ms * NS
-        challenge = path.challenge if path.validated(now_ms) else NO_CHALLENGE
+        lane.tries += 1
+        lane.sent += 1
+        lane.sent_ms = now_ms
+        lane.next_ms = now_ms + self._wait_ms(path, now_ms)
+        lane.echoed = path.challenge if path.validated(now_ms) else NO_CHALLENGE
         counter = self._paths.take_counter(path.index)
         request = Request(
-            attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, challenge, reports
+            attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, lane.echoed, reports
         )
         ticket = self.tickets.get(path.index, NO_TICKET)
         datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)
         return SendDatagram(path.uplink.number, path.uplink.remote, datagram)
 
-    def wait(self, now_ms: int) -> None:
-        """No candidate has a link: look again later."""
-        if self.attempt is not None:
-            self.attempt.tries += 1
-            self.attempt.next_ms = now_ms + self._wait_ms(None)
-
-    def _wait_ms(self, path: ClientPath | None) -> float:
+    def _wait_ms(self, path: ClientPath | None, now_ms: int) -> float:
         assert self.attempt is not None
-        slow = max(0, self.attempt.tries - FAST_TRIES)
-        wait_ms = min(RETRY_MAX_MS, RETRY_MS << min(slow // 4, 6))
-        srtt_ns = path.health.srtt_ns if path is not None else None
-        patience_ms = 0.0 if srtt_ns is None or path is None else (srtt_ns + 4 * path.health.rttvar_ns) / NS
-        return max(wait_ms, min(patience_ms, RETRY_MAX_MS))
+        slow_ms = now_ms - self.attempt.fast_since_ms - FAST_MS
+        wait_ms = min(RETRY_MAX_MS, max(RETRY_MS, slow_ms // SLOWER))
+        return max(wait_ms, min(0.0 if path is None else path.patience_ms or 0.0, RETRY_MAX_MS))
+
+
+def _sure(path: ClientPath, now_ms: int) -> bool:
+    """It has a challenge and has answered lately, in a known time: one round trip will do."""
+    seen = path.health.snapshot(now_ms * NS)
+    answers = seen.answering and not seen.dead and path.patience_ms is not None
+    return answers and path.validated(now_ms)

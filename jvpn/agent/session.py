@@ -335,7 +335,7 @@ class ClientSession:
                 self.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
             self._flush(now_ms)
         attempt, self.requester.attempt = self.requester.attempt, None
-        if attempt is not None and attempt.sent_ns:
+        if attempt is not None and attempt.asked:
             self.narrator.result(attempt.number, "abandoned", reason.value, self.view.state_version)
         self.view.apply(reason, now_ms, State.TERMINATED)
         self.ended = reason

@@ -52,7 +52,7 @@ class Switching:
         """An address or route of an uplink with a link changed. A link that comes up brings several of these: a path
         that is being asked for already keeps its index, or the ACK would name one that was left."""
         attempt, path = self._requester.attempt, self._paths.paths.get(uplink.number)
-        if attempt is not None and path is not None and path.index in attempt.sent_ns:
+        if attempt is not None and path is not None and path.index in attempt.asked:
             self._try_again(uplink, now_ms)
         else:
             self.on_link(uplink, True, now_ms)
@@ -118,7 +118,7 @@ class Switching:
         attempt, self._requester.attempt = self._requester.attempt, None
         if attempt is None:
             return
-        if attempt.sent_ns:
+        if attempt.asked:
             version = self._view.state_version
             self._narrator.result(attempt.number, "abandoned", cause.name, version)
         if self._view.state is State.RECOVERING:
@@ -128,17 +128,21 @@ class Switching:
         attempt = self._requester.attempt
         if attempt is None or now_ms < attempt.next_ms:
             return
-        path = self._requester.choose(now_ms)
-        if path is None:
-            self._requester.wait(now_ms)
-            return
-        first, fresh = not attempt.sent_ns, path.index not in attempt.sent_ns
-        if first:
-            self._narrator.attempt(attempt.number, attempt.cause.name, path, self._view.state_version)
-        self._session.do(self._requester.request(path, now_ms, () if attempt.voluntary else self._reports))
-        if fresh:
-            # Some DATA may follow the first REQUEST at once: the gateway holds it until the bind.
-            early = path.worker_binding() if first and self._paths.active is None else None
+        self._ask(self._requester.due(now_ms), attempt, now_ms)
+        self._requester.rest(now_ms)
+
+    def _ask(self, paths: list[ClientPath], attempt: Attempt, now_ms: int) -> None:
+        """Send a REQUEST on each of these paths, and expect DATA there from now on."""
+        before = attempt.asked
+        if paths and not before:
+            self._narrator.attempt(attempt.number, attempt.cause.name, paths[0], self._view.state_version)
+        for path in paths:
+            self._session.do(
+                self._requester.request(path, now_ms, () if attempt.voluntary else self._reports)
+            )
+        if attempt.asked != before:
+            # Some DATA may follow the first REQUEST at once, on that path alone: the gateway holds it until the bind.
+            early = paths[0].worker_binding() if not before and self._paths.active is None else None
             self._session.worker.rebind(self._awaited(attempt), early=early)
 
     @staticmethod
@@ -146,7 +150,7 @@ class Switching:
         """Indexes on which DATA may come before the ACK: the gateway binds first, and perhaps the old path died in one
         direction only."""
         old = [] if attempt.old is None else [attempt.old.index]
-        return [*old, *attempt.sent_ns]
+        return [*old, *attempt.asked]
 
     def _ask_for_reports(self, accept: list[int], now_ms: int) -> None:
         """The REQUEST of the attempt just begun says what has arrived, as soon as the worker has said so."""
@@ -162,7 +166,7 @@ class Switching:
             return
         self._reports = tuple(Report(r.index, r.next_counter, r.missing) for r in done.reports)
         attempt = self._requester.attempt
-        if attempt is not None and not attempt.sent_ns:
+        if attempt is not None and not attempt.asked:
             attempt.not_before_ms = attempt.next_ms = now_ms
             self.request(now_ms)
 
@@ -175,12 +179,14 @@ class Switching:
             return
         self._paths.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
-        if path.index in attempt.sent_ns and attempt.tries == 1:
-            path.health.on_round_trip(now_ms * NS - attempt.sent_ns[path.index], now_ms * NS)
+        lane = attempt.lane(path)
+        if lane.sent == 1:
+            path.health.on_round_trip((now_ms - lane.sent_ms) * NS, now_ms * NS)
         if ack.result is Result.PENDING:
-            attempt.next_ms = now_ms
-            attempt.on_candidate = max(0, attempt.on_candidate - 1)
-            self.request(now_ms)
+            # A second one for the same challenge answers a REQUEST that went before it.
+            if lane.sent and path.uplink.link_up and lane.echoed != ack.challenge:
+                self._ask([path], attempt, now_ms)
+                self._requester.rest(now_ms)
             return
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
         if bound is None or not bound.uplink.link_up:
@@ -194,7 +200,10 @@ class Switching:
         self._narrator.result(attempt.number, "abandoned", "PATH_CHANGED", version)
         # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
         cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
-        self._requester.begin(cause, attempt.started_ms, attempt.detect_ms, attempt.old, None, None)
+        started_ms = attempt.started_ms
+        self._requester.begin(
+            cause, now_ms, attempt.detect_ms, attempt.old, None, None, started_ms=started_ms
+        )
         self._ask_for_reports(self._awaited(attempt), now_ms)
 
     def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
@@ -255,7 +264,13 @@ class Switching:
             self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": fail.reason})
         else:
             again = self._requester.begin(
-                attempt.cause, attempt.started_ms, attempt.detect_ms, attempt.old, attempt.leave, None
+                attempt.cause,
+                now_ms,
+                attempt.detect_ms,
+                attempt.old,
+                attempt.leave,
+                None,
+                started_ms=attempt.started_ms,
             )
             again.next_ms = now_ms + max(fail.retry_after_ms, 50)
         self._session.clocks(now_ms)

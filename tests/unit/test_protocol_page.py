@@ -274,7 +274,7 @@ def test_numbers_of_the_implementation() -> None:
         "client: datagrams under a phase before a rekey": rekeying.PACKETS_PER_PHASE,
         "client: REQUEST repeated every, at first": reattaching.RETRY_MS,
         "client: REQUEST repeated every, at last": reattaching.RETRY_MAX_MS,
-        "client: REQUESTs on one path before the next": reattaching.TRIES_PER_CANDIDATE,
+        "client: REQUESTs on `max_candidates` paths before others": reattaching.TRIES_PER_CANDIDATE,
         "client: challenge kept for": paths.CHALLENGE_LIFE_MS,
         "tunnel MTU": constants.TUN_MTU,
         "segments in one send": constants.MAX_SEGMENTS,
