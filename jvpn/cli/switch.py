@@ -1,9 +1,14 @@
-"""`jvpn switch`: move the client's session to another uplink while the present one still works."""
+"""`jvpn switch`: move a session to another path while the present one still works.
+
+On a client DEVICE is the uplink to move to. On a gateway SESSION is the session whose client is asked to move; where
+to is the client's choice.
+"""
 
 import argparse
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from jvpn.cli.status import add_run_dir
@@ -15,32 +20,49 @@ TIMEOUT_S = 10.0
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser(
-        "switch", help="move the client's session to another uplink", description=__doc__
+        "switch", help="move a session to another path (client: an uplink)", description=__doc__
     )
-    parser.add_argument("device", metavar="DEVICE", help="an uplink of the client")
+    parser.add_argument(
+        "target",
+        metavar="DEVICE|SESSION",
+        help="client: an uplink; gateway: a session's id, or the digits it begins with",
+    )
     add_run_dir(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when DATA goes over the device; 1 when it does not, in time or at all."""
+    """0 when the session is on another path, or on that device; 1 when it is not, in time or at all."""
     begun = time.monotonic()
-    answer = ask(args.run_dir, {"command": "switch", "device": args.device})
+    answer = ask(args.run_dir, {"command": "switch", "device": args.target, "session": args.target})
+    if "session" in answer:
+        return _gateway(args, answer, begun)
+    return _client(args, answer, begun)
+
+
+def _milliseconds(begun: float) -> int:
+    return round((time.monotonic() - begun) * 1000)
+
+
+# At a client
+
+
+def _client(args: argparse.Namespace, answer: dict[str, Any], begun: float) -> int:
     already = bool(answer["done"])
     while True:
         seen = ask(args.run_dir, {"command": "switching"})
-        took_ms = round((time.monotonic() - begun) * 1000)
+        took_ms = _milliseconds(begun)
         if not seen["in_flight"] or took_ms > TIMEOUT_S * 1000:
             break
         time.sleep(POLL_S)
-    switched = seen["active"] == args.device and not seen["in_flight"]
+    switched = seen["active"] == args.target and not seen["in_flight"]
     if args.json:
-        result = {"device": args.device, "switched": switched, "already": already, "took_ms": took_ms}
+        result = {"device": args.target, "switched": switched, "already": already, "took_ms": took_ms}
         print(json.dumps(result | {name: seen[name] for name in ("active", "state", "refused")}))
     elif already:
-        print(f"the session is on {args.device} already")
+        print(f"the session is on {args.target} already")
     elif switched:
-        print(f"the session is on {args.device}, after {took_ms} ms")
+        print(f"the session is on {args.target}, after {took_ms} ms")
     if not switched:
         print(f"jvpn switch: the session is on {seen['active'] or 'no path'}: {_why(seen)}", file=sys.stderr)
     return 0 if switched else 1
@@ -54,3 +76,36 @@ def _why(seen: dict[str, Any]) -> str:
             "the gateway's policy allows no further switch yet (SWITCH_RATE_LIMITED); try again in a moment"
         )
     return f"the gateway refused: {seen['refused']}" if seen["refused"] else "the path was lost meanwhile"
+
+
+# At a gateway
+
+
+def _gateway(args: argparse.Namespace, before: dict[str, Any], begun: float) -> int:
+    session = str(before["session"])
+    seen, took_ms = _watch(args.run_dir, session, before["index"], begun)
+    switched = seen["index"] not in (None, before["index"])
+    if args.json:
+        result = {"session": session, "switched": switched, "took_ms": took_ms}
+        print(json.dumps(result | {name: seen[name] for name in ("path", "state", "read")}))
+    elif switched:
+        print(f"session {session} is on {seen['path']}, after {took_ms} ms")
+    if not switched:
+        why = (
+            "its client has read the wish; it has no other path, or cannot use one now"
+            if seen["read"]
+            else "its client has not answered yet; it is asked again until it does"
+        )
+        where = seen["path"] or "no path"
+        print(f"jvpn switch: session {session} is on {where}: {why}", file=sys.stderr)
+    return 0 if switched else 1
+
+
+def _watch(run_dir: Path, session: str, index: int | None, begun: float) -> tuple[dict[str, Any], int]:
+    """How the session is once it has another index, or when the time is over."""
+    while True:
+        seen = ask(run_dir, {"command": "switching", "session": session})
+        took_ms = _milliseconds(begun)
+        if seen["index"] not in (None, index) or took_ms > TIMEOUT_S * 1000:
+            return seen, took_ms
+        time.sleep(POLL_S)

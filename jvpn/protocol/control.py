@@ -7,6 +7,7 @@ STATE the newest wins. The channel knows neither keys nor addresses: it turns me
 MAX_PLAINTEXT bytes and back; `seal` and `open_control` put them under the control keys.
 """
 
+import math
 import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -97,8 +98,12 @@ class Message(NamedTuple):
 
 @dataclass(slots=True)
 class _Unacknowledged:
+    """`sent_ms`: when it went out, while its first ACK tells a round trip; None: not yet, or not any more."""
+
     frames: dict[int, Frame]
     next_ms: int
+    sent_ms: int | None = None
+    sent_before: bool = False
 
 
 @dataclass(slots=True)
@@ -111,7 +116,8 @@ class _Reassembly:
 class ControlChannel:
     """Both halves of reliable CONTROL for one session and epoch. Sans-I/O; times are milliseconds.
 
-    `id_prefix` is the high byte of the message ids (the supervisor's generation; 0 on a client).
+    `id_prefix` is the high byte of the message ids (the supervisor's generation; 0 on a client). `repeat_ms`: how long
+    an ACK is waited for; who knows the path's round trip says so by `expect`.
     """
 
     def __init__(self, id_prefix: int = 0) -> None:
@@ -120,10 +126,15 @@ class ControlChannel:
         self._once: list[Frame] = []
         self._seen: OrderedDict[int, int] = OrderedDict()
         self._partial: OrderedDict[int, _Reassembly] = OrderedDict()
+        self._round_trips_ms: list[int] = []
         self.repeat_ms = CONTROL_REPEAT_MIN_MS
 
-    def send(self, kind: ControlType, value: bytes, now_ms: int) -> None:
-        """Queue a message. Raises ValueError when it is longer than CONTROL_MESSAGE_MAX."""
+    def expect(self, patience_ms: float) -> None:
+        """How long an answer may take on the path in use, srtt + 4·rttvar: what wants an ACK waits that long."""
+        self.repeat_ms = max(CONTROL_REPEAT_MIN_MS, math.ceil(patience_ms))
+
+    def send(self, kind: ControlType, value: bytes, now_ms: int) -> int:
+        """Queue a message and return its id. Raises ValueError when it is longer than CONTROL_MESSAGE_MAX."""
         if len(value) > CONTROL_MESSAGE_MAX:
             raise ValueError(f"a control message of {len(value)} bytes exceeds {CONTROL_MESSAGE_MAX}")
         message_id = self._next_id
@@ -137,10 +148,25 @@ class ControlChannel:
             self._pending[message_id] = _Unacknowledged(dict(enumerate(frames)), now_ms)
         else:
             self._once += frames
+        return message_id
 
     @property
     def unacknowledged(self) -> int:
         return len(self._pending)
+
+    def awaits(self, message_id: int) -> bool:
+        """Whether a message has not been acknowledged yet."""
+        return message_id in self._pending
+
+    def take_round_trips(self) -> list[int]:
+        """Round trips in ms that ACKs have shown since the last call; only of what was sent once (RFC 6298, 3)."""
+        taken, self._round_trips_ms = self._round_trips_ms, []
+        return taken
+
+    def move(self, now_ms: int) -> None:
+        """Another path: what was said on the old one is due again and tells nothing of the new one."""
+        for waiting in self._pending.values():
+            waiting.sent_ms, waiting.next_ms = None, now_ms
 
     def get_timer(self) -> int | None:
         """When `plaintexts_to_send` has something to say next, ms; None: nothing waits."""
@@ -156,24 +182,26 @@ class ControlChannel:
             if waiting.next_ms <= now_ms:
                 due = due + list(waiting.frames.values())
                 waiting.next_ms = now_ms + self.repeat_ms
+                waiting.sent_ms = None if waiting.sent_before else now_ms
+                waiting.sent_before = True
         return _pack(due)
 
-    def receive(self, plaintext: bytes) -> list[Message]:
+    def receive(self, plaintext: bytes, now_ms: int | None = None) -> list[Message]:
         """Take an authenticated plaintext, return the messages it completed, each exactly once.
 
-        Raises WireError `bad_control`, having changed nothing.
+        `now_ms` None: no round trips are measured. Raises WireError `bad_control`, having changed nothing.
         """
         complete = []
         for frame in decode_frames(plaintext):
             if frame.kind is ControlType.ACK:
-                self._on_ack(frame.value)
+                self._on_ack(frame.value, now_ms)
                 continue
             message = self._on_frame(frame)
             if message is not None:
                 complete.append(message)
         return complete
 
-    def _on_ack(self, value: bytes) -> None:
+    def _on_ack(self, value: bytes, now_ms: int | None) -> None:
         if len(value) < 5:
             return
         message_id = int.from_bytes(value[:4], "big")
@@ -181,6 +209,9 @@ class ControlChannel:
         if waiting is None:
             return
         bitmap = int.from_bytes(value[4:], "little")
+        if waiting.sent_ms is not None and now_ms is not None:
+            self._round_trips_ms.append(now_ms - waiting.sent_ms)
+            waiting.sent_ms = None
         waiting.frames = {chunk: f for chunk, f in waiting.frames.items() if not bitmap >> chunk & 1}
         if not waiting.frames:
             del self._pending[message_id]

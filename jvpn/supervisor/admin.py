@@ -12,7 +12,7 @@ from jvpn.observability.snapshot import (
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
 from jvpn.supervisor.dataplane import counters_of
-from jvpn.supervisor.live_session import LiveSession
+from jvpn.supervisor.live_session import LiveSession, path_text
 from workers.counters import Counter
 
 if TYPE_CHECKING:
@@ -37,7 +37,12 @@ class GatewayAdmin:
             return [self.session(session) for session in sessions]
         if command == "terminate":
             return self.terminate(str(request.get("session", "")))
-        raise AdminError(f"unknown command {command!r}; this gateway knows status, sessions and terminate")
+        if command == "switch":
+            return self.switch(str(request.get("session", "")))
+        if command == "switching":
+            return self.switching(str(request.get("session", "")))
+        known = "status, sessions, switch, switching and terminate"
+        raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 
     def status(self) -> GatewaySnapshot:
         gateway = self._gateway
@@ -118,14 +123,42 @@ class GatewayAdmin:
             gap_ms=last.gap_ms,
         )
 
-    def terminate(self, prefix: str) -> dict[str, str]:
+    def _one(self, prefix: str) -> LiveSession:
         found = self._gateway.core.find(prefix) if prefix else []
         if len(found) != 1:
             raise AdminError(
                 f"{len(found)} sessions begin with {prefix!r}; give more digits of the id ('jvpn sessions')"
             )
-        self._gateway.core.terminate(found[0], Reason.OPERATOR_TERMINATED, self._now_ms())
-        return {"terminated": found[0].hex_id}
+        return found[0]
+
+    def terminate(self, prefix: str) -> dict[str, str]:
+        session = self._one(prefix)
+        self._gateway.core.terminate(session, Reason.OPERATOR_TERMINATED, self._now_ms())
+        return {"terminated": session.hex_id}
+
+    def switch(self, prefix: str) -> dict[str, object]:
+        """Ask a client to move to another path; `switching` says how it went on."""
+        session, now_ms = self._one(prefix), self._now_ms()
+        if session.bindings.active is None:
+            raise AdminError("the session has no path just now; its client looks for one already")
+        wait_ms = session.switches.wait_ms(session.policy, now_ms)
+        if wait_ms:
+            raise AdminError(f"the session's policy allows no switch for another {wait_ms} ms")
+        before = self.switching(session.hex_id)
+        self._gateway.core.switch(session, Reason.OPERATOR_SWITCH, now_ms)
+        return before
+
+    def switching(self, prefix: str) -> dict[str, object]:
+        """The path that a session is bound to, and whether its client has read the last SWITCH."""
+        session = self._one(prefix)
+        active, asked = session.bindings.active, session.switch_id
+        return {
+            "session": session.hex_id,
+            "index": None if active is None else active.index,
+            "path": path_text(active),
+            "state": session.machine.state.name,
+            "read": asked is not None and not session.channel.awaits(asked),
+        }
 
     def _now_ms(self) -> int:
         from jvpn.supervisor.process import now_ms

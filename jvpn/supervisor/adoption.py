@@ -24,7 +24,8 @@ from jvpn.supervisor.effects import (
     RemoveId,
     RemovePrefix,
 )
-from jvpn.supervisor.live_session import REASONS, Answered, LiveSession
+from jvpn.supervisor.history import Answered
+from jvpn.supervisor.live_session import REASONS, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 from workers.commands import RemoveSession

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from jvpn.policy.model import Policy
-from jvpn.protocol.constants import Role
+from jvpn.protocol.constants import CLOSE_REPEATS, Role
+from jvpn.protocol.control import ControlType
 from jvpn.supervisor.effects import (
     Effect,
     PutId,
@@ -78,6 +79,8 @@ class GatewayContext:
     last_seq: int = 0
     #: Sessions whose deadlines may have changed since they were last looked at.
     touched: set[LiveSession] = field(default_factory=set)
+    #: CLOSEs of sessions that are over, and when each goes out.
+    farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: What workers refused, for the shell to print.
     worker_errors: list[str] = field(default_factory=list)
 
@@ -112,17 +115,47 @@ class GatewayContext:
         load = Counter(session.slot for session in self.sessions.values())
         return min(self.facts.slots, key=lambda slot: (load[slot], slot))
 
+    # CONTROL
+
+    def holds(self, session: LiveSession) -> bool:
+        """Whether CONTROL waits: its path is not bound, or not yet in force at the worker, so the ACK comes first."""
+        return session.bindings.active is None or session.bind_seq in self.awaiting
+
     def flush(self, session: LiveSession, now_ms: int) -> None:
         """Send what the control channel has due to the bound source; without one it waits."""
         self.touched.add(session)
+        if not self.holds(session):
+            self.effects += self.sealed(session, now_ms)
+
+    def sealed(self, session: LiveSession, now_ms: int) -> list[SendDatagram]:
+        """What the control channel has due, as datagrams to the bound source; none without one."""
         active = session.bindings.active
         if active is None or active.index not in session.indexes.ids:
-            return
-        steering_id = session.indexes.ids[active.index]
-        for plaintext in session.channel.plaintexts_to_send(now_ms):
-            datagram = session.control.seal(active.index, steering_id, plaintext)
-            listener = session.listeners[active.index]
-            self.do(SendDatagram(listener, endpoint(active.local), endpoint(active.source), datagram))
+            return []
+        steering_id, listener = session.indexes.ids[active.index], session.listeners[active.index]
+        local, source = endpoint(active.local), endpoint(active.source)
+        return [
+            SendDatagram(listener, local, source, session.control.seal(active.index, steering_id, plaintext))
+            for plaintext in session.channel.plaintexts_to_send(now_ms)
+        ]
+
+    def close(self, session: LiveSession, reason: str, now_ms: int) -> None:
+        """CLOSE, three times, apart: the session will be forgotten, so the later ones are sealed now."""
+        for number in range(CLOSE_REPEATS):
+            session.channel.send(ControlType.CLOSE, reason.encode(), now_ms)
+            datagrams = self.sealed(session, now_ms)
+            if number:
+                due_ms = now_ms + number * session.channel.repeat_ms
+                self.farewells += [(due_ms, datagram) for datagram in datagrams]
+            else:
+                self.effects += datagrams
+
+    def say_farewells(self, now_ms: int) -> None:
+        """Send the CLOSEs that are due."""
+        due = [datagram for due_ms, datagram in self.farewells if due_ms <= now_ms]
+        if due:
+            self.farewells = [later for later in self.farewells if later[0] > now_ms]
+            self.effects += due
 
     # Session-wide steering
 

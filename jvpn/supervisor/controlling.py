@@ -18,6 +18,7 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.handshakes import Handshakes, Pending
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.rekeying import Rekeying
+from jvpn.supervisor.round_trips import NOT_MEASURED_US
 
 Terminate = Callable[[LiveSession, Reason, int, dict[str, object] | None], None]
 
@@ -44,21 +45,21 @@ class Controlling:
             return
         try:
             opened = session.control.open(index, data)
-            received = session.channel.receive(opened.plaintext)
+            received = session.channel.receive(opened.plaintext, now_ms)
         except WireError as error:
             counters[error.reason] += 1
             return
         session.heard_ms = now_ms
+        self._measure(session, now_ms)
         if session.record >= 0:
             # A supervisor that takes over must know this datagram for seen.
             self._context.write_row(session)
         if pending is not None:
             self._confirm(session, pending, received, now_ms)
             return
-        if self._rekeying.on_opened(session, opened.phase_number, now_ms):
-            self.configure(session, now_ms)
+        self.opened_under(session, opened.phase_number, now_ms)
         for message in received:
-            self._on_message(session, message, now_ms)
+            self._on_message(session, index, message, now_ms)
         self._context.flush(session, now_ms)
 
     def _confirm(self, session: LiveSession, pending: Pending, received: list[Message], now_ms: int) -> None:
@@ -77,8 +78,14 @@ class Controlling:
             received = [message for message in received if message.kind is not ControlType.REKEY_INIT]
         if not self._handshakes.confirm(pending, now_ms):
             return
+        session.measured(0, now_ms - pending.answered_ms, now_ms)
         for message in received:
-            self._on_message(session, message, now_ms)
+            self._on_message(session, 0, message, now_ms)
+
+    def opened_under(self, session: LiveSession, phase_number: int, now_ms: int) -> None:
+        """Something authentic came under a phase: the client has it, so what waited for that goes out."""
+        if self._rekeying.on_opened(session, phase_number, now_ms):
+            self.configure(session, now_ms)
 
     def _acknowledge_pending(self, session: LiveSession, pending: Pending, now_ms: int) -> None:
         """ACKs of chunks go where the RESPONSE went: there is no binding yet."""
@@ -86,10 +93,18 @@ class Controlling:
             datagram = session.control.seal(0, session.indexes.ids[0], plaintext)
             self._context.send(pending.arrival, datagram)
 
-    def _on_message(self, session: LiveSession, message: Message, now_ms: int) -> None:
+    @staticmethod
+    def _measure(session: LiveSession, now_ms: int) -> None:
+        """What was acknowledged went out on the active path: a bind makes what was said before tell nothing."""
+        active = session.bindings.active
+        for round_trip_ms in session.channel.take_round_trips():
+            if active is not None:
+                session.measured(active.index, round_trip_ms, now_ms)
+
+    def _on_message(self, session: LiveSession, index: int, message: Message, now_ms: int) -> None:
         try:
             if message.kind is ControlType.HEALTH:
-                self._on_health(session, messages.Health.decode(message.value), now_ms)
+                self._on_health(session, index, messages.Health.decode(message.value), now_ms)
             elif message.kind is ControlType.REKEY_INIT and session.machine.state is not State.BIRTH:
                 self._rekeying.on_init(session, message.value, now_ms)
             elif message.kind is ControlType.CLOSE:
@@ -100,9 +115,11 @@ class Controlling:
         except WireError as error:
             self._context.counters[error.reason] += 1
 
-    def _on_health(self, session: LiveSession, health: messages.Health, now_ms: int) -> None:
-        machine = session.machine
+    def _on_health(self, session: LiveSession, index: int, health: messages.Health, now_ms: int) -> None:
+        machine, active = session.machine, session.bindings.active
         session.client_version = health.state_version
+        if health.rtt_us != NOT_MEASURED_US and active is not None and active.index == index:
+            session.measured(index, health.rtt_us / 1000, now_ms)
         if health.proposed and split_version(health.state_version).epoch == session.epoch:
             self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
         if machine.state is State.BIRTH:
@@ -163,6 +180,12 @@ class Controlling:
         if session.configured and session.bindings.active is not None:
             self.configure(session, now_ms)
             self._context.flush(session, now_ms)
+
+    def ask_to_switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:
+        """SWITCH: the client is to move to another path; `reason` is the cause of the REQUEST that is wished for."""
+        session.switch_id = session.channel.send(ControlType.SWITCH, reason.value.encode(), now_ms)
+        self._context.narrator.asked_to_switch(session, reason)
+        self._context.flush(session, now_ms)
 
     def _ticket(self, session: LiveSession, steering_id: bytes) -> str:
         context = self._context

@@ -11,24 +11,21 @@ Times are CLOCK_BOOTTIME milliseconds. Everything unauthenticated ends in a coun
 
 from collections.abc import Sequence
 
-from jvpn.protocol.constants import CLOSE_REPEATS, PacketType
-from jvpn.protocol.control import ControlType
+from jvpn.protocol.constants import PacketType
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
 from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix, SaveSession
+from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.takeover import Takeover
+from jvpn.supervisor.upkeep import Upkeep
 from workers import commands
-
-#: Store records follow a bind within this.
-STORE_LAG_MS = 50
 
 
 class GatewayCore:
@@ -40,6 +37,7 @@ class GatewayCore:
         self._takeover = Takeover(context, store, self._reattaching)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
+        self._upkeep = Upkeep(context, self._controlling, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
         """What is to be done, in order; the list is the caller's from now on."""
@@ -105,9 +103,7 @@ class GatewayCore:
         context = self.context
         if session.machine.terminated:
             return
-        for _ in range(CLOSE_REPEATS):
-            session.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
-        self.context.flush(session, now_ms)
+        context.close(session, reason.value, now_ms)
         session.machine.apply(reason, now_ms, State.TERMINATED, details)
         session.bindings = session.bindings.drop()
         context.write_row(session)
@@ -120,6 +116,10 @@ class GatewayCore:
         self._leave_prefixes(session, unborn)
         context.do(ForgetSession(session.session_id))
         context.free_records.append(session.record)
+
+    def switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:
+        """Ask the client to move to another path; it is the client who does, by a REQUEST of that cause."""
+        self._controlling.ask_to_switch(session, reason, now_ms)
 
     def resume(self, session: LiveSession, now_ms: int) -> None:
         """A session of an earlier supervisor, in force at its worker: its client is told everything once more."""
@@ -209,28 +209,17 @@ class GatewayCore:
         touched, self.context.touched = self.context.touched, set()
         for session in touched:
             if session.session_id in self.context.sessions:
-                self._agenda.put(session, self._due_ms(session))
+                self._agenda.put(session, self._upkeep.due_ms(session))
             else:
                 self._agenda.forget(session)
         due = [self._handshakes.get_timer(), self._agenda.next_ms()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
+        due += [due_ms for due_ms, _datagram in self.context.farewells]
         return min((at for at in due if at is not None), default=None)
-
-    def _due_ms(self, session: LiveSession) -> int:
-        """The earliest deadline of one session."""
-        due = [
-            session.ttl.next_deadline_ms(),
-            session.state_repeat_ms,
-            session.channel.get_timer() if session.bindings.active is not None else None,
-            session.bindings.drain_until_ms or None,
-            self._silence_deadline_ms(session),
-            self._rekeying.get_timer(session),
-            None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
-        ]
-        return min(at for at in due if at is not None)
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
+        self.context.say_farewells(now_ms)
         for session, expires_ms in list(self.context.confirming.values()):
             if expires_ms <= now_ms:
                 self.context.counters["worker_timeout"] += 1
@@ -239,73 +228,4 @@ class GatewayCore:
         for session in self._agenda.take(now_ms):
             self.context.touched.add(session)
             if session.session_id in self.context.sessions:
-                self._handle_session(session, now_ms)
-
-    def _handle_session(self, session: LiveSession, now_ms: int) -> None:
-        self._expire(session, now_ms)
-        if session.machine.terminated:
-            return
-        if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
-            self._controlling.announce(session, now_ms)
-        due = session.channel.get_timer()
-        if due is not None and due <= now_ms:
-            self.context.flush(session, now_ms)
-        self._finish_draining(session, now_ms)
-        self._rekeying.handle_timer(session, now_ms)
-        self._store_changes(session, now_ms)
-
-    def _expire(self, session: LiveSession, now_ms: int) -> None:
-        machine, policy = session.machine, session.policy
-        if machine.active_bindings and now_ms >= (self._silence_deadline_ms(session) or now_ms + 1):
-            heard_ms = self._heard_ms(session)
-            if now_ms >= heard_ms + 3 * policy.idle_probe_interval_ms:
-                machine.apply(Reason.TRANSPORT_DEAD, now_ms, details={"silent_ms": now_ms - heard_ms})
-                self._drop_binding(session, now_ms)
-            else:
-                session.heard_ms = heard_ms
-        terminates = policy.on_recovery_window_exceeded == "terminate"
-        fired = session.ttl.fired(machine.state, machine.active_bindings, now_ms, terminates)
-        if fired is None:
-            return
-        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
-        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
-            self.terminate(session, fired.reason, now_ms)
-            return
-        machine.apply(fired.reason, now_ms, fired.to)
-        self._controlling.after_transition(session, now_ms)
-
-    def _store_changes(self, session: LiveSession, now_ms: int) -> None:
-        """What a bind changed is durable soon after, never before its ACK: nothing is lost but a version count."""
-        if session.dirty_ms is None or now_ms < session.dirty_ms + STORE_LAG_MS:
-            return
-        session.dirty_ms = None
-        facts = self.context.facts
-        stored = session.store_record(facts.node_id, self.context.wall_ms(), now_ms, facts.boot_id)
-        self.context.do(SaveSession(stored, 0))
-
-    def _heard_ms(self, session: LiveSession) -> int:
-        """When anything authenticated last came from the client, at the supervisor or at its worker."""
-        activity = self.context.activity.read_activity(session.record)
-        return max(session.heard_ms, activity.heard_ns // 1_000_000)
-
-    def _silence_deadline_ms(self, session: LiveSession) -> int | None:
-        if not session.machine.active_bindings:
-            return None
-        return session.heard_ms + 3 * session.policy.idle_probe_interval_ms
-
-    def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
-        context, old = self.context, session.bindings.active
-        session.bindings = session.bindings.drop()
-        self._controlling.after_transition(session, now_ms)
-        if old is not None and old.index in session.indexes.ids:
-            context.put_id(session, old.index)
-        context.tell(session.slot, session.rebind_command(context.next_seq()))
-
-    def _finish_draining(self, session: LiveSession, now_ms: int) -> None:
-        drained = session.bindings.draining
-        session.bindings = session.bindings.expire(now_ms)
-        if drained is not None and session.bindings.draining is None:
-            if drained.index in session.indexes.ids:
-                self.context.put_id(session, drained.index)
-            self.context.write_row(session)
-            self.context.tell(session.slot, session.rebind_command(self.context.next_seq()))
+                self._upkeep.handle_timer(session, now_ms)

@@ -31,7 +31,11 @@ class Pending:
     session: LiveSession
     arrival: Arrival
     timestamp_us: int
-    expires_ms: int
+    answered_ms: int
+
+    @property
+    def expires_ms(self) -> int:
+        return self.answered_ms + HANDSHAKE_PENDING_MS
 
 
 class Handshakes:
@@ -97,9 +101,7 @@ class Handshakes:
             context.counters["steering_id_collision"] += 1
             return
         self._drop_pending(peer.public_key)
-        self._pending[peer.public_key] = Pending(
-            session, arrival, opened.timestamp_us, now_ms + HANDSHAKE_PENDING_MS
-        )
+        self._pending[peer.public_key] = Pending(session, arrival, opened.timestamp_us, now_ms)
         context.by_steering_id[steering_id] = (session, 0)
         context.do(PutId(steering_id, session.slot, Role.PENDING, arrival.remote))
         context.send(arrival, response)

@@ -4,7 +4,7 @@ It decides nothing about reattach or handshakes (reattaching.py, handshakes.py);
 and turns itself into a worker's AddSession, a page row, a store record and a snapshot.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
@@ -21,8 +21,10 @@ from jvpn.session.machine import Machine, Reason
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.session.walker import Hook
+from jvpn.supervisor.history import Answered, LastSwitch, SwitchHistory
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import remember
+from jvpn.supervisor.round_trips import RoundTrips
 from workers import commands
 from workers.page import SessionRow
 
@@ -38,42 +40,6 @@ class Arrival:
     listener: int
     local: commands.Endpoint
     remote: commands.Endpoint
-
-
-@dataclass(slots=True)
-class SwitchHistory:
-    """Voluntary switches of the last minute, for max_switches_per_minute and the cooldown."""
-
-    times_ms: list[int] = field(default_factory=list)
-
-    def wait_ms(self, policy: Policy, now_ms: int) -> int:
-        """0 when a voluntary switch may happen now, else how long until it may."""
-        self.times_ms = [at for at in self.times_ms if now_ms - at < 60_000]
-        waits = [0]
-        if self.times_ms:
-            waits.append(self.times_ms[-1] + policy.switch_cooldown_ms - now_ms)
-        if len(self.times_ms) >= policy.max_switches_per_minute:
-            waits.append(self.times_ms[-policy.max_switches_per_minute] + 60_000 - now_ms)
-        return max(waits)
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The newest REKEY_INIT and what was made of it: the same one gets the same answer."""
-
-    init_value: bytes = field(repr=False)
-    response_value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class LastSwitch:
-    """The newest change of path; `old` and `new` as people read them."""
-
-    at_ms: int
-    reason: str
-    old: str
-    new: str
-    gap_ms: float | None
 
 
 class LiveSession:
@@ -135,6 +101,9 @@ class LiveSession:
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()
+        self.round_trips = RoundTrips()
+        #: The message id of the newest SWITCH.
+        self.switch_id: int | None = None
         self.security_failures = 0
         self.last_switch: LastSwitch | None = None
         self.last_reason = ""
@@ -172,9 +141,12 @@ class LiveSession:
         kept = (self.bindings.active, self.bindings.draining)
         return tuple(binding.index for binding in kept if binding is not None)
 
-    def is_bound_source(self, remote: commands.Endpoint) -> bool:
+    def measured(self, index: int, round_trip_ms: float, now_ms: int) -> None:
+        """A round trip on `index` is known: CONTROL on the active one is repeated by it."""
+        self.round_trips.sample(index, round_trip_ms, now_ms)
         active = self.bindings.active
-        return active is not None and endpoint(active.source) == remote
+        if active is not None and active.index == index:
+            self.channel.expect(self.round_trips.patience_ms(index))
 
     # Faces of the session for others
 

@@ -74,6 +74,11 @@ class Narrator:
         common = self._common(session, reason)
         self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
 
+    def asked_to_switch(self, session: LiveSession, reason: Reason) -> None:
+        """The client has been asked to move; TRANSPORT_SWITCH tells when it has."""
+        common = self._common(session, reason.value)
+        self._sink.emit(AuditEvent(check="switch", result="asked", **common))  # type: ignore[arg-type]
+
     def adopted(self, result: str) -> None:
         """A restarted supervisor has taken over a running data plane."""
         self._sink.emit(

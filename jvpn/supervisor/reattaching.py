@@ -26,7 +26,8 @@ from jvpn.session.ownership import (
 )
 from jvpn.session.record import Binding, drain_window_ms
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.live_session import Arrival, LastSwitch, LiveSession, PathFact, path_fact, path_text
+from jvpn.supervisor.history import LastSwitch
+from jvpn.supervisor.live_session import Arrival, LiveSession, PathFact, path_fact, path_text
 from workers.commands import IndexReport
 
 NS_PER_MS = 1_000_000
@@ -204,6 +205,8 @@ class Reattaching:
             b: session.listeners[b] for b in session.pinned_indexes() if b in session.listeners
         }
         session.listeners[index] = arrival.listener
+        session.round_trips.keep(session.pinned_indexes())
+        session.channel.expect(session.round_trips.patience_ms(index))
         session.last_attempt = request.attempt
         session.bound_in_epoch = True
         session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
@@ -225,6 +228,9 @@ class Reattaching:
             if session.bind_seq == rebind.seq:
                 session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
             self.acknowledge(session, index, request, Result.BOUND, arrival, done_ms)
+            # What was said to the old path, and what has waited for this ACK.
+            session.channel.move(done_ms)
+            context.flush(session, done_ms)
 
         context.tell_and_ask(
             session.slot, msgspec.structs.replace(rebind, resend=resend, report=True), in_force

@@ -12,7 +12,8 @@ from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import WireError
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import SaveSession
-from jvpn.supervisor.live_session import Answered, LiveSession
+from jvpn.supervisor.history import Answered
+from jvpn.supervisor.live_session import LiveSession
 
 
 class Rekeying:

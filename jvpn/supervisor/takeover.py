@@ -25,7 +25,8 @@ from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, ForgetSession, PutPrefix
-from jvpn.supervisor.live_session import Answered, Arrival, LiveSession
+from jvpn.supervisor.history import Answered
+from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 

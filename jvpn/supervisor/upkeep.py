@@ -1,0 +1,112 @@
+"""The deadlines of one session: lifetimes, silence, repeats, draining, keys, what the store is to have."""
+
+from collections.abc import Callable
+
+from jvpn.session.machine import Reason, State
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.controlling import Controlling
+from jvpn.supervisor.effects import SaveSession
+from jvpn.supervisor.live_session import LiveSession
+from jvpn.supervisor.rekeying import Rekeying
+
+#: Store records follow a bind within this.
+STORE_LAG_MS = 50
+
+
+class Upkeep:
+    """`terminate(session, reason, now_ms)` ends a session for good."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        controlling: Controlling,
+        rekeying: Rekeying,
+        terminate: Callable[[LiveSession, Reason, int], None],
+    ) -> None:
+        self._context = context
+        self._controlling = controlling
+        self._rekeying = rekeying
+        self._terminate = terminate
+
+    def due_ms(self, session: LiveSession) -> int:
+        """The earliest deadline of one session."""
+        due = [
+            session.ttl.next_deadline_ms(),
+            session.state_repeat_ms,
+            None if self._context.holds(session) else session.channel.get_timer(),
+            session.bindings.drain_until_ms or None,
+            self._silence_deadline_ms(session),
+            self._rekeying.get_timer(session),
+            None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
+        ]
+        return min(at for at in due if at is not None)
+
+    def handle_timer(self, session: LiveSession, now_ms: int) -> None:
+        """Do what is due by now."""
+        self._expire(session, now_ms)
+        if session.machine.terminated:
+            return
+        if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
+            self._controlling.announce(session, now_ms)
+        due = session.channel.get_timer()
+        if due is not None and due <= now_ms:
+            self._context.flush(session, now_ms)
+        self._finish_draining(session, now_ms)
+        self._rekeying.handle_timer(session, now_ms)
+        self._store_changes(session, now_ms)
+
+    def _expire(self, session: LiveSession, now_ms: int) -> None:
+        machine, policy = session.machine, session.policy
+        if machine.active_bindings and now_ms >= (self._silence_deadline_ms(session) or now_ms + 1):
+            heard_ms = self._heard_ms(session)
+            if now_ms >= heard_ms + 3 * policy.idle_probe_interval_ms:
+                machine.apply(Reason.TRANSPORT_DEAD, now_ms, details={"silent_ms": now_ms - heard_ms})
+                self._drop_binding(session, now_ms)
+            else:
+                session.heard_ms = heard_ms
+        terminates = policy.on_recovery_window_exceeded == "terminate"
+        fired = session.ttl.fired(machine.state, machine.active_bindings, now_ms, terminates)
+        if fired is None:
+            return
+        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
+        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
+            self._terminate(session, fired.reason, now_ms)
+            return
+        machine.apply(fired.reason, now_ms, fired.to)
+        self._controlling.after_transition(session, now_ms)
+
+    def _store_changes(self, session: LiveSession, now_ms: int) -> None:
+        """What a bind changed is durable soon after, never before its ACK: nothing is lost but a version count."""
+        if session.dirty_ms is None or now_ms < session.dirty_ms + STORE_LAG_MS:
+            return
+        session.dirty_ms = None
+        facts = self._context.facts
+        stored = session.store_record(facts.node_id, self._context.wall_ms(), now_ms, facts.boot_id)
+        self._context.do(SaveSession(stored, 0))
+
+    def _heard_ms(self, session: LiveSession) -> int:
+        """When anything authenticated last came from the client, at the supervisor or at its worker."""
+        activity = self._context.activity.read_activity(session.record)
+        return max(session.heard_ms, activity.heard_ns // 1_000_000)
+
+    def _silence_deadline_ms(self, session: LiveSession) -> int | None:
+        if not session.machine.active_bindings:
+            return None
+        return session.heard_ms + 3 * session.policy.idle_probe_interval_ms
+
+    def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
+        context, old = self._context, session.bindings.active
+        session.bindings = session.bindings.drop()
+        self._controlling.after_transition(session, now_ms)
+        if old is not None and old.index in session.indexes.ids:
+            context.put_id(session, old.index)
+        context.tell(session.slot, session.rebind_command(context.next_seq()))
+
+    def _finish_draining(self, session: LiveSession, now_ms: int) -> None:
+        drained = session.bindings.draining
+        session.bindings = session.bindings.expire(now_ms)
+        if drained is not None and session.bindings.draining is None:
+            if drained.index in session.indexes.ids:
+                self._context.put_id(session, drained.index)
+            self._context.write_row(session)
+            self._context.tell(session.slot, session.rebind_command(self._context.next_seq()))
