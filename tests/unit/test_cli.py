@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jvpn.cli import build_parser
+from jvpn.cli import build_parser, switch
 from jvpn.cli.plans import client_plan, gateway_plan
 from jvpn.cli.sessions import sessions_text
 from jvpn.cli.status import client_text, gateway_text
@@ -351,3 +351,37 @@ def test_what_goes_through_the_tunnel(tmp_path: Path, routes: str, planned: tupl
     write_key(tmp_path)
     config = parse_client(client_text_of(routes=routes), "c.yaml", tmp_path)
     assert client_plan(config).routes == planned
+
+
+@pytest.mark.parametrize(
+    ("index", "read", "status", "said"),
+    [
+        (4, True, 0, "is on udp B #4, after"),
+        (3, True, 1, "has read the wish"),
+        (3, False, 1, "not answered yet"),
+    ],
+)
+def test_switch_at_a_gateway_waits_for_the_clients_move(
+    index: int,
+    read: bool,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = []
+
+    def ask(_run_dir: Path, request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(request)
+        now = index if request["command"] == "switching" and len(asked) > 2 else 3
+        path = f"udp {'B' if now == 4 else 'A'} #{now}"
+        return {"session": "5e" * 16, "index": now, "path": path, "state": "ATTACHED", "read": read}
+
+    monkeypatch.setattr(switch, "ask", ask)
+    monkeypatch.setattr(switch, "TIMEOUT_S", 0.05)
+    args = build_parser().parse_args(["switch", "5e5e"])
+    assert args.run(args) == status
+    captured = capsys.readouterr()
+    assert said in captured.out + captured.err
+    assert asked[0]["session"] == "5e5e"
+    assert asked[-1] == {"command": "switching", "session": "5e" * 16}

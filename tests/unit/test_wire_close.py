@@ -23,6 +23,8 @@ def test_a_close_goes_in_three_datagrams(up: bool) -> None:
     pair = CorePair().attach()
     before = len(pair.of_kind(PacketType.CONTROL, up=up))
     _end(pair, up=up)
+    pair.wait_for(lambda: len(pair.of_kind(PacketType.CONTROL, up=up)) - before == CLOSE_REPEATS)
+    pair.advance(2_000)
     assert len(pair.of_kind(PacketType.CONTROL, up=up)) - before == CLOSE_REPEATS
 
 
