@@ -15,7 +15,7 @@ from jvpn.protocol import addresses
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite
 from jvpn.supervisor.peers import Peer
-from jvpn.supervisor.process import GatewayPlan
+from jvpn.supervisor.plan import GatewayPlan
 
 BPFFS = Path("/sys/fs/bpf/jvpn")
 

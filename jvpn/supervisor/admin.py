@@ -11,6 +11,7 @@ from jvpn.observability.snapshot import (
 )
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
+from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.dataplane import counters_of
 from jvpn.supervisor.live_session import LiveSession, path_text
 from workers.counters import Counter
@@ -56,7 +57,7 @@ class GatewayAdmin:
         return GatewaySnapshot(
             node_id=plan.node_id,
             version=gateway.version,
-            uptime_ms=self._now_ms() - gateway.started_ms,
+            uptime_ms=now_ms() - gateway.started_ms,
             listeners=[f"{address}:{port}" for address, port in plan.listen],
             xdp_mode=dict(gateway.xdp.modes),
             steering=self._steering_sentence(),
@@ -87,7 +88,7 @@ class GatewayAdmin:
 
     def session(self, session: LiveSession) -> SessionSnapshot:
         active, machine = session.bindings.active, session.machine
-        now_ms = self._now_ms()
+        at_ms = now_ms()
         seen = self._gateway.dataplane.page.read_activity(session.record)
         source = None
         if active is not None:
@@ -102,13 +103,13 @@ class GatewayAdmin:
             transport=None if active is None else active.transport.name.lower(),
             source=source,
             inner_addresses=list(session.peer.addresses),
-            age_ms=now_ms - session.created_ms,
-            since_ms=now_ms - machine.since_ms,
+            age_ms=at_ms - session.created_ms,
+            since_ms=at_ms - machine.since_ms,
             rx_bytes=seen.received_bytes,
             tx_bytes=seen.sent_bytes,
             rx_packets=seen.received_packets,
             tx_packets=seen.sent_packets,
-            last_switch=self._last_switch(session, now_ms),
+            last_switch=self._last_switch(session, at_ms),
         )
 
     def _last_switch(self, session: LiveSession, now_ms: int) -> SwitchSnapshot | None:
@@ -133,19 +134,19 @@ class GatewayAdmin:
 
     def terminate(self, prefix: str) -> dict[str, str]:
         session = self._one(prefix)
-        self._gateway.core.terminate(session, Reason.OPERATOR_TERMINATED, self._now_ms())
+        self._gateway.core.terminate(session, Reason.OPERATOR_TERMINATED, now_ms())
         return {"terminated": session.hex_id}
 
     def switch(self, prefix: str) -> dict[str, object]:
         """Ask a client to move to another path; `switching` says how it went on."""
-        session, now_ms = self._one(prefix), self._now_ms()
+        session, at_ms = self._one(prefix), now_ms()
         if session.bindings.active is None:
             raise AdminError("the session has no path just now; its client looks for one already")
-        wait_ms = session.switches.wait_ms(session.policy, now_ms)
+        wait_ms = session.switches.wait_ms(session.policy, at_ms)
         if wait_ms:
             raise AdminError(f"the session's policy allows no switch for another {wait_ms} ms")
         before = self.switching(session.hex_id)
-        self._gateway.core.switch(session, Reason.OPERATOR_SWITCH, now_ms)
+        self._gateway.core.switch(session, Reason.OPERATOR_SWITCH, at_ms)
         return before
 
     def switching(self, prefix: str) -> dict[str, object]:
@@ -159,8 +160,3 @@ class GatewayAdmin:
             "state": session.machine.state.name,
             "read": asked is not None and not session.channel.awaits(asked),
         }
-
-    def _now_ms(self) -> int:
-        from jvpn.supervisor.process import now_ms
-
-        return now_ms()

@@ -1,6 +1,7 @@
 """What the gateway sets up on the machine's interfaces: the TUN's addresses, and the steering program where it fits."""
 
 import ipaddress
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from pyroute2 import IPRoute
@@ -63,9 +64,7 @@ def attach_steering(
     earlier supervisor attached it and it is not wanted any more, it goes.
     """
     ours = state.program_id = bpf_syscall.prog_info(steer_fd).id
-    for interface, attached in xdp.everywhere().items():
-        if attached.program_id == ours and (wanted == "off" or interface not in interfaces):
-            xdp.detach(interface)
+    detach_everywhere(ours, () if wanted == "off" else interfaces)
     for interface in interfaces:
         state.modes[interface] = "none" if wanted == "off" else _attach(state, steer_fd, interface, wanted)
     if wanted == "off":
@@ -74,6 +73,13 @@ def attach_steering(
     if modes:
         worst = min((m for m in _WORST_FIRST if m in modes), key=_WORST_FIRST.index)
         steering.set_xdp_mode("native" if worst == "none" and "native" in modes else worst)
+
+
+def detach_everywhere(program_id: int, but: Collection[str] = ()) -> None:
+    """Take a program from the interfaces where an earlier supervisor attached it."""
+    for interface, attached in xdp.everywhere().items():
+        if attached.program_id == program_id and interface not in but:
+            xdp.detach(interface, program_id=program_id)
 
 
 def _attach(state: XdpState, steer_fd: int, interface: str, wanted: str) -> str:

@@ -6,21 +6,15 @@ deadlines; after each the core's effects are carried out in their order.
 
 import contextlib
 import os
-import selectors
-import sys
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from jvpn import __version__
-from jvpn.holder.inventory import HolderPlan
 from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
 from jvpn.observability.sink import open_sink
-from jvpn.policy.model import Policy
-from jvpn.protocol.constants import SLOT_FIRST_WORKER, TUN_MTU
+from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
 from jvpn.session.record import SessionRecord
@@ -28,9 +22,10 @@ from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
+from jvpn.supervisor.clocks import NS_PER_MS, now_ms, wall_ms
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
-from jvpn.supervisor.dataplane import DataPlane, DataPlaneError, find_holder
+from jvpn.supervisor.dataplane import DataPlaneError, find_holder
 from jvpn.supervisor.effects import (
     ClearRecord,
     Effect,
@@ -44,59 +39,20 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
-from jvpn.supervisor.interfaces import (
-    XdpState,
-    attach_steering,
-    carriers,
-    configure_tun,
-    detach_steering,
-)
+from jvpn.supervisor.ladder import SteeredDataPlane
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
-from jvpn.supervisor.peers import Peer, PeerTable
-from jvpn.supervisor.programs import load, noted_pin_dir, open_pinned, remove_pins
-from jvpn.supervisor.steering import Steering
-from jvpn.supervisor.steering_backend import NoSteering, SteeringBackend
+from jvpn.supervisor.peers import PeerTable
+from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.programs import noted_pin_dir
+from jvpn.supervisor.turns import Rank, Turns
+from jvpn.supervisor.undo import Undo
 from workers import privileges
 from workers.page import TornRow
 
-NS_PER_MS = 1_000_000
-NOBODY = 65_534
 CONTROL_NICE = -10
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayPlan:
-    """Everything a gateway is told by its configuration, read and checked."""
-
-    node_id: str
-    listen: list[tuple[str, int]]
-    interfaces: list[str] | None
-    xdp: str
-    workers: int
-    tun_name: str
-    addresses: list[str]
-    routes: tuple[str, ...]
-    private_key: bytes
-    peers: list[Peer]
-    default_policy: Policy
-    suites: frozenset[int]
-    store_path: Path
-    run_dir: Path
-    events_path: Path | None
-    pin_dir: Path
-    capacity: int
-    dns: tuple[str, ...] = ()
-
-
-def now_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS_PER_MS
-
-
-def wall_ms() -> int:
-    return time.time_ns() // NS_PER_MS
 
 
 class Gateway:
@@ -105,12 +61,10 @@ class Gateway:
     def __init__(self, plan: GatewayPlan, say: Callable[[str], None]) -> None:
         self.plan = plan
         self._say = say
-        self._selector = selectors.DefaultSelector()
-        self._undo: list[Callable[[], object]] = []
+        self._turns = Turns()
+        self._undo = Undo()
         self._running = True
-        self._leave_running = False
         self.started_ms = now_ms()
-        self.xdp = XdpState()
         try:
             self._bring_up()
         except BaseException:
@@ -123,32 +77,21 @@ class Gateway:
         plan = self.plan
         found = find_holder(plan.run_dir)
         # Whatever goes wrong from here on: traffic that flows without us goes on.
-        self._leave_running = found is not None
+        self._undo.leave_running = found is not None
         plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.store: OwnershipStore = SqliteStore(plan.store_path)
-        self._undo.append(self.store.close)
-        self.steering = self._open_steering(found is not None)
-        workers = plan.workers
-        if not self.steering.available and workers > 1:
-            self._say("without the BPF programs one worker serves all sessions")
-            workers = 1
-        self.dataplane = DataPlane(self._holder_plan(workers), found)
-        self._undo.append(lambda: self.dataplane.release() if self._leave_running else self.dataplane.close())
-        self._leave_running = self.dataplane.adopted
-        if self.dataplane.difference:
-            self._say(f"the earlier data plane was ended: {self.dataplane.difference}")
-        configure_tun(plan.tun_name, plan.addresses, TUN_MTU)
-        self._fill_steering()
-        self._attach_steering()
+        self._undo.add(self.store.close)
+        steered = SteeredDataPlane(plan, found, self._undo, self._say)
+        self.dataplane, self.steering, self.xdp = steered.dataplane, steered.steering, steered.xdp
         privileges.keep(self._capabilities())
         # The first thread starts here: what it is to lack must be gone before.
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
-        self._undo.append(lambda: self.sink.close(2.0))
+        self._undo.add(lambda: self.sink.close(2.0))
         self.core = GatewayCore(self._context(), self.store)
         if self.dataplane.adopted:
             self._adopt()
         self._watch()
-        self._leave_running = False
+        self._undo.leave_running = False
 
     def _capabilities(self) -> frozenset[int]:
         """What is still needed: to write the maps, to detach from interfaces, to reach files that root does not own.
@@ -176,60 +119,6 @@ class Gateway:
         self._carry_out(self.core.effects())
         self._say(f"took over the data plane of holder {self.dataplane.holder_pid}: {result}")
 
-    def _holder_plan(self, workers: int) -> HolderPlan:
-        plan = self.plan
-        return HolderPlan(
-            run_dir=str(plan.run_dir),
-            listen=[(address, port) for address, port in plan.listen],
-            slots=workers,
-            cpus=sorted(os.sched_getaffinity(0)),
-            tun_name=plan.tun_name,
-            tun_mtu=TUN_MTU,
-            capacity=plan.capacity,
-            uid=NOBODY,
-            gid=NOBODY,
-        )
-
-    def _open_steering(self, running: bool) -> SteeringBackend:
-        """The programs of a `running` data plane, or new ones, or none, with the reason said aloud."""
-        plan = self.plan
-        self._at_end(lambda: remove_pins(noted_pin_dir(plan.run_dir, plan.pin_dir), plan.run_dir))
-        try:
-            steering = open_pinned(plan.run_dir) if running else None
-            if steering is None:
-                steering = load(plan.pin_dir, plan.run_dir)
-        except OSError as error:
-            self.xdp.notes.append(f"no BPF programs: {error}")
-            self._say(f"steering: none ({error})")
-            return NoSteering()
-        self._undo.append(steering.close)
-        return steering
-
-    def _at_end(self, action: Callable[[], object]) -> None:
-        """Do this when closing, unless a data plane is to be left running."""
-        self._undo.append(lambda: None if self._leave_running else action())
-
-    def _fill_steering(self) -> None:
-        steering = self.steering
-        steering.set_ports({port for _address, port in self.plan.listen})
-        for seat in self.dataplane.seats.values():
-            steering.set_cpu(seat.cpu)
-            steering.set_slot(seat.slot, seat.cpu, SLOT_FIRST_WORKER + seat.slot, seat.slot)
-
-    def _attach_steering(self) -> None:
-        steering, plan = self.steering, self.plan
-        for supervised, _strangers in self.dataplane.sockets:
-            steering.attach_reuseport(supervised)
-        steering.attach_tun(self.dataplane.tun_queue)
-        if isinstance(steering, Steering):
-            interfaces = plan.interfaces if plan.interfaces is not None else carriers()
-            attach_steering(self.xdp, steering, steering.steer_fd, interfaces, plan.xdp)
-            self._at_end(lambda: detach_steering(self.xdp))
-        for interface, mode in self.xdp.modes.items():
-            self._say(f"steering on {interface}: {mode if mode != 'none' else 'reuseport program only'}")
-        for note in self.xdp.notes:
-            self._say(f"steering: {note}")
-
     def _context(self) -> GatewayContext:
         plan, page = self.plan, self.dataplane.page
         facts = GatewayFacts(
@@ -254,23 +143,19 @@ class Gateway:
 
     def _watch(self) -> None:
         for number, (supervised, strangers) in enumerate(self.dataplane.transports):
-            self._register(supervised.fileno(), partial(self._on_datagrams, number, 0))
-            self._register(strangers.fileno(), partial(self._on_datagrams, number, 1))
+            first, last = Rank.AUTHENTICATED, Rank.STRANGERS
+            self._turns.register(supervised.fileno(), partial(self._on_datagrams, number, 0), first)
+            self._turns.register(strangers.fileno(), partial(self._on_datagrams, number, 1), last)
         for slot in self.dataplane.channels:
             self._watch_worker(slot)
-        self.dataplane.register(self._selector, self._on_holder)
+        self.dataplane.register(self._turns.selector, self._on_holder)
         admin = GatewayAdmin(self)
-        self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
-        self._undo.append(self._admin.close)
-        self._register(stop_pipe(), self.stop)
-
-    def _register(self, descriptor: int, callback: Callable[[], object]) -> None:
-        self._selector.register(descriptor, selectors.EVENT_READ, callback)
+        self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._turns.selector, admin.handle)
+        self._undo.add(self._admin.close)
+        self._turns.register(stop_pipe(), self.stop)
 
     def _watch_worker(self, slot: int) -> None:
-        self._selector.register(
-            self.dataplane.channels[slot], selectors.EVENT_READ, lambda: self._on_worker(slot)
-        )
+        self._turns.register(self.dataplane.channels[slot].fileno(), lambda: self._on_worker(slot))
 
     # Running
 
@@ -282,9 +167,8 @@ class Gateway:
         while self._running:
             timer = self.core.get_timer()
             timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)
-            ready = self._selector.select(timeout_s)
-            for key, _events in ready:
-                key.data()
+            for serve_one in self._turns.ready(timeout_s):
+                serve_one()
                 self._carry_out(self.core.effects())
             timer = self.core.get_timer()
             if timer is not None and timer <= now_ms():
@@ -311,12 +195,12 @@ class Gateway:
             self._carry_out(self.core.effects())
 
     def _on_holder(self) -> None:
-        gone = dict(self.dataplane.channels)
+        gone = {slot: channel.fileno() for slot, channel in self.dataplane.channels.items()}
         told = self.dataplane.holder_message()
         if told is None:
             return
         slot = told.seat.slot
-        self._selector.unregister(gone[slot])
+        self._turns.unregister(gone[slot])
         self._watch_worker(slot)
         self._say(f"worker {slot} ended (status {told.exit_status}); pid {told.seat.pid} took its seat")
         self.core.worker_replaced(slot, now_ms())
@@ -369,11 +253,7 @@ class Gateway:
 
     def close(self) -> None:
         """Tell the clients, then take away everything that was made, in reverse order."""
-        while self._undo:
-            try:
-                self._undo.pop()()
-            except OSError as error:
-                print(f"while stopping: {error}", file=sys.stderr)
+        self._undo.run()
 
     @property
     def version(self) -> str:

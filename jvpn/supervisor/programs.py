@@ -19,6 +19,7 @@ from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES, is_bpffs
 from jvpn.supervisor.steering import Steering
 
 NOTE = "steering.json"
+REFUSAL = "refusal"
 SOURCE_DIR = Path(__file__).resolve().parents[2] / "bpf"
 
 
@@ -57,6 +58,19 @@ def noted_pin_dir(run_dir: Path, usual: Path) -> Path:
         return Path(json.loads((run_dir / NOTE).read_text())["pin_dir"])
     except (OSError, ValueError, KeyError, TypeError):
         return usual
+
+
+def note_refusal(run_dir: Path, why: str) -> None:
+    """Remember, while the data plane lives, that it does without programs: to try again would end it."""
+    (run_dir / NOTE).write_text(json.dumps({REFUSAL: why}))
+
+
+def noted_refusal(run_dir: Path) -> str | None:
+    """Why the data plane of this run_dir does without programs that could be loaded; None when nobody found that."""
+    try:
+        return str(json.loads((run_dir / NOTE).read_text())[REFUSAL])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def remove_pins(pin_dir: Path, run_dir: Path) -> list[str]:

@@ -6,6 +6,7 @@ those of bpf/jvp.h (a test holds them against each other). Nothing here is the g
 again.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -181,10 +182,13 @@ class Steering(SteeringBackend):
             yield str(ip_network((key[4:], _SLOT.unpack_from(key)[0])))
 
     def attach_reuseport(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, struct.pack("i", self._fds["jvp_pick"]))
+        program = struct.pack("i", self._fds["jvp_pick"])
+        with _named("the reuseport program"):
+            sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, program)
 
     def attach_tun(self, tun_fd: int) -> None:
-        fcntl.ioctl(tun_fd, _TUNSETSTEERINGEBPF, struct.pack("i", self._fds["jvp_tun_queue"]))
+        with _named("the TUN program"):
+            fcntl.ioctl(tun_fd, _TUNSETSTEERINGEBPF, struct.pack("i", self._fds["jvp_tun_queue"]))
 
     def counters(self) -> dict[str, int]:
         values = {}
@@ -198,15 +202,22 @@ class Steering(SteeringBackend):
             os.close(self._fds.popitem()[1])
 
     def _update(self, name: str, key: bytes, value: bytes) -> None:
-        try:
+        with _named(f"steering map {name!r}"):
             bpf.map_update(self._fds[name], key, value)
-        except OSError as error:
-            raise OSError(error.errno, f"steering map {name!r}: {error.strerror}") from error
 
     def _lookup(self, name: str, key: bytes, size: int) -> bytes:
         value = bpf.map_lookup(self._fds[name], key, size)
         assert value is not None, f"the array {name} has no entry {key.hex()}"
         return value
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors of the kernel say what it was about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}") from error
 
 
 def _prefix_key(prefix: str) -> tuple[str, bytes]:

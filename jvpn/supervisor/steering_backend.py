@@ -120,11 +120,11 @@ class SteeringBackend(ABC):
 
     @abstractmethod
     def attach_reuseport(self, sock: socket.socket) -> None:
-        """Let jvp_pick choose in the reuseport group of `sock`, for all its members."""
+        """Let jvp_pick choose in the reuseport group of `sock`, for all its members. Raises OSError."""
 
     @abstractmethod
     def attach_tun(self, tun_fd: int) -> None:
-        """Let jvp_tun_queue choose the queue of the TUN that `tun_fd` is one of."""
+        """Let jvp_tun_queue choose the queue of the TUN that `tun_fd` is one of. Raises OSError."""
 
     @abstractmethod
     def counters(self) -> dict[str, int]:

@@ -31,7 +31,8 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.session.machine import State
 from jvpn.supervisor.peers import Peer
-from jvpn.supervisor.process import GatewayPlan, serve
+from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.process import serve
 
 GATEWAY_KEY = b"\x11" * 32
 PORT = 51820

@@ -1,6 +1,8 @@
 """Each step of the fallback ladder, forced, with traffic of two clients through it, and named in `status`."""
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,12 @@ def hidden(*folders: str) -> list[str]:
     mounts = "; ".join(f"mount -t tmpfs none {folder}" for folder in folders)
     # Only these mounts are private: what the gateway itself mounts it would mount anywhere.
     return ["unshare", "--mount", "sh", "-c", f'{mounts}; exec "$@"', "-"]
+
+
+def refusing(call: str, number: int) -> list[str]:
+    """A command that runs another for which the kernel refuses one kind of ioctl or setsockopt."""
+    script = Path(__file__).with_name("refusing.py")
+    return [sys.executable, str(script), call, str(number)]
 
 
 def traffic_flows(net: Net, system: Running) -> None:
@@ -144,6 +152,40 @@ def test_without_bpf_one_worker_serves_all(two_uplinks: Net, prefix: list[str], 
         assert why in shown
         traffic_flows(two_uplinks, system)
         system.audited()
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "program"),
+    [("setsockopt", 52, "the reuseport program"), ("ioctl", 0x800454E0, "the TUN program")],
+    ids=["SO_ATTACH_REUSEPORT_EBPF", "TUNSETSTEERINGEBPF"],
+)
+def test_programs_that_load_and_cannot_be_attached(
+    two_uplinks: Net, call: str, number: int, program: str
+) -> None:
+    with prepared(two_uplinks) as system:
+        status = start(two_uplinks, system, *refusing(call, number))
+        assert status["xdp_mode"] == {}
+        assert len(status["workers"]) == 1
+        assert f"steering: none (loaded, but refused by the kernel: {program}" in system.gateway.said
+        shown = said_by_status(system)
+        assert "no BPF: one worker serves all sessions" in shown
+        assert f"refused by the kernel: {program}: Operation not permitted" in shown
+        traffic_flows(two_uplinks, system)
+        # A supervisor that comes after it does not end the data plane by trying again.
+        holder = system.folder / "gateway" / "holder.sock"
+        made = holder.stat().st_ino
+        system.gateway.popen.kill()
+        system.gateway.wait()
+        system.start_gateway()
+        system.gateway_up()
+        assert "took over the data plane" in system.gateway.said
+        assert holder.stat().st_ino == made
+        assert program in said_by_status(system)
+        for number_of_client in (0, 1):
+            system.attached(number_of_client)
+        assert system.gateway.stop() == 0
+        assert not (system.folder / "gateway" / "steering.json").exists()
+        assert not list(Path(system.setup.pins).glob("*"))
 
 
 def test_an_interface_that_vanishes_takes_nothing_with_it(two_uplinks: Net) -> None:

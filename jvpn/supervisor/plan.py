@@ -1,0 +1,50 @@
+"""What a gateway is told by its configuration."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from jvpn.holder.inventory import HolderPlan
+from jvpn.policy.model import Policy
+from jvpn.protocol.constants import TUN_MTU
+from jvpn.supervisor.peers import Peer
+
+NOBODY = 65_534
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPlan:
+    """Everything a gateway is told by its configuration, read and checked."""
+
+    node_id: str
+    listen: list[tuple[str, int]]
+    interfaces: list[str] | None
+    xdp: str
+    workers: int
+    tun_name: str
+    addresses: list[str]
+    routes: tuple[str, ...]
+    private_key: bytes
+    peers: list[Peer]
+    default_policy: Policy
+    suites: frozenset[int]
+    store_path: Path
+    run_dir: Path
+    events_path: Path | None
+    pin_dir: Path
+    capacity: int
+    dns: tuple[str, ...] = ()
+
+    def for_holder(self, workers: int) -> HolderPlan:
+        """The same for the process that keeps sockets and TUN, with as many workers as can be steered to."""
+        return HolderPlan(
+            run_dir=str(self.run_dir),
+            listen=[(address, port) for address, port in self.listen],
+            slots=workers,
+            cpus=sorted(os.sched_getaffinity(0)),
+            tun_name=self.tun_name,
+            tun_mtu=TUN_MTU,
+            capacity=self.capacity,
+            uid=NOBODY,
+            gid=NOBODY,
+        )
