@@ -1,8 +1,10 @@
 """Who may cost us a Diffie-Hellman: buckets, and under load a COOKIE that proves the source.
 
-In quiet times an INIT with a right mac1 is taken within the bucket of its source and the global one. Once INITs without
-a cookie come faster than UNPROVEN_RATE the gateway answers those with COOKIE, which costs two hashes, keeps no state
-and goes only where somebody really receives; an INIT that shows it passes beside the flood.
+In quiet times an INIT with a right mac1 is taken within the bucket of its source, then the one for all that show no
+cookie. In this order, so that one flooding source does not empty the second for everybody. When either is empty the
+answer is COOKIE, which costs two hashes, keeps no state and goes only where somebody really receives; an INIT that
+shows it passes beside the flood. A source that has proven itself has a bucket of its own, which nobody who forges its
+address can empty.
 """
 
 from collections.abc import Callable
@@ -35,7 +37,7 @@ class Admission:
         self._mac = mac
         self._global = TokenBucket(GLOBAL_RATE)
         self._unproven = TokenBucket(UNPROVEN_RATE)
-        self._sources: dict[bytes, TokenBucket] = {}
+        self._sources: dict[tuple[bytes, bool], TokenBucket] = {}
         self._secret = random_bytes(32)
 
     def judge(self, init: bytes, arrival: Arrival, now_ms: int) -> bytes | None:
@@ -46,10 +48,11 @@ class Admission:
         handshake.check_mac1(init, self._gateway_public)
         slot = now_ms // COOKIE_SLOT_MS
         proven = any(handshake.check_mac2(init, self._cookie(s, arrival)) for s in (slot, max(0, slot - 1)))
-        if not proven and not self._unproven.take(now_ms):
+        within = self._source(arrival.remote.address, proven).take(now_ms)
+        if not proven and not (within and self._unproven.take(now_ms)):
             cookie = self._cookie(slot, arrival)
             return handshake.cookie_datagram(init, self._gateway_public, cookie, self._random_bytes(16))
-        if not self._take(arrival.remote.address, now_ms):
+        if not within or not self._global.take(now_ms):
             raise HandshakeError("handshake_rate")
         return None
 
@@ -58,9 +61,9 @@ class Admission:
         shown = slot.to_bytes(8, "big") + remote.address + remote.port.to_bytes(2, "big")
         return self._mac(self._secret, shown)[:COOKIE_SIZE]
 
-    def _take(self, source: bytes, now_ms: int) -> bool:
-        bucket = self._sources.pop(source, None) or TokenBucket(SOURCE_RATE)
-        self._sources[source] = bucket
+    def _source(self, address: bytes, proven: bool) -> TokenBucket:
+        bucket = self._sources.pop((address, proven), None) or TokenBucket(SOURCE_RATE)
+        self._sources[address, proven] = bucket
         if len(self._sources) > SOURCES_KEPT:
             del self._sources[next(iter(self._sources))]
-        return bucket.take(now_ms) and self._global.take(now_ms)
+        return bucket

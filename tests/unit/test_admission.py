@@ -84,11 +84,32 @@ def test_a_cookie_lives_for_two_slots_and_no_longer(admission: Admission) -> Non
 
 def test_one_proven_source_cannot_have_more_than_its_bucket(admission: Admission) -> None:
     client = initiator()
+    flood(admission, 0)
+    cookie = admission.judge(client.init_datagram, source(3), 0)
+    assert cookie is not None
+    proven = client.read_cookie(cookie)
     for _ in range(int(SOURCE_RATE.burst)):
-        assert admission.judge(client.init_datagram, source(3), 0) is None
+        assert admission.judge(proven, source(3), 0) is None
     with pytest.raises(HandshakeError, match="handshake_rate"):
-        admission.judge(client.init_datagram, source(3), 0)
+        admission.judge(proven, source(3), 0)
+
+
+def test_one_flooding_source_meets_its_own_bucket_and_then_cookies(admission: Admission) -> None:
+    client = initiator()
+    paid = sum(admission.judge(client.init_datagram, source(3), 0) is None for _ in range(10_000))
+    assert paid == SOURCE_RATE.burst
+    # Nobody else is asked for anything.
     assert admission.judge(client.init_datagram, source(4), 0) is None
+
+
+def test_who_forges_an_address_does_not_shut_its_owner_out(admission: Admission) -> None:
+    forged = initiator().init_datagram
+    for _ in range(10_000):
+        admission.judge(forged, source(3), 0)
+    owner = initiator()
+    cookie = admission.judge(owner.init_datagram, source(3), 0)
+    assert cookie is not None
+    assert admission.judge(owner.read_cookie(cookie), source(3), 0) is None
 
 
 def test_a_wrong_mac1_costs_one_hash_and_is_named(admission: Admission) -> None:
