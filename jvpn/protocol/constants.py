@@ -100,7 +100,9 @@ MIN_MTU: Final = 1280
 
 REPLAY_WINDOW: Final = 8192
 GENERATION_SHIFT: Final = 48
-MAX_INDEX: Final = 2**32 - 1
+#: Stands for no index, in ACK.
+NO_INDEX: Final = 2**32 - 1
+MAX_INDEX: Final = NO_INDEX - 1
 
 CHALLENGE_SLOT_S: Final = 60
 HANDSHAKE_PENDING_MS: Final = 5_000

@@ -81,6 +81,8 @@ class Request(NamedTuple):
 
 
 class Ack(NamedTuple):
+    """`bound_index` is NO_INDEX when nothing is bound."""
+
     attempt: int
     result: Result
     bound_index: int

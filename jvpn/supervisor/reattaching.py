@@ -10,7 +10,7 @@ import msgspec
 
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
-from jvpn.protocol.constants import Transport
+from jvpn.protocol.constants import NO_INDEX, Transport
 from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
@@ -271,7 +271,7 @@ class Reattaching:
         ack = Ack(
             attempt=request.attempt,
             result=result,
-            bound_index=active.index if active is not None else 0,
+            bound_index=active.index if active is not None else NO_INDEX,
             state_version=session.machine.state_version,
             highest_installed=session.indexes.highest_installed,
             observed_address=arrival.remote.address,

@@ -8,7 +8,7 @@ from frozen import differences, frozen
 from jvpn.observability.events import SecurityEvent, StateChange, TransportSwitchDenied
 from jvpn.protocol import reattach
 from jvpn.protocol.addresses import to_bytes
-from jvpn.protocol.constants import PacketType, Role, Transport
+from jvpn.protocol.constants import NO_INDEX, PacketType, Role, Transport
 from jvpn.protocol.reattach import Cause, Result
 from jvpn.session.machine import State, pack_version
 from jvpn.supervisor import effects
@@ -235,3 +235,17 @@ def test_a_policy_may_let_nothing_drain() -> None:
     assert pair.client.switch("upB", pair.now_ns)
     pair.wait_for(lambda: pair.attached)
     assert pair.live.bindings.draining is None
+
+
+def test_an_ack_tells_an_active_index_zero_from_none() -> None:
+    pair = CorePair(fast_policy(idle_probe_interval_ms=500)).attach()
+    forge = Forge(pair)
+    assert forge.ack(forge.send(NEW, 1, 2)).bound_index == 0
+    pair.wait_for(lambda: forge.live.bindings.active is None)
+    pending = forge.ack(forge.send(NEW, 1, 2))
+    assert (pending.result, pending.bound_index) == (Result.PENDING, NO_INDEX)
+    bound = forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW)))
+    assert (bound.result, bound.bound_index) == (Result.BOUND, 2)
+    pair.wait_for(lambda: forge.live.bindings.active is None)
+    again = forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW)))
+    assert (again.result, again.bound_index) == (Result.BOUND, NO_INDEX)

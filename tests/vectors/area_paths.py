@@ -17,7 +17,7 @@ from common import (
 
 from jvpn.protocol import keys, paths, reattach, tickets
 from jvpn.protocol.addresses import to_bytes
-from jvpn.protocol.constants import PacketType, Transport
+from jvpn.protocol.constants import NO_INDEX, PacketType, Transport
 from jvpn.protocol.reattach import NO_CHALLENGE, Ack, Cause, Fail, Report, Request, Result
 from jvpn.protocol.suites import SUITES, Suite
 
@@ -105,6 +105,7 @@ def _answers(suite: Suite) -> list[Vector]:
     vectors = []
     for name, result, bound, reports in (
         ("PENDING", Result.PENDING, 0, ()),
+        ("PENDING, nothing bound", Result.PENDING, NO_INDEX, ()),
         ("BOUND", Result.BOUND, 3, ()),
         ("BOUND with a report", Result.BOUND, 3, (REPORT,)),
     ):
