@@ -75,7 +75,7 @@ def test_asking_for_a_switch_changes_nothing_but_is_told(forge: Forge) -> None:
 def admin_of(pair: CorePair, monkeypatch: pytest.MonkeyPatch) -> GatewayAdmin:
     gateway: Any = SimpleNamespace(core=pair.gateway)
     admin = GatewayAdmin(gateway)
-    monkeypatch.setattr(admin, "_now_ms", lambda: pair.now_ms)
+    monkeypatch.setattr("jvpn.supervisor.admin.now_ms", lambda: pair.now_ms)
     return admin
 
 
