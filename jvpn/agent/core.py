@@ -237,9 +237,10 @@ class ClientCore:
         session = self.session
         if session is None or session.ended is None:
             return
-        again = (session.ended in _AGAIN or self._gave_up or session.reset) and not self.stopped
+        again = (session.ended in _AGAIN or self._gave_up or session.was_reset) and not self.stopped
         self._gave_up = False
-        self._effects.append(SessionOver(session.ended.value, again))
+        note = "no gateway that answers knows it any more" if session.was_reset else ""
+        self._effects.append(SessionOver(session.ended.value, again, note))
         self.session = None
         self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms)
         self.stopped = self.stopped or not again

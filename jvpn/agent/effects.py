@@ -45,10 +45,11 @@ class ClearRecord:
 
 @dataclass(frozen=True, slots=True)
 class SessionOver:
-    """The session ended; `again`: a new handshake follows by itself."""
+    """The session ended; `again`: a new handshake follows by itself. `note`: more for people to read."""
 
     reason: str
     again: bool
+    note: str = ""
 
 
 Effect = SendDatagram | TellWorker | PersistTimestamp | ConfigureTunnel | ClearRecord | SessionOver

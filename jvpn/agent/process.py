@@ -245,8 +245,9 @@ class Agent:
                     self._configure(effect)
                 case ClearRecord(record):
                     self.page.clear_record(record)
-                case SessionOver(reason, again):
-                    self._say(f"session over: {reason}" + ("; shaking hands again" if again else ""))
+                case SessionOver(reason, again, note):
+                    why = f"{reason} ({note})" if note else reason
+                    self._say(f"session over: {why}" + ("; shaking hands again" if again else ""))
                     if not again:
                         self._status = 0 if reason == "PEER_CLOSED" else 3
                         self.stop()

@@ -51,7 +51,8 @@ class Lane:
 class Attempt:
     """A reattach in flight. `detect_ms` is how long the verdict took, `old` the path that was active.
 
-    `wide`: whoever was to be asked first has not answered. `refused`: ways at whose end nobody has the session.
+    `wide`: whoever was to be asked first has not answered. `resets`, `not_owners`: ways that lead to nobody who has
+    the session.
     """
 
     number: int
@@ -66,13 +67,20 @@ class Attempt:
     tries: int = 0
     wide: bool = False
     lanes: dict[tuple[int, int], Lane] = field(default_factory=dict)
-    refused: set[Way] = field(default_factory=set)
+    not_owners: set[Way] = field(default_factory=set)
+    resets: set[Way] = field(default_factory=set)
+    #: When RESETs that nobody has contradicted are believed.
+    reset_due_ms: int | None = None
     #: No REQUEST goes earlier: the worker is asked what has arrived.
     not_before_ms: float = 0.0
 
     @property
     def voluntary(self) -> bool:
         return self.cause not in (Cause.TRANSPORT_DEAD, Cause.ADDRESS_CHANGED, Cause.REATTACH_REQUESTED)
+
+    @property
+    def refused(self) -> set[Way]:
+        return self.resets | self.not_owners
 
     @property
     def asked(self) -> list[int]:
@@ -167,7 +175,8 @@ class Requester:
         if attempt.target is not None:
             target = self._paths.paths.get(attempt.target)
             return [target] if target is not None and target.uplink.link_up else []
-        candidates = [path for path in self._paths.candidates(now_ms) if way(path) not in attempt.refused]
+        refused = attempt.refused
+        candidates = [path for path in self._paths.candidates(now_ms) if way(path) not in refused]
         # The path that seemed dead comes last, but it comes: it may be the only one that returns.
         candidates.sort(
             key=lambda path: (

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram
 from jvpn.agent.narrator import ClientNarrator
+from jvpn.agent.owners import Owners
 from jvpn.agent.path_mtu import MtuProbing
 from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
 from jvpn.agent.reattaching import Requester
@@ -19,7 +20,6 @@ from jvpn.protocol.handshake import HandshakeResult, Kem
 from jvpn.protocol.indexes import window
 from jvpn.protocol.reattach import Cause
 from jvpn.protocol.sealed_control import SealedControl
-from jvpn.protocol.tickets import is_reset
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, View
 from jvpn.session.ttl import TtlClock
@@ -66,11 +66,11 @@ class ClientSession:
         self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
         self.worker = WorkerSide(result.session_id, result.epoch, self.paths, self.rekeying, seq, do)
         self.mtu_probing = MtuProbing(RECORD, self.paths, seq, do)
+        self.owners = Owners(self)
         self.switching = Switching(self)
         self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
         self.configured = False
-        self.reset = False
-        self._reset_token = b""
+        self.was_reset = False
         self._tunnel: ConfigureTunnel | None = None
         self.ended: Reason | None = None
         self._next_confirm_ms = now_ms
@@ -88,15 +88,16 @@ class ClientSession:
             raise WireError("unknown_id")
         if kind is PacketType.CONTROL:
             opened = self.control.open(path.index, data)
+            self.owners.heard(now_ms)
             for message in self.channel.receive(opened.plaintext):
                 self._on_message(message, now_ms)
             self._flush(now_ms)
         elif kind is PacketType.REATTACH_ACK:
             self.switching.on_ack(reattach.open_ack(self.secrets, data), path, now_ms)
         elif kind is PacketType.REATTACH_FAIL:
-            self.switching.on_fail(reattach.open_fail(self.secrets, data), now_ms)
+            self.switching.on_fail(reattach.open_fail(self.secrets, data), path, now_ms)
         elif kind is PacketType.RESET:
-            self._on_reset(data, now_ms)
+            self.owners.on_reset(data, path, now_ms)
         else:
             raise WireError("unexpected_type")
 
@@ -161,16 +162,12 @@ class ClientSession:
             raise WireError("bad_control") from error
         if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
             raise WireError("bad_control")
-        self.requester.tickets, self._reset_token = tickets, token
+        self.requester.tickets, self.owners.token = tickets, token
 
-    def _on_reset(self, data: bytes, now_ms: int) -> None:
-        """The gateway's store does not know the session: an explicit end, unless something authentic still comes."""
-        if not is_reset(data, self._reset_token):
-            raise WireError("bad_proof")
-        if self.requester.attempt is None:
-            raise WireError("unexpected_type")
-        self.reset = True
-        self.end(Reason.PEER_CLOSED, now_ms, tell=False)
+    def reset(self, ways: int, now_ms: int) -> None:
+        """No end of the gateway, of the `ways` that answer, knows the session: it is over, and that is said."""
+        self.was_reset = True
+        self.end(Reason.PEER_CLOSED, now_ms, tell=False, details={"reset": True, "ways": ways})
 
     def enter_epoch(self, epoch: int, now_ms: int) -> None:
         """Another owner, or the same one after a restart: new data and control keys, new messages, new counters."""
@@ -226,6 +223,7 @@ class ClientSession:
             return
         if report.timestamp_us and not path.health.on_probe_acked(report.timestamp_us, now_ns):
             return
+        self.owners.heard(now_ms)
         path.keep_challenge(report.challenge, now_ms)
         self.paths.installed(report.highest_installed)
         is_active = path is self.paths.active_path and self.requester.attempt is None
@@ -241,7 +239,7 @@ class ClientSession:
         if not self.configured:
             return self._next_confirm_ms
         due: list[float | None] = [self._next_tick_ms, self.requester.get_timer(), self._health_repeat_ms]
-        due += [self.ttl.next_deadline_ms(), self.rekeying.get_timer()]
+        due += [self.ttl.next_deadline_ms(), self.rekeying.get_timer(), self.owners.get_timer()]
         if self.paths.active is not None:
             due.append(self.channel.get_timer())
         due += [self._probe_due_ns(path) / NS for path in self._probed()]
@@ -259,6 +257,7 @@ class ClientSession:
     def handle_timer(self, now_ms: int, now_ns: int) -> None:
         self._handled_ns = now_ns
         self._expire(now_ms)
+        self.owners.handle_timer(now_ms)
         if self.ended is not None:
             return
         if not self.configured:
@@ -326,7 +325,13 @@ class ClientSession:
             view.state, view.active_bindings, now_ms, policy.transport_loss_ttl_ms, policy.recovery_window_ms
         )
 
-    def end(self, reason: Reason, now_ms: int, *, tell: bool) -> None:
+    def received_ms(self) -> int:
+        """When the worker last took authenticated DATA."""
+        return self._activity(RECORD).received_ns // NS
+
+    def end(
+        self, reason: Reason, now_ms: int, *, tell: bool, details: dict[str, object] | None = None
+    ) -> None:
         """The session is over; `tell` the gateway with three CLOSEs if a path is left."""
         if self.view.terminated:
             return
@@ -337,7 +342,7 @@ class ClientSession:
         attempt, self.requester.attempt = self.requester.attempt, None
         if attempt is not None and attempt.asked:
             self.narrator.result(attempt.number, "abandoned", reason.value, self.view.state_version)
-        self.view.apply(reason, now_ms, State.TERMINATED)
+        self.view.apply(reason, now_ms, State.TERMINATED, details)
         self.ended = reason
         self.worker.remove()
 

@@ -177,6 +177,7 @@ class Switching:
             return
         if split_version(ack.state_version).epoch < self._session.epoch:
             return
+        self._session.owners.heard(now_ms)
         self._paths.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         lane = attempt.lane(path)
@@ -228,6 +229,7 @@ class Switching:
         if epoch > self._session.epoch:
             # Another node, or one that began anew: it has never seen what was sent before.
             self._session.enter_epoch(epoch, now_ms)
+            self._session.owners.moved(bound, now_ms)
         elif not attempt.voluntary:
             resend = [commands.IndexReport(*report) for report in ack.reports]
         self._reports = ()
@@ -248,20 +250,28 @@ class Switching:
         )
         self._session.send_health(now_ms)
 
-    def on_fail(self, fail: reattach.Fail, now_ms: int) -> None:
+    def on_fail(self, fail: reattach.Fail, path: ClientPath, now_ms: int) -> None:
         attempt = self._requester.attempt
         if attempt is None or fail.attempt != attempt.number:
             return
+        owners = self._session.owners
+        owners.heard(now_ms)
+        if fail.reason == "NOT_OWNER" and not attempt.voluntary and owners.not_owner(attempt, path, now_ms):
+            self.request(now_ms)
+            return
+        self.refuse(attempt, fail.reason, fail.retry_after_ms, now_ms)
+
+    def refuse(self, attempt: Attempt, reason: str, retry_after_ms: int, now_ms: int) -> None:
+        """The gateway will not bind this attempt, on no path: go on on the old one, or try again with another."""
         self._requester.attempt = None
-        self.refused = fail.reason
-        version = self._view.state_version
-        self._narrator.result(attempt.number, "failed", fail.reason, version, fail.retry_after_ms)
-        if fail.reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
-            reason = Reason(fail.reason) if fail.reason in Reason.__members__ else Reason.PEER_CLOSED
-            self._session.end(reason, now_ms, tell=False)
+        self.refused = reason
+        self._narrator.result(attempt.number, "failed", reason, self._view.state_version, retry_after_ms)
+        if reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
+            end = Reason(reason) if reason in Reason.__members__ else Reason.PEER_CLOSED
+            self._session.end(end, now_ms, tell=False)
             return
         if attempt.voluntary and self._paths.active is not None:
-            self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": fail.reason})
+            self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": reason})
         else:
             again = self._requester.begin(
                 attempt.cause,
@@ -272,7 +282,7 @@ class Switching:
                 None,
                 started_ms=attempt.started_ms,
             )
-            again.next_ms = now_ms + max(fail.retry_after_ms, 50)
+            again.next_ms = now_ms + max(retry_after_ms, 50)
         self._session.clocks(now_ms)
 
     def fail_back(self, now_ms: int) -> None:

@@ -19,7 +19,7 @@ import jvpn.protocol.paths
 import jvpn.protocol.reattach
 import jvpn.protocol.rekey
 import jvpn.protocol.wire
-from jvpn.agent import core, handshaking, paths, reattaching, rekeying
+from jvpn.agent import core, handshaking, owners, paths, reattaching, rekeying
 from jvpn.agent import session as client_session
 from jvpn.policy import health
 from jvpn.policy.model import Policy
@@ -276,6 +276,7 @@ def test_numbers_of_the_implementation() -> None:
         "client: REQUEST repeated every, at last": reattaching.RETRY_MAX_MS,
         "client: REQUESTs on `max_candidates` paths before others": reattaching.TRIES_PER_CANDIDATE,
         "client: challenge kept for": paths.CHALLENGE_LIFE_MS,
+        "client: other ways have to contradict a RESET": owners.RESET_PATIENCE_MS,
         "tunnel MTU": constants.TUN_MTU,
         "segments in one send": constants.MAX_SEGMENTS,
     }
