@@ -14,6 +14,7 @@ from jvpn.protocol.control import ControlType, Message
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, split_version
+from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.handshakes import Handshakes, Pending
 from jvpn.supervisor.live_session import Arrival, LiveSession
@@ -120,6 +121,7 @@ class Controlling:
         session.client_version = health.state_version
         if health.rtt_us != NOT_MEASURED_US and active is not None and active.index == index:
             session.measured(index, health.rtt_us / 1000, now_ms)
+            draining.settle(self._context, session)
         if health.proposed and split_version(health.state_version).epoch == session.epoch:
             self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
         if machine.state is State.BIRTH:

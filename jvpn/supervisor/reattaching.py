@@ -24,8 +24,9 @@ from jvpn.session.ownership import (
     Verdict,
     judge,
 )
-from jvpn.session.record import Binding, drain_window_ms
+from jvpn.session.record import Binding
 from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.draining import drain_ms_of
 from jvpn.supervisor.history import LastSwitch
 from jvpn.supervisor.live_session import Arrival, LiveSession, PathFact, path_fact, path_text
 from workers.commands import IndexReport
@@ -196,8 +197,7 @@ class Reattaching:
         gap_ms = now_ms - received_ms if received_ms else None
         if verdict.enter is not None:
             machine.apply(verdict.enter, now_ms, details={"old": path_text(old), "attempt": request.attempt})
-        # A policy of zero means that nothing drains, as after a death.
-        drain_ms = None if lost else drain_window_ms(session.policy.drain_window_ms, 0.0, 0.0) or None
+        drain_ms = None if lost or old is None else drain_ms_of(session, old.index, index)
         same_path = old is not None and (old.index, old.source) == (new.index, new.source)
         if not same_path:
             session.bindings = session.bindings.bind(new, now_ms, drain_ms)

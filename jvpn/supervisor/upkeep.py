@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from jvpn.session.machine import Reason, State
+from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import SaveSession
@@ -51,7 +52,7 @@ class Upkeep:
         due = session.channel.get_timer()
         if due is not None and due <= now_ms:
             self._context.flush(session, now_ms)
-        self._finish_draining(session, now_ms)
+        draining.finish(self._context, session, now_ms)
         self._rekeying.handle_timer(session, now_ms)
         self._store_changes(session, now_ms)
 
@@ -101,12 +102,3 @@ class Upkeep:
         if old is not None and old.index in session.indexes.ids:
             context.put_id(session, old.index)
         context.tell(session.slot, session.rebind_command(context.next_seq()))
-
-    def _finish_draining(self, session: LiveSession, now_ms: int) -> None:
-        drained = session.bindings.draining
-        session.bindings = session.bindings.expire(now_ms)
-        if drained is not None and session.bindings.draining is None:
-            if drained.index in session.indexes.ids:
-                self._context.put_id(session, drained.index)
-            self._context.write_row(session)
-            self._context.tell(session.slot, session.rebind_command(self._context.next_seq()))

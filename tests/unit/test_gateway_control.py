@@ -13,11 +13,17 @@ from jvpn.observability.events import AuditEvent
 from jvpn.protocol.constants import CLOSE_REPEATS, CONTROL_REPEAT_MIN_MS, PacketType
 from jvpn.protocol.control import ControlType, Frame, decode_frames
 from jvpn.protocol.messages import Health
+from jvpn.protocol.reattach import Cause
 from jvpn.session.machine import Reason, State
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.round_trips import RoundTrips
 
 __all__ = ["every_pair_is_sound", "forge"]
+
+
+@pytest.fixture
+def pair() -> CorePair:
+    return CorePair()
 
 
 def frames_of(forge: Forge, flights: list[Flight]) -> list[Frame]:
@@ -235,3 +241,56 @@ def test_a_takeover_says_nothing_in_the_new_epoch_before_its_ack() -> None:
     assert bound == []
     pair.wait_for(lambda: pair.attached)
     assert down(pair) != []
+
+
+# Draining
+
+
+def drained_ms(pair: CorePair) -> int:
+    """How long the old index drains in all, once the client's word of the new path has settled it."""
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: pair.live.bindings.draining is not None)
+    bound = pair.live.bindings.active
+    assert bound is not None
+    pair.wait_for(lambda: pair.live.bindings.draining is None)
+    return pair.now_ms - bound.since_ms
+
+
+def slow(uplink: int, one_way_ms: int) -> CorePair:
+    pair = CorePair()
+    pair.rules.append(lambda flight: [one_way_ms] if flight.uplink == uplink else None)
+    pair.attach()
+    pair.advance(5_000)
+    return pair
+
+
+def test_on_quick_paths_an_index_drains_for_the_policys_window(pair: CorePair) -> None:
+    assert drained_ms(pair.attach()) == pair.policy.drain_window_ms
+
+
+@pytest.mark.parametrize("uplink", [0, 1])
+def test_an_index_drains_as_long_as_the_slower_of_both_paths_asks(uplink: int) -> None:
+    pair = slow(uplink, 150)
+    assert 2 * 290 <= drained_ms(pair) <= 2 * 400
+
+
+def test_what_was_sent_before_the_client_knew_is_delivered_however_slow_the_new_path() -> None:
+    pair = slow(1, 400)
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: pair.live.bindings.draining is not None)
+    # Half a round trip of the new path from now the ACK is here; until then the client sends on the old one.
+    pair.advance(380)
+    worker = pair.workers[pair.live.slot]
+    before = len(worker.delivered)
+    assert pair.data_up(b"late" * 20)
+    pair.advance(50)
+    assert len(worker.delivered) == before + 1
+
+
+def test_who_says_nothing_of_the_new_path_leaves_the_old_one_draining_longer(forge: Forge) -> None:
+    cause = Cause.OPERATOR_SWITCH
+    forge.send(NEW, 1, 2, forge.challenge(NEW), cause=cause)
+    assert forge.live.bindings.drain_until_ms == forge.pair.now_ms + 2_000
+    quick = Health(forge.live.machine.state_version, 0, 0, 10_000).encode()
+    forge.pair.inject(forge.control(ControlType.HEALTH, quick, 2), NEW)
+    assert forge.live.bindings.drain_until_ms == forge.pair.now_ms + forge.live.policy.drain_window_ms

@@ -15,7 +15,7 @@ from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.session.machine import State, split_version
 from jvpn.session.record import SessionRecord
-from jvpn.supervisor.core import STORE_LAG_MS
+from jvpn.supervisor.upkeep import STORE_LAG_MS
 from workers import commands
 
 __all__ = ["every_pair_is_sound", "forge"]
