@@ -27,6 +27,9 @@ from jvpn.supervisor.takeover import Takeover
 from jvpn.supervisor.upkeep import Upkeep
 from workers import commands
 
+#: What the store would not keep is brought to it again after this.
+STORE_RETRY_MS = 1_000
+
 
 class GatewayCore:
     def __init__(self, context: GatewayContext, store: OwnershipStore) -> None:
@@ -147,6 +150,11 @@ class GatewayCore:
         unborn = self.context.confirming.get(session_id)
         if unborn is not None:
             self.terminate(unborn[0], Reason.HANDSHAKE_FAIL, now_ms, {"why": "the store cannot be written"})
+            return
+        running = self.context.sessions.get(session_id)
+        if running is not None:
+            running.dirty_ms = now_ms + STORE_RETRY_MS
+            self.context.touched.add(running)
 
     def find(self, hex_prefix: str) -> list[LiveSession]:
         """Sessions whose id begins with these hex digits."""

@@ -33,10 +33,12 @@ class Narrator:
         self._sink = sink
         self._node_id = node_id
         self._wall_ms = wall_ms
+        #: Whether the store keeps what is told here; if not, events say so.
+        self.durable = True
         self._security: dict[tuple[bytes, str], tuple[int, int]] = {}
 
     def _common(self, session: LiveSession, reason: str) -> dict[str, object]:
-        return {
+        return ({} if self.durable else {"non_durable": True}) | {
             "ts_ms": self._wall_ms(),
             "node_id": self._node_id,
             "origin": Origin.GATEWAY,
@@ -56,6 +58,7 @@ class Narrator:
                 node_id=self._node_id,
                 session_id=session.session_id,
                 policy_version=policy_version(session),
+                non_durable=not self.durable,
             )
         )
 

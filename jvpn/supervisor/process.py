@@ -17,7 +17,6 @@ from jvpn.observability.sink import open_sink
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
-from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
@@ -39,6 +38,7 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
+from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.ladder import SteeredDataPlane
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
@@ -88,6 +88,7 @@ class Gateway:
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.add(lambda: self.sink.close(2.0))
         self.core = GatewayCore(self._context(), self.store)
+        self._keeping = Keeping(self.store, self.core, self._say)
         if self.dataplane.adopted:
             self._adopt()
         self._watch()
@@ -232,24 +233,9 @@ class Gateway:
                 case RemovePrefix(prefix):
                     steering.remove_prefix(prefix)
                 case SaveSession(record, timestamp_us):
-                    self._save(record, timestamp_us)
+                    self._keeping.save(record, timestamp_us, now_ms())
                 case ForgetSession(session_id):
-                    self._forget(session_id)
-
-    def _save(self, record: SessionRecord, timestamp_us: int) -> None:
-        """Without the store there is no new ownership; a running session goes on and is said to be not durable."""
-        try:
-            self.store.save(record, timestamp_us)
-        except StoreError as error:
-            self._say(str(error))
-            self.core.not_durable(record.session_id, now_ms())
-
-    def _forget(self, session_id: bytes) -> None:
-        try:
-            self.store.forget(session_id)
-        except StoreError as error:
-            self.core.context.counters["store_errors"] += 1
-            self._say(str(error))
+                    self._keeping.forget(session_id)
 
     def close(self) -> None:
         """Tell the clients, then take away everything that was made, in reverse order."""

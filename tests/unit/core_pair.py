@@ -34,6 +34,7 @@ from jvpn.store.memory import MemoryStore
 from jvpn.supervisor import effects as gateway_does
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
@@ -149,6 +150,8 @@ class CorePair:
             self.gateway_page,
         )
         self.gateway = GatewayCore(self.context, self.store)
+        self.told: list[str] = []
+        self.keeping = Keeping(self.store, self.gateway, self.told.append)
 
     def _gateway_worker(self, slot: int) -> PairWorker:
         def say(report: commands.Report) -> None:
@@ -349,9 +352,9 @@ class CorePair:
                 self.steered.prefixes.pop(prefix, None)
             case gateway_does.SaveSession():
                 self.saved.append(effect)
-                self.store.save(effect.record, effect.timestamp_us)
+                self.keeping.save(effect.record, effect.timestamp_us, self.now_ms)
             case gateway_does.ForgetSession(session_id):
-                self.store.forget(session_id)
+                self.keeping.forget(session_id)
 
     def _client_effect(self, effect: client_does.Effect) -> None:
         match effect:
