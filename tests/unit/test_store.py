@@ -12,6 +12,7 @@ import pytest
 from jvpn.session.machine import State, pack_version
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
+from jvpn.store.memory import MemoryStore
 from jvpn.store.sqlite import SqliteStore
 
 RECORD = SessionRecord(
@@ -85,6 +86,24 @@ def test_a_forgotten_session_leaves_its_clients_timestamp(path: Path) -> None:
     store.forget(b"never was there!")
     assert store.sessions() == [other]
     assert store.timestamps_us() == {RECORD.client_public: 100, other.client_public: 200}
+    store.close()
+
+
+@pytest.mark.parametrize("embedded", [True, False], ids=["sqlite", "memory"])
+def test_of_two_who_claim_a_session_one_gets_it(path: Path, embedded: bool) -> None:
+    store = SqliteStore(path) if embedded else MemoryStore(b"k" * 32)
+    store.save(RECORD, 100)
+    mine, theirs = (
+        replace(RECORD, owner_node=name, state=State.RECOVERING, state_version=pack_version(2, 0))
+        for name in ("gw2", "gw3")
+    )
+    assert store.claim(mine, RECORD.state_version, RECORD.owner_node)
+    assert not store.claim(theirs, RECORD.state_version, RECORD.owner_node)
+    assert not store.claim(theirs, mine.state_version, RECORD.owner_node)
+    assert store.load(RECORD.session_id) == mine
+    store.forget(RECORD.session_id)
+    assert not store.claim(theirs, mine.state_version, mine.owner_node)
+    assert store.load(RECORD.session_id) is None
     store.close()
 
 

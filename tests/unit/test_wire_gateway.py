@@ -3,15 +3,26 @@
 from collections.abc import Callable
 
 import pytest
-from core_pair import CLIENT_KEY, DELAY_MS, GATEWAY_KEY, CorePair, every_pair_is_sound, fast_policy, silent
+from core_pair import (
+    CLIENT_KEY,
+    DELAY_MS,
+    GATEWAY_KEY,
+    CorePair,
+    Flight,
+    every_pair_is_sound,
+    fast_policy,
+    lose,
+    silent,
+)
 from forge import NEW, RACER, Forge, forge
 
 from jvpn.agent.handshaking import Identity
 from jvpn.protocol import messages, tickets
-from jvpn.protocol.constants import PacketType
+from jvpn.protocol.constants import MAX_CONTROL_DATAGRAM, PacketType
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.keys import SessionSecrets, steering_id
+from jvpn.protocol.reattach import Result
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.session.machine import State, split_version
 from jvpn.session.record import SessionRecord
@@ -70,6 +81,36 @@ def test_a_client_that_demands_a_kem_takes_no_session_without() -> None:
     assert (pair.client.session, pair.client.stopped) == (None, True)
     assert [(over.reason, over.again) for over in pair.over] == [("HANDSHAKE_FAIL", False)]
     assert pair.context.sessions == {}
+
+
+def test_a_pending_session_hears_the_source_of_its_init_only() -> None:
+    pair = CorePair()
+    pair.rules.append(lose(PacketType.CONTROL, 1_000, up=True))
+    pair.wait_for(lambda: len(pair.of_kind(PacketType.CONTROL, up=True)) >= 2)
+    proofs = [flight.data for flight in pair.of_kind(PacketType.CONTROL, up=True)[:2]]
+    answered = len([flight for flight in pair.sent if not flight.up])
+    for data in proofs:
+        pair.inject(data, RACER)
+    assert pair.context.counters["wrong_source"] == 2
+    assert len([flight for flight in pair.sent if not flight.up]) == answered
+    for data in proofs:
+        pair.inject(data, pair.addresses[0])
+    assert len(pair.context.sessions) == 1
+
+
+def test_a_pending_entry_is_replaced_by_a_higher_timestamp_only() -> None:
+    pair = CorePair()
+    pair.rules.append(silent(0, up=False))
+    pair.rules.append(silent(1, up=False))
+    pair.wait_for(lambda: len(pair.of_kind(PacketType.HANDSHAKE_INIT, up=True)) == 3)
+    pair.advance(DELAY_MS)
+    ids = set(pair.steered.ids)
+    assert len(ids) == 1  # of three INITs of one key: one entry
+    for flight in pair.of_kind(PacketType.HANDSHAKE_INIT, up=True):
+        pair.inject(flight.data, RACER)
+    assert set(pair.steered.ids) == ids
+    assert pair.context.counters["stale_timestamp"] == 3
+    assert pair.strangers == []
 
 
 # Indexes
@@ -136,7 +177,52 @@ def test_control_is_taken_on_the_draining_index_and_answered_on_the_active_one(p
     assert {flight.destination for flight in answers} == {pair.addresses[1]}
 
 
+def test_state_is_said_each_second_until_the_client_shows_its_version(forge: Forge) -> None:
+    pair, live = forge.pair, forge.live
+    version = live.machine.state_version
+    pair.inject(forge.control(ControlType.HEALTH, messages.Health(version, 2).encode()), pair.addresses[0])
+    assert live.machine.state is State.VOLATILE
+    before = len(pair.of_kind(PacketType.CONTROL, up=False))
+    pair.advance(3_500)
+    assert len(pair.of_kind(PacketType.CONTROL, up=False)) - before == 3
+    shown = messages.Health(live.machine.state_version).encode()
+    pair.inject(forge.control(ControlType.HEALTH, shown), pair.addresses[0])
+    before = len(pair.of_kind(PacketType.CONTROL, up=False))
+    pair.advance(3_500)
+    assert len(pair.of_kind(PacketType.CONTROL, up=False)) == before
+
+
+def test_chunks_of_one_message_may_come_on_different_indexes(pair: CorePair) -> None:
+    session = pair.client.session
+    assert session is not None
+    pair.advance(6_000)
+    phase = session.rekeying.secrets.phase_number
+
+    def first_chunk(flight: Flight) -> list[int] | None:
+        whole = flight.kind is PacketType.CONTROL and len(flight.data) == MAX_CONTROL_DATAGRAM
+        return [] if whole and flight.uplink == 0 else None
+
+    pair.rules.append(first_chunk)
+    session.rekeying.begin(pair.now_ms)
+    session.send_health(pair.now_ms)
+    pair.advance(DELAY_MS)
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(on(pair, 1))
+    # Before the same value is said again as a new message, which is whole on one path.
+    pair.wait_for(lambda: pair.live.secrets.phase_number == phase + 1, 900)
+
+
 # Reattach
+
+
+def test_whoever_relays_request_and_challenge_becomes_the_path(forge: Forge) -> None:
+    """A challenge proves a return path and nothing else: this is not defended, and the page says so."""
+    pending = forge.ack(forge.send(RACER, 1, 1))
+    assert pending.result is Result.PENDING
+    assert forge.ack(forge.send(RACER, 1, 1, pending.challenge)).result is Result.BOUND
+    active = forge.live.bindings.active
+    assert active is not None
+    assert active.source == ("198.51.100.7", RACER.port)
 
 
 def test_a_cold_path_takes_two_round_trips(pair: CorePair) -> None:
