@@ -5,10 +5,12 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from test_worker_pipelines import Worker, opened, packet
+from test_worker_pipelines import CLIENT, Worker, data, datagram, opened, packet
 
 from jvpn.protocol.constants import MAX_SEGMENTS, OVERHEAD_IPV4, OVERHEAD_IPV6, TUN_MTU
 from jvpn.protocol.offload import LAST, OFFLOAD, PARTIAL, VIRTIO, deliver, segment
+from workers.commands import Rebind
+from workers.reports import session_reports
 from workers.udp import SOL_UDP, UDP_GRO, UDP_SEGMENT, open_socket
 
 DATA_VALID = 2
@@ -90,6 +92,16 @@ def test_the_overhead_is_what_the_page_says() -> None:
     assert len(sealed) + 8 + 20 - len(inner) == OVERHEAD_IPV4 == 72
     assert len(sealed) + 8 + 40 - len(inner) == OVERHEAD_IPV6 == 92
     assert TUN_MTU == 1400
+
+
+def test_a_worker_reports_its_three_newest_indexes_newest_first() -> None:
+    gateway = Worker()
+    for index in range(5):
+        gateway.table.rebind(Rebind(2 + index, 3, gateway.path(index, CLIENT), None, 0, []))
+        gateway.get(*(datagram(data(), counter, index=index) for counter in (0, 2)))
+    reports = session_reports(gateway.table.by_record[3])
+    assert [(report.index, report.next_counter) for report in reports] == [(4, 3), (3, 3), (2, 3)]
+    assert {report.missing for report in reports} == {b"\x02" + bytes(31)}  # counter 1
 
 
 @pytest.fixture
