@@ -16,7 +16,7 @@ _REASON = re.compile(r"\]\(\.\./decisions\.md#([\w-]+)\)")
 
 
 @cache
-def tests_of(path: Path) -> frozenset[str]:
+def defined_in(path: Path) -> frozenset[str]:
     """The tests that pytest finds in a file: functions, and methods as Class::method."""
     found = set()
     for node in ast.parse(path.read_text()).body:
@@ -46,7 +46,7 @@ def findings(text: str, root: Path = ROOT) -> list[str]:
     for path, name in _NAMED.findall(text):
         if not (root / path).is_file():
             wrong.append(f"{path}: no such file")
-        elif name not in tests_of(root / path):
+        elif name not in defined_in(root / path):
             wrong.append(f"{path}: no test {name}")
     rows = statements(text)
     wrong += [f"nothing shows: {row}" for row in rows if not _NAMED.search(row) and not _REASON.search(row)]
