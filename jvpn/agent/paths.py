@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import PathMtu
+from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from workers.commands import Binding, Endpoint
 
@@ -25,7 +26,7 @@ class Uplink:
     """A way out of this machine. `number` names its socket, `remote` is the gateway as reached through it.
 
     `remotes` are all of the gateway's endpoints that this uplink can reach, best first; `link_up`: it has a link, and
-    at least one of them.
+    at least one of them. `sources` are the addresses that it sends from, at most one of each family.
     """
 
     number: int
@@ -34,13 +35,25 @@ class Uplink:
     remote: Endpoint
     link_up: bool = True
     remotes: tuple[Endpoint, ...] = ()
+    sources: tuple[bytes, ...] = ()
+
+    @property
+    def local(self) -> Endpoint:
+        """Where what goes to `remote` comes from; zero when that is the kernel's choice."""
+        return self.local_for(self.remote)
+
+    def local_for(self, remote: Endpoint) -> Endpoint:
+        ipv4 = is_ipv4(remote.address)
+        return next((Endpoint(own, 0) for own in self.sources if is_ipv4(own) is ipv4), _LOCAL_ANY)
 
 
 @dataclass(slots=True)
 class ClientPath:
-    """One uplink's path in one session."""
+    """One uplink's path in one session. `local`, where it sends from, is its own: nothing of it may go out under
+    another address, by which an observer of both networks could link them."""
 
     uplink: Uplink
+    local: Endpoint
     index: int
     steering_id: bytes
     health: PathHealth
@@ -63,7 +76,7 @@ class ClientPath:
         return Binding(
             self.index,
             self.uplink.number,
-            _LOCAL_ANY,
+            self.local,
             self.uplink.remote,
             self.mtu.confirmed,
             self.mtu.settled,
@@ -100,7 +113,7 @@ class PathTable:
                 del self.left[next(iter(self.left))]
         health = PathHealth(self.policy, now_ms * NS, active=active)
         own_id = steering_id(self.secrets, self.last_index)
-        path = ClientPath(uplink, self.last_index, own_id, health, PathMtu(now_ms * NS))
+        path = ClientPath(uplink, uplink.local, self.last_index, own_id, health, PathMtu(now_ms * NS))
         self.paths[uplink.number] = path
         return path
 

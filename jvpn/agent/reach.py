@@ -96,11 +96,13 @@ class Reach:
         port = self._uplinks.by_index(index)
         if port is None or not port.link:
             return
-        before, was_usable = port.addresses, port.uplink.link_up
+        before, was_usable, source = port.addresses, port.uplink.link_up, port.uplink.local
         self._uplinks.read_addresses(port)
         self._settle(port, now_ns)
         if not was_usable or not port.uplink.link_up or before == port.addresses:
             return
+        if port.uplink.local != source:
+            self._uplinks.renew(port)
         # A further address is no reason to leave a path that answers.
         if before - port.addresses or not self._answering(port, now_ns):
             self._core.path_event(port.uplink, now_ns)

@@ -50,9 +50,13 @@ class Switching:
 
     def on_path_event(self, uplink: Uplink, now_ms: int) -> None:
         """An address or route of an uplink with a link changed. A link that comes up brings several of these: a path
-        that is being asked for already keeps its index, or the ACK would name one that was left."""
+        that is being asked for already keeps its index, or the ACK would name one that was left. One whose address
+        has gone does not: its index would link the networks, so an active one asks on a fresh index at once."""
         attempt, path = self._requester.attempt, self._paths.paths.get(uplink.number)
-        if attempt is not None and path is not None and path.index in attempt.asked:
+        moved = path is not None and path.local != uplink.local
+        if moved and self._paths.active == uplink.number and self._session.configured:
+            self.lose(Cause.ADDRESS_CHANGED, now_ms, stay=True)
+        elif attempt is not None and path is not None and path.index in attempt.asked and not moved:
             self._try_again(uplink, now_ms)
         else:
             self.on_link(uplink, True, now_ms)

@@ -6,7 +6,7 @@ family: asking the kernel says nothing, since for a bound socket without a route
 """
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from jvpn.agent.netlinks import link_is_up, usable_addresses
@@ -82,9 +82,9 @@ class Uplinks:
 
     def send(self, number: int, remote: Endpoint, data: bytes) -> None:
         """Best effort, as UDP is."""
-        transport = self.ports[number].transport
-        if transport is not None:
-            transport.send(data, UNKNOWN, remote)
+        port = self.ports[number]
+        if port.transport is not None:
+            port.transport.send(data, port.uplink.local_for(remote), remote)
 
     # What changed
 
@@ -103,6 +103,8 @@ class Uplinks:
             port.index = index
             if index is not None:
                 self._open(port)
+        elif link and not port.link:
+            self.renew(port)
         port.link = link and port.opened is not None
 
     @staticmethod
@@ -116,6 +118,7 @@ class Uplinks:
         """
         uplink = port.uplink
         uplink.remotes = port.reachable(self.remotes)
+        uplink.sources = tuple(self._sources(port))
         if keep and port.reachable([uplink.remote]):
             return port.link
         if uplink.remotes and uplink.remote not in uplink.remotes:
@@ -131,7 +134,25 @@ class Uplinks:
         uplink.remote = uplink.remotes[(known + 1) % len(uplink.remotes)]
         return True
 
+    @staticmethod
+    def _sources(port: Port) -> Iterator[bytes]:
+        """Of each family the address that the endpoints are reached from. One in use stays while the device has it."""
+        known = [own for own in port.uplink.sources if addresses.to_text(own) in port.addresses]
+        for ipv4 in (True, False):
+            same = [own for own in known if addresses.is_ipv4(own) is ipv4]
+            remotes = [r for r in port.uplink.remotes if addresses.is_ipv4(r.address) is ipv4]
+            if same:
+                yield same[0]
+            elif remotes and port.opened is not None:
+                yield from _source_for(port.name, remotes[0])
+
     # Sockets
+
+    def renew(self, port: Port) -> None:
+        """Another socket, so another port: on another network the old one would tell who comes."""
+        if port.opened is not None:
+            self._close(port)
+            self._open(port)
 
     def _open(self, port: Port) -> None:
         try:
@@ -153,3 +174,13 @@ class Uplinks:
             if port.opened is not None:
                 port.opened.close()
             port.opened = port.transport = None
+
+
+def _source_for(device: str, remote: Endpoint) -> list[bytes]:
+    """The address that the kernel would send from; empty without a route."""
+    try:
+        with udp.open_socket("::", 0, device=device) as asking:
+            asking.connect((addresses.for_socket(remote.address), remote.port))
+            return [addresses.to_bytes(asking.getsockname()[0])]
+    except OSError:
+        return []

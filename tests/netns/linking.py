@@ -9,7 +9,7 @@ sealed bytes, a ticket, a salt.
 import socket
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jvpn.lab.capture import Frame
@@ -86,8 +86,8 @@ Strings = dict[int, set[bytes]]
 def strings(datagrams: Iterable[Seen]) -> Strings:
     """By offset, every string of LINKING bytes there that lies in one field.
 
-    A string over a field's edge has less than LINKING bytes of either: where one byte of a random field meets three of a
-    counter, some of many datagrams are equal by chance. `constant_bytes` sees what is at the edges.
+    A string over a field's edge has less than LINKING bytes of either: where one byte of a random field meets three of
+    a counter, some of many datagrams are equal by chance. `constant_bytes` sees what is at the edges.
     """
     found: Strings = defaultdict(set)
     for datagram in datagrams:
@@ -98,10 +98,15 @@ def strings(datagrams: Iterable[Seen]) -> Strings:
     return found
 
 
-def shared(one: Strings, other: Strings, innocent: Strings) -> Strings:
-    """What both have at an offset, and what the capture of another session has not there."""
-    both = {at: one[at] & other[at] - innocent.get(at, set()) for at in one.keys() & other.keys()}
-    return {at: common for at, common in both.items() if common}
+def shared(one: Strings, other: Strings, innocent: Sequence[Seen]) -> Strings:
+    """What both have at an offset, and what no datagram of another session has there."""
+    both = {at: one[at] & other[at] for at in one.keys() & other.keys()}
+    left = {
+        at: common - {datagram.data[at : at + LINKING] for datagram in innocent}
+        for at, common in both.items()
+        if common
+    }
+    return {at: common for at, common in left.items() if common}
 
 
 def constant_bytes(datagrams: Iterable[bytes]) -> set[int]:

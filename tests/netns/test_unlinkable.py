@@ -99,6 +99,8 @@ class Observer:
 
 @pytest.fixture
 def observer(two_uplinks: Net) -> Iterator[Observer]:
+    # An address that goes takes the others of its subnet along otherwise (ip-sysctl.rst).
+    two_uplinks.client.sysctl({"net.ipv4.conf.all.promote_secondaries": 1})
     made = Observer(two_uplinks)
     setup = Setup(
         endpoints=((SERVICE_IP, PORT), (SERVICE_IP6, PORT)),
@@ -132,7 +134,22 @@ def chosen_uplink(system: Running) -> None:
     system.moved_from(left, CLIENT)
 
 
-MOVES = (dead_link, chosen_uplink)
+def other_address(system: Running) -> None:
+    """The uplink's network gives the client another address and takes the old one away."""
+    link, old = system.active(CLIENT), system.attached(CLIENT)["source"].partition(":")[0]
+    new = link.spare_ip if old == link.client_ip else link.client_ip
+    # Or it might well go on over the other uplink.
+    system.other(link).down()
+    device = link.client_device
+    if f" {new}/" not in system.net.client.run(["ip", "-br", "addr", "show", device]).stdout:
+        system.net.client.ip(f"addr add {new}/24 dev {device}")
+    system.net.client.ip(f"addr del {old}/24 dev {device}")
+    wait_for(
+        lambda: system.attached(CLIENT)["source"].startswith(f"{new}:"), "the session at the new address"
+    )
+
+
+MOVES = (dead_link, chosen_uplink, other_address)
 Pair = tuple[list[Seen], list[Seen]]
 
 
@@ -153,19 +170,14 @@ def moves(observer: Observer, act: Callable[[Running], None]) -> Pair:
     return networks[before], networks[after]
 
 
-def as_much_of_the_control(observer: Observer) -> None:
+def as_much_of_the_control(observer: Observer, pairs: list[Pair]) -> None:
     """Its counters must have got as far as the client's, or they would look like the client's own."""
-
-    def far_enough() -> bool:
-        ours = [datagram for there in observer.client().values() for datagram in there]
-        theirs = observer.control()
-        return all(
-            highest_sequence(d for d in theirs if d.up is up)
-            >= highest_sequence(d for d in ours if d.up is up)
-            for up in (True, False)
+    for up in (True, False):
+        ours = highest_sequence(d for pair in pairs for network in pair for d in network if d.up is up)
+        wait_for(
+            lambda up=up, ours=ours: highest_sequence(d for d in observer.control() if d.up is up) >= ours,
+            "as many datagrams of the control",
         )
-
-    wait_for(far_enough, "as many datagrams of the control")
 
 
 # What is judged
@@ -181,7 +193,7 @@ def test_nothing_in_the_datagrams_links_two_networks(observer: Observer, traffic
     for stream in traffic:
         stream.goes_on()
     assert system.attached(CLIENT)["session_id"] == session
-    as_much_of_the_control(observer)
+    as_much_of_the_control(observer, [pair for both in pairs.values() for pair in both])
     for act, of_this_kind in pairs.items():
         assert linking_offsets(of_this_kind, observer.control()) == {}, act.__name__
         outer_headers_are_unlinked(of_this_kind)
@@ -195,7 +207,7 @@ def linking_offsets(pairs: list[Pair], control: list[Seen]) -> dict[tuple[bool, 
     """Offsets, by direction, at which the networks of every pair share a string that is not in the control's there."""
     found: dict[tuple[bool, int], list[bytes]] = {}
     for up in (True, False):
-        innocent = strings(d for d in control if d.up is up)
+        innocent = [d for d in control if d.up is up]
         each = [
             shared(strings(d for d in a if d.up is up), strings(d for d in b if d.up is up), innocent)
             for a, b in pairs
@@ -236,7 +248,7 @@ def no_byte_is_constant(observer: Observer) -> None:
     by_kind: dict[tuple[PacketType, bool], list[bytes]] = defaultdict(list)
     for datagram in everything:
         by_kind[datagram.kind, datagram.up].append(datagram.data)
-    assert {kind: at for kind, there in by_kind.items() if (at := constant_bytes(there))} == {}
+    assert {kind: at for kind, there in by_kind.items() if (at := constant_bytes(there[:100]))} == {}
 
 
 def outer_headers_are_unlinked(pairs: list[Pair]) -> None:
