@@ -13,8 +13,9 @@ from workers import commands
 if TYPE_CHECKING:
     from jvpn.agent.session import ClientSession
 
-#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown".
-REPORT_WAIT_MS = 5
+#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
+#: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
+REPORT_WAIT_MS = 50
 
 
 class Switching:
