@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jvpn.agent.effects import ClearRecord, Effect, SessionOver
+from jvpn.agent.effects import ClearRecord, Effect, SendDatagram, SessionOver
 from jvpn.agent.handshaking import Handshaking, Identity
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import NS, Uplink
@@ -68,6 +68,7 @@ class ClientCore:
         self._handshaking = self._new_handshake(last_timestamp_us, now_ns // NS)
         self._confirm_by_ms = 0
         self._gave_up = False
+        self._farewells: list[tuple[int, SendDatagram]] = []
         self.stopped = False
 
     def effects(self) -> list[Effect]:
@@ -209,12 +210,26 @@ class ClientCore:
 
     # Time
 
+    @property
+    def closing_ms(self) -> int | None:
+        """When the next CLOSE of a session that is over is to go, None when all have gone."""
+        return min((at_ms for at_ms, _datagram in self._farewells), default=None)
+
     def get_timer(self) -> float:
         """When `handle_timer` is due, CLOCK_BOOTTIME milliseconds."""
-        return self._handshaking.get_timer() if self.session is None else self.session.get_timer()
+        closing_ms = self.closing_ms
+        if closing_ms is not None and self.stopped:
+            return closing_ms
+        due_ms = self._handshaking.get_timer() if self.session is None else self.session.get_timer()
+        return due_ms if closing_ms is None else min(due_ms, closing_ms)
+
+    def _say_farewells(self, now_ms: int) -> None:
+        self._effects += [datagram for at_ms, datagram in self._farewells if at_ms <= now_ms]
+        self._farewells = [later for later in self._farewells if later[0] > now_ms]
 
     def handle_timer(self, now_ns: int) -> None:
         now_ms = now_ns // NS
+        self._say_farewells(now_ms)
         if self.session is None:
             if not self.stopped:
                 self._effects += self._handshaking.handle_timer(now_ms)
@@ -241,6 +256,8 @@ class ClientCore:
         self._gave_up = False
         note = "no gateway that answers knows it any more" if session.was_reset else ""
         self._effects.append(SessionOver(session.ended.value, again, note))
+        self._farewells += session.farewells
+        self._say_farewells(now_ms)
         self.session = None
         self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms)
         self.stopped = self.stopped or not again

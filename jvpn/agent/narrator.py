@@ -3,7 +3,14 @@
 from collections.abc import Callable
 
 from jvpn.agent.paths import ClientPath
-from jvpn.observability.events import PathRef, ReattachAttempt, ReattachResult, TransportSwitch, state_change
+from jvpn.observability.events import (
+    PathRef,
+    ReattachAttempt,
+    ReattachResult,
+    TransportSwitch,
+    TransportSwitchDenied,
+    state_change,
+)
 from jvpn.observability.sink import Sink
 from jvpn.protocol.addresses import endpoint_text
 from jvpn.session.machine import Origin, Transition
@@ -41,6 +48,11 @@ class ClientNarrator:
         self._sink.emit(
             ReattachResult(attempt=attempt, result=result, retry_after_ms=retry_after_ms, **common)  # type: ignore[arg-type]
         )
+
+    def denied(self, cause: str, reason: str, version: int) -> None:
+        """The gateway asked for a switch that cannot be."""
+        common = self._common(version, reason)
+        self._sink.emit(TransportSwitchDenied(cause=cause, **common))  # type: ignore[arg-type]
 
     def switched(
         self,

@@ -184,7 +184,15 @@ class Agent:
             self._complain()
         self.core.stop(now_ns())
         self._carry_out(self.core.effects())
+        self._take_leave()
         return self._status
+
+    def _take_leave(self) -> None:
+        """CLOSE is said three times, apart: loss comes in bursts."""
+        while (due_ms := self.core.closing_ms) is not None:
+            time.sleep(max(0.0, due_ms / 1000 - now_ns() / 1e9))
+            self.core.handle_timer(now_ns())
+            self._carry_out(self.core.effects())
 
     def stop(self) -> None:
         self._running = False

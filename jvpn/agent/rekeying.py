@@ -67,6 +67,12 @@ class ClientRekeying:
         self._initiator = RekeyInitiator(self.secrets, self.kem, self._random_bytes(INITIATOR_RANDOM_SIZE))
         self._say(now_ms)
 
+    def require(self, now_ms: int) -> None:
+        """The gateway wants a rekey: now, or as soon as the last one is over."""
+        if self.old_secrets is not None:
+            self._due_ms = self._old_until_ms
+        self.begin(now_ms)
+
     def _say(self, now_ms: int) -> None:
         assert self._initiator is not None
         self._channel.send(ControlType.REKEY_INIT, self._initiator.init_value, now_ms)

@@ -29,6 +29,8 @@ from workers.page import Activity
 CONFIRM_REPEAT_MS = 100
 #: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
 ACTIVITY_TICK_MS = 20
+#: Nobody is to wait long for a client that stops, however slow its path.
+CLOSE_APART_MAX_MS = 500
 
 
 class ClientSession:
@@ -73,6 +75,8 @@ class ClientSession:
         self.was_reset = False
         self._tunnel: ConfigureTunnel | None = None
         self.ended: Reason | None = None
+        #: CLOSEs, sealed, and when each is to go.
+        self.farewells: list[tuple[int, SendDatagram]] = []
         self._next_confirm_ms = now_ms
         self._next_tick_ms = now_ms
         self._health_repeat_ms: int | None = None
@@ -89,9 +93,7 @@ class ClientSession:
         if kind is PacketType.CONTROL:
             opened = self.control.open(path.index, data)
             self.owners.heard(now_ms)
-            for message in self.channel.receive(opened.plaintext):
-                self._on_message(message, now_ms)
-            self._flush(now_ms)
+            self._on_messages(self.channel.receive(opened.plaintext), now_ms)
         elif kind is PacketType.REATTACH_ACK:
             self.switching.on_ack(reattach.open_ack(self.secrets, data), path, now_ms)
         elif kind is PacketType.REATTACH_FAIL:
@@ -101,6 +103,18 @@ class ClientSession:
         else:
             raise WireError("unexpected_type")
 
+    def _on_messages(self, messages: list[Message], now_ms: int) -> None:
+        """One that is refused does not take its neighbours with it: all of them are acknowledged, once."""
+        refused: WireError | None = None
+        for message in messages:
+            try:
+                self._on_message(message, now_ms)
+            except WireError as error:
+                refused = error
+        self._flush(now_ms)
+        if refused is not None:
+            raise refused
+
     def _on_message(self, message: Message, now_ms: int) -> None:
         if message.kind is ControlType.CONFIG:
             self._on_config(messages.decode_config(message.value), now_ms)
@@ -109,7 +123,9 @@ class ClientSession:
         elif message.kind is ControlType.REKEY_RESPONSE:
             self._on_rekey_response(message.value, now_ms)
         elif message.kind is ControlType.REKEY_REQUIRED:
-            self.rekeying.begin(now_ms)
+            self.rekeying.require(now_ms)
+        elif message.kind is ControlType.SWITCH:
+            self.switching.on_switch(message.value, now_ms)
         elif message.kind is ControlType.CLOSE:
             code = messages.decode_reason(message.value)
             reason = Reason(code) if code in Reason.__members__ else Reason.PEER_CLOSED
@@ -207,12 +223,22 @@ class ClientSession:
         self._flush(now_ms)
 
     def _flush(self, now_ms: int) -> None:
+        for datagram in self._sealed(now_ms):
+            self.do(datagram)
+
+    def _sealed(self, now_ms: int) -> list[SendDatagram]:
+        """CONTROL that is due, for the active path; without one it waits."""
         active = self.paths.active_path
         if active is None:
-            return
-        for plaintext in self.channel.plaintexts_to_send(now_ms):
-            datagram = self.control.seal(active.index, active.steering_id, plaintext)
-            self.do(SendDatagram(active.uplink.number, active.uplink.remote, datagram))
+            return []
+        self.channel.expect(active.patience_ms or 0.0)
+        uplink = active.uplink
+        return [
+            SendDatagram(
+                uplink.number, uplink.remote, self.control.seal(active.index, active.steering_id, text)
+            )
+            for text in self.channel.plaintexts_to_send(now_ms)
+        ]
 
     # Probes
 
@@ -332,13 +358,13 @@ class ClientSession:
     def end(
         self, reason: Reason, now_ms: int, *, tell: bool, details: dict[str, object] | None = None
     ) -> None:
-        """The session is over; `tell` the gateway with three CLOSEs if a path is left."""
+        """The session is over; `tell` the gateway with three CLOSEs, apart, if a path is left."""
         if self.view.terminated:
             return
-        if tell:
-            for _ in range(CLOSE_REPEATS):
-                self.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
-            self._flush(now_ms)
+        for number in range(CLOSE_REPEATS if tell else 0):
+            self.channel.send(ControlType.CLOSE, reason.value.encode(), now_ms)
+            at_ms = now_ms + number * min(self.channel.repeat_ms, CLOSE_APART_MAX_MS)
+            self.farewells += [(at_ms, datagram) for datagram in self._sealed(now_ms)]
         attempt, self.requester.attempt = self.requester.attempt, None
         if attempt is not None and attempt.asked:
             self.narrator.result(attempt.number, "abandoned", reason.value, self.view.state_version)

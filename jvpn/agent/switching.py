@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from jvpn.agent.narrator import path_ref
 from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.agent.reattaching import Attempt
-from jvpn.protocol import reattach
+from jvpn.protocol import messages, reattach
 from jvpn.protocol.reattach import Ack, Cause, Report, Result
+from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, split_version
 from workers import commands
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 #: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
 #: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
 REPORT_WAIT_MS = 50
+#: What a SWITCH may ask for; such a choice holds until its path is lost.
+_ASKED = frozenset({Cause.OPERATOR_SWITCH.name, Cause.NODE_DRAIN.name})
 
 
 class Switching:
@@ -30,7 +33,8 @@ class Switching:
         #: What had arrived when the path was lost, and the command whose Done will say so.
         self._reports: tuple[Report, ...] = ()
         self._report_seq = -1
-        #: Uplink number that the operator switched to: preference leaves it alone until that path is lost.
+        #: Uplink number that the operator or a draining node had us switch to: preference leaves it alone until that
+        #: path is lost.
         self._chosen: int | None = None
         #: Why the gateway refused the last attempt, "" when it did not.
         self.refused = ""
@@ -89,6 +93,32 @@ class Switching:
         self._view.apply(Reason[cause.name], now_ms)
         self._session.clocks(now_ms)
         return True
+
+    def on_switch(self, value: bytes, now_ms: int) -> None:
+        """SWITCH: the gateway wants the session on another path. Raises WireError for a wish that is none."""
+        code = messages.decode_reason(value)
+        if code not in _ASKED:
+            raise WireError("unexpected_control")
+        cause, uplink = Cause[code], self._another(now_ms)
+        if uplink is None:
+            denied = "NO_CANDIDATE"
+        elif self.switch(uplink, cause, now_ms):
+            return
+        else:
+            denied = "SWITCH_IN_FLIGHT"
+        self._narrator.denied(cause.name, denied, self._view.state_version)
+
+    def _another(self, now_ms: int) -> Uplink | None:
+        """The best candidate that is not known to be dead, if it can be on another endpoint than the active path."""
+        here = self._paths.active_path
+        alive = [
+            path
+            for path in self._paths.candidates(now_ms, without=self._paths.active)
+            if not path.health.dead(now_ms * NS)
+        ]
+        if here is not None:
+            alive.sort(key=lambda path: path.uplink.remote == here.uplink.remote)
+        return alive[0].uplink if alive else None
 
     def lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
         """The active path is no path any more. `stay`: the same uplink is the best candidate (its source changed)."""
@@ -219,7 +249,7 @@ class Switching:
         self._paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
         bound.bound_us = now_ms * 1000
-        if attempt.cause is Cause.OPERATOR_SWITCH:
+        if attempt.cause.name in _ASKED:
             self._chosen = bound.uplink.number
         elif bound.uplink.number != self._chosen:
             self._chosen = None
@@ -238,6 +268,7 @@ class Switching:
         elif not attempt.voluntary:
             resend = [commands.IndexReport(*report) for report in ack.reports]
         self._reports = ()
+        self._session.channel.move(now_ms)
         self._session.worker.rebind(
             [], draining, now_ms + max(self._session.policy.drain_window_ms, 250), resend=resend
         )

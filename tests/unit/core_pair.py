@@ -288,16 +288,20 @@ class CorePair:
             if (
                 at_ms is not None
                 and at_ms <= self.now_ms
-                and not (core is self.client and self.client.stopped)
+                and not (core is self.client and self._client_is_over)
             ):
                 core.handle_timer(self.now_ms if core is self.gateway else self.now_ns)
                 self._carry_out()
                 busy = True
         return busy
 
+    @property
+    def _client_is_over(self) -> bool:
+        return self.client.stopped and self.client.closing_ms is None
+
     def _next_ns(self) -> int:
         due: list[float] = [self._agenda[0][0]] if self._agenda else []
-        timers = [self.gateway.get_timer(), None if self.client.stopped else self.client.get_timer()]
+        timers = [self.gateway.get_timer(), None if self._client_is_over else self.client.get_timer()]
         due += [-(-at_ms // 1) * NS for at_ms in timers if at_ms is not None]
         return int(min(due, default=self.now_ns + 1_000 * NS))
 
