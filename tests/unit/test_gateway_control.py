@@ -169,7 +169,8 @@ def test_on_a_short_path_control_is_repeated_at_the_least_interval(forge: Forge)
 
 
 def test_acknowledgements_measure_the_path() -> None:
-    pair = CorePair()
+    # With another uplink the client would do as it is asked.
+    pair = CorePair(uplinks=1)
     pair.rules.append(lambda flight: [70] if flight.uplink == 0 else None)
     pair.attach()
     pair.advance(2_000)
