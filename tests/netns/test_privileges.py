@@ -110,12 +110,43 @@ def test_a_worker_that_takes_a_dead_ones_seat_can_do_no_more(system: Running, tw
     assert_powerless(seated(system)[0])
 
 
+def waited_for(pid: int) -> set[str]:
+    """What a process's epoll descriptors watch, as /proc names it: "socket:[123]", "/dev/net/tun", …"""
+    folder = Path(f"/proc/{pid}")
+    links = {link.name: os.readlink(link) for link in (folder / "fd").iterdir()}
+    infos = [
+        (folder / "fdinfo" / number).read_text() for number, target in links.items() if "eventpoll" in target
+    ]
+    watched = [line.split()[1] for info in infos for line in info.splitlines() if line.startswith("tfd:")]
+    return {links[number] for number in watched}
+
+
+def udp_sockets(pid: int) -> set[str]:
+    lines = [
+        line.split()
+        for name in ("udp", "udp6")
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {f"socket:[{fields[9]}]" for fields in lines}
+
+
 def test_the_holder_keeps_what_its_page_says(system: Running) -> None:
-    fields = status(holder(system))
+    pid = holder(system)
+    fields = status(pid)
     expected = documented("holder")
     for name in ("CapPrm", "CapEff", "CapBnd"):
         assert capabilities(fields[name]) == expected
     assert fields["NoNewPrivs"] == "1"
+    # It reads nothing from the network, though it has every socket and queue.
+    kept = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    group = udp_sockets(pid)
+    assert len(group & kept) == 4  # two of the supervisor, one of each worker: it has them all
+    assert "/dev/net/tun" in kept
+    assert not waited_for(pid) & (group | {"/dev/net/tun"})
+    assert len(waited_for(system.gateway.popen.pid) & group) == 2
+    # It is the parent of all workers, the warm spare among them.
+    assert len(children(pid)) >= len(seated(system)) + 1
+    assert set(seated(system)) <= set(children(pid))
 
 
 def test_the_spare_waits_with_no_more_than_the_holder_has(system: Running) -> None:

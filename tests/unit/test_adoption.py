@@ -292,3 +292,22 @@ def test_a_row_comes_back_as_it_was_written(pair: CorePair) -> None:
 def test_damaged_memory_is_not_recalled(damage: bytes) -> None:
     with pytest.raises(NotRemembered):
         recall(damage)
+
+
+def test_the_page_is_believed_where_the_store_is_older(pair: CorePair) -> None:
+    """The supervisor died between a bind and the store's row of it."""
+    pair.attach()
+    older = stored(pair)
+    pair.link(0, up=False)
+    pair.wait_for(lambda: pair.attached)
+    active, version = pair.live.bindings.active, pair.live.machine.state_version
+    assert active is not None
+    assert older[0].state_version < version
+    restart(pair, records=older)
+    again = pair.live.bindings.active
+    assert again is not None
+    assert pair.live.machine.state_version == version
+    assert (again.index, again.source) == (active.index, active.source)
+    assert pair.live.last_attempt > older[0].last_bound_attempt
+    pair.advance(1_000)
+    assert carries_traffic(pair)
