@@ -24,9 +24,19 @@ from jvpn.protocol.paths import (
     challenge_slot,
     decode,
 )
-from workers.commands import Endpoint, IndexSeen, MtuAnswered, ProbeAnswered, SendMtuProbe, SendProbe
+from workers.commands import (
+    Endpoint,
+    IndexSeen,
+    MtuAnswered,
+    PhaseSeen,
+    ProbeAnswered,
+    SendMtuProbe,
+    SendProbe,
+)
 from workers.counters import Counter
+from workers.keys import Phase
 from workers.paths import PathEntry
+from workers.sessions import Session
 from workers.table import SessionTable
 from workers.udp import Received, UdpSocket, pktinfo, socket_address
 
@@ -37,7 +47,7 @@ class Answers:
     def __init__(
         self,
         table: SessionTable,
-        report: Callable[[ProbeAnswered | MtuAnswered | IndexSeen], bool],
+        report: Callable[[ProbeAnswered | MtuAnswered | IndexSeen | PhaseSeen], bool],
         counters: "memoryview[int]",
     ) -> None:
         self._table = table
@@ -78,14 +88,22 @@ class Answers:
         else:
             self._answered(udp, received, entry, message)
 
-    def heard(self, entry: PathEntry, now_ns: int) -> None:
-        """Something authenticated came on this index: the page learns when, a gateway's supervisor of a new index."""
+    def heard(self, entry: PathEntry, phase: Phase, now_ns: int) -> None:
+        """Something authenticated came on this index: the page learns when, a gateway's supervisor of a new index or
+        key phase."""
         session = entry.session
         session.heard(now_ns)
+        if phase is not session.phase and self._table.gateway:
+            self._newer(session, phase.keys.phase)
         if entry.index > session.highest_seen and (
             not self._table.gateway or self._report(IndexSeen(session.record, entry.index))
         ):
             session.highest_seen = entry.index
+
+    def _newer(self, session: Session, phase: int) -> None:
+        known = max(session.phase_told, session.phase.keys.phase)
+        if phase > known and self._report(PhaseSeen(session.record, phase)):
+            session.phase_told = phase
 
     def unsolicited(self, udp: UdpSocket, received: Received, entry: PathEntry, now_ns: int) -> None:
         """Tell a source that its index is active but bound to another source."""

@@ -58,8 +58,11 @@ class Backlog:
         return bool(self._paces)
 
     def bound(self, session: Session, reports: Sequence[IndexReport] | None, now_ns: int) -> None:
-        """`session` has a path, or has lost it. `reports`: what the peer has; None: nothing new is sent again."""
-        if session.path is None:
+        """`session` has a path, or has lost it `reports`: what the peer has; None: nothing new is sent again.
+
+        A session whose keys are used up is as one without a path.
+        """
+        if session.path is None or session.used_up:
             # What was not sent again yet is still kept, and will be judged by the next reports.
             session.resending.clear()
             self._paces.pop(session, None)
@@ -90,7 +93,7 @@ class Backlog:
 
     def _session_turn(self, session: Session, now_ns: int) -> None:
         pace, path = self._paces[session], session.path
-        if path is None:
+        if path is None or session.used_up:
             del self._paces[session]
             return
         until = pace.spent + TURN_BYTES

@@ -111,6 +111,10 @@ class AddSession(msgspec.Struct, frozen=True, tag=True):
     `allowed_sources` are inner prefixes ("10.8.0.2/32") that the peer may send from; `routes` are the inner prefixes
     whose traffic goes into this session. `binding` None: no path yet, nothing is sent. What was sent in the last
     `resend_window_ms`, and what comes from the TUN while there is no path, is kept, in `resend_bytes` each; 0: not.
+
+    `send_until` and `forged_until`: where the keys are used up, as the session's `Activity.sent_packets` and `forged`.
+    From the one on nothing more is sent, from the other on nothing more is opened, until there are other keys; 0: no
+    limit.
     """
 
     seq: int
@@ -125,6 +129,8 @@ class AddSession(msgspec.Struct, frozen=True, tag=True):
     binding: Binding | None
     resend_window_ms: int = 500
     resend_bytes: int = 4 << 20
+    send_until: int = 0
+    forged_until: int = 0
 
 
 class InstallIndexes(msgspec.Struct, frozen=True, tag=True):
@@ -275,7 +281,14 @@ class IndexSeen(msgspec.Struct, frozen=True, tag=True):
     index: int
 
 
-Report = Ready | Done | Datagram | ProbeAnswered | MtuAnswered | IndexSeen
+class PhaseSeen(msgspec.Struct, frozen=True, tag=True):
+    """Something authenticated came under a newer phase than this gateway sends under."""
+
+    record: int
+    phase: int
+
+
+Report = Ready | Done | Datagram | ProbeAnswered | MtuAnswered | IndexSeen | PhaseSeen
 
 encode = msgspec.msgpack.Encoder().encode
 decode_command = msgspec.msgpack.Decoder(Command).decode

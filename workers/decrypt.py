@@ -118,7 +118,7 @@ class Decryptor:
             last = self._open(phase.opener(), entry.index, layout, count, tail)
         except InvalidTag:
             return False
-        self._answers.heard(entry, now_ns)
+        self._answers.heard(entry, phase, now_ns)
         self._replay_and_deliver(entry, layout, count, last, received.size, now_ns)
         return True
 

@@ -6,7 +6,7 @@ find here what no store could keep up with. Every byte has one writer: rows of t
     offset                 what                                              written by
     0                      magic, version, capacity, challenge key, fence    holder (fence: supervisor)
     COUNTERS + 1024 * s    128 counters of 64 bit of slot s                  the process in slot s
-    RECORDS + 512 * r      session record r, first 192 bytes                 supervisor (sequence lock)
+    RECORDS + 576 * r      session record r, first 256 bytes                 supervisor (sequence lock)
                            session record r, the rest                        the owning worker
 
 Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has
@@ -24,21 +24,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 MAGIC: Final = b"JVPPAGE1"
-VERSION: Final = 2
+VERSION: Final = 3
 HEADER_BYTES: Final = 4096
 COUNTER_SLOTS: Final = 64
 COUNTERS_PER_SLOT: Final = 128
 COUNTERS: Final = HEADER_BYTES
 RECORDS: Final = COUNTERS + COUNTER_SLOTS * COUNTERS_PER_SLOT * 8
-RECORD_BYTES: Final = 512
-WORKER_PART: Final = 192
-HIGHEST_TABLE: Final = 256
+RECORD_BYTES: Final = 576
+WORKER_PART: Final = 256
+HIGHEST_TABLE: Final = 320
 HIGHEST_ENTRIES: Final = 16
 
 _FIXED = struct.Struct("=8sII32sQ")
 _FENCE_OFFSET = 48
 _SEQUENCE = struct.Struct("=I")
-_ROW = struct.Struct("=HBBQ16sQIiQ16sHBBQ16sHHHBBI16sHQQQQQIQ")
+_ROW = struct.Struct("=HBBQ16sQIiQ16sHBBQ16sHHHBBI16sHQQQQQQQIQQBH")
 _ROW_OFFSET = 4
 _CHECKSUM_OFFSET = _ROW_OFFSET + _ROW.size
 assert _CHECKSUM_OFFSET + 4 <= WORKER_PART
@@ -46,6 +46,8 @@ assert _CHECKSUM_OFFSET + 4 <= WORKER_PART
 _WRITER_S: Final = 0.05
 _ACTIVITY = struct.Struct("=QQQQQQ")
 _HEARD_OFFSET = WORKER_PART + _ACTIVITY.size
+_FORGED_OFFSET = _HEARD_OFFSET + 8
+assert _FORGED_OFFSET + 8 <= HIGHEST_TABLE
 _HIGHEST = struct.Struct("=IxxxxQ")
 _U64 = struct.Struct("=Q")
 
@@ -62,7 +64,9 @@ class SessionRow:
     running). `bindings` tells an active binding at index 0 from none. `slot` is the owning worker, `listener` the
     number of the socket the active binding came in by, `before` the state that RECOVERING was entered from (0: none),
     `reason` the last transition's, as the supervisor numbers them. `control_index` and `control_counter` (one higher,
-    0: none) are the newest CONTROL opened: whatever a later supervisor gets below them is a replay.
+    0: none) are the newest CONTROL opened: whatever a later supervisor gets below them is a replay. `*_at_rekey` is the
+    activity at which the present key phase began, `refused_attempt` the highest attempt refused (0: none) and
+    `refused_code` why, as the supervisor numbers it, `security_failures` what counts against the session.
     """
 
     generation: int = 0
@@ -92,15 +96,20 @@ class SessionRow:
     since_ms: int = 0
     rekeyed_ms: int = 0
     sent_at_rekey: int = 0
+    received_at_rekey: int = 0
+    forged_at_rekey: int = 0
     control_index: int = 0
     control_counter: int = 0
+    refused_attempt: int = 0
+    refused_code: int = 0
+    security_failures: int = 0
     reason: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """The worker's part: what authenticated DATA came and went, and when anything authenticated (a probe too) was last
-    heard. Times are CLOCK_BOOTTIME, 0 = never."""
+    """The worker's part: what authenticated DATA came and went, when anything authenticated (a probe too) was last
+    heard, and how many datagrams did not open. Times are CLOCK_BOOTTIME, 0 = never."""
 
     received_ns: int
     sent_ns: int
@@ -109,6 +118,7 @@ class Activity:
     received_packets: int
     sent_packets: int
     heard_ns: int = 0
+    forged: int = 0
 
 
 class Page:
@@ -175,8 +185,13 @@ class Page:
             row.since_ms,
             row.rekeyed_ms,
             row.sent_at_rekey,
+            row.received_at_rekey,
+            row.forged_at_rekey,
             row.control_index,
             row.control_counter,
+            row.refused_attempt,
+            row.refused_code,
+            row.security_failures,
         )
         _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
         begin = start + _ROW_OFFSET
@@ -212,11 +227,16 @@ class Page:
     def read_activity(self, record: int) -> Activity:
         start = RECORDS + record * RECORD_BYTES
         values = _ACTIVITY.unpack_from(self._map, start + WORKER_PART)
-        return Activity(*values, *_U64.unpack_from(self._map, start + _HEARD_OFFSET))
+        heard_and_forged = struct.unpack_from("=QQ", self._map, start + _HEARD_OFFSET)
+        return Activity(*values, *heard_and_forged)
 
     def write_heard(self, record: int, now_ns: int) -> None:
         """Anything authenticated came on this session, at CLOCK_BOOTTIME `now_ns`."""
         _U64.pack_into(self._map, RECORDS + record * RECORD_BYTES + _HEARD_OFFSET, now_ns)
+
+    def write_forged(self, record: int, count: int) -> None:
+        """So many datagrams of this session did not open."""
+        _U64.pack_into(self._map, RECORDS + record * RECORD_BYTES + _FORGED_OFFSET, count)
 
     def write_highest(self, record: int, index: int, counter: int) -> None:
         """Remember the highest counter received on an index; written before the packet reaches the TUN."""

@@ -5,7 +5,16 @@ from typing import Final
 
 from workers.answers import Answers
 from workers.backlog import Backlog
-from workers.commands import AddSession, Datagram, IndexReport, IndexSeen, MtuAnswered, ProbeAnswered, Rebind
+from workers.commands import (
+    AddSession,
+    Datagram,
+    IndexReport,
+    IndexSeen,
+    MtuAnswered,
+    PhaseSeen,
+    ProbeAnswered,
+    Rebind,
+)
 from workers.counters import Counter
 from workers.decrypt import Decryptor
 from workers.deliver import Delivery
@@ -32,7 +41,7 @@ class Pipelines:
         table: SessionTable,
         tun: TunLike | None,
         mtu: int,
-        offer: Callable[[Datagram | ProbeAnswered | MtuAnswered | IndexSeen], bool],
+        offer: Callable[[Datagram | ProbeAnswered | MtuAnswered | IndexSeen | PhaseSeen], bool],
         counters: "memoryview[int]",
     ) -> None:
         self.table = table

@@ -69,6 +69,9 @@ class Session:
         self.source_change_after_ns = 0
         #: Highest index that anything authenticated came on, as far as the supervisor has been told.
         self.highest_seen = -1 if command.binding is None else command.binding.index
+        #: The newest phase that the supervisor has been told of.
+        self.phase_told = 0
+        self.send_until = self.forged_until = 0
         self.receive: dict[int, Phase] = {}
         self.phase: Phase
         self._page = page
@@ -85,6 +88,7 @@ class Session:
             before.received_packets,
             before.sent_packets,
         ]
+        self._forged = before.forged
 
     def bind(self, path: SendPath | None) -> None:
         """Make `path` the one to send on; None: there is none."""
@@ -98,9 +102,21 @@ class Session:
 
     def go_on(self) -> bool:
         """Let what comes from the TUN go at once if nothing has to go first; False when something has."""
-        free = not self.waiting and not self.resending
+        free = not self.waiting and not self.resending and not self.used_up
         self.direct = self.path if free else None
         return free
+
+    @property
+    def used_up(self) -> bool:
+        """Whether nothing more may be sent under these keys."""
+        return 0 < self.send_until <= self._activity[5]
+
+    def forged(self, nibble: int) -> None:
+        """A datagram did not open; after too many nothing more is taken under its key."""
+        self._forged += 1
+        self._page.write_forged(self.record, self._forged)
+        if 0 < self.forged_until <= self._forged:
+            self.receive.pop(nibble, None)
 
     def keep(self, window_ms: int, max_bytes: int) -> None:
         """How much is kept for a reattach, from now on."""
@@ -185,6 +201,8 @@ class Session:
         activity[3] += size
         activity[5] += packets
         self._page.write_activity(self.record, *activity)
+        if self.used_up:
+            self.direct = None
 
     def remember_gateway(self, address: Address) -> None:
         """Client: DATA may come from this address from now on."""

@@ -113,8 +113,9 @@ class Singles:
             )
         except InvalidTag:
             self._counters[Counter.BAD_TAG] += 1
+            entry.session.forged(header.phase)
             return None
-        self._answers.heard(entry, now_ns)
+        self._answers.heard(entry, phase, now_ns)
         return plaintext
 
     def _data(

@@ -97,6 +97,7 @@ class SessionTable:
                 old.discard()
         session.phase = phases[-1]
         session.receive = {phase.nibble: phase for phase in phases}
+        session.send_until, session.forged_until = command.send_until, command.forged_until
         session.allowed = allowed
         session.keep(command.resend_window_ms, command.resend_bytes)
         self._set_routes(session, command.routes)

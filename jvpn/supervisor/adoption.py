@@ -136,6 +136,7 @@ class Adoption:
             slot=row.slot,
             supervisor_generation=context.facts.generation,
             created_ms=stored.expires_boot_ms - policy.session_ttl_ms,
+            key_limits=context.facts.key_limits[current.suite.number],
         )
         state = State.from_number(row.state)
         session.machine = Machine.adopt(
@@ -178,6 +179,7 @@ class Adoption:
         if memory.answered is not None:
             session.answered = Answered(*memory.answered)
         session.rekeyed_ms, session.sent_at_rekey = row.rekeyed_ms, row.sent_at_rekey
+        session.received_at_rekey, session.forged_at_rekey = row.received_at_rekey, row.forged_at_rekey
         # CONFIG may not have arrived: it goes again, where it may go at all.
         has_user_keys = session.demanded_kem is Kem.NONE or session.secrets.phase_number > 0
         session.configured = not has_user_keys

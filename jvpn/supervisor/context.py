@@ -1,13 +1,14 @@
 """What the parts of the gateway core share: facts, tables, and the outgoing effects. Sans-I/O."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import CLOSE_REPEATS, Role
 from jvpn.protocol.control import ControlType
+from jvpn.protocol.key_limits import KEY_LIMITS, KeyLimits
 from jvpn.supervisor.effects import (
     Effect,
     PutId,
@@ -51,6 +52,8 @@ class GatewayFacts:
     default_policy: Policy
     #: Name servers that clients are told of.
     dns: tuple[str, ...] = ()
+    #: How far a key may be used, by suite.
+    key_limits: Mapping[int, KeyLimits] = field(default_factory=lambda: KEY_LIMITS)
 
 
 @dataclass(slots=True)

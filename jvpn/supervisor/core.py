@@ -175,6 +175,14 @@ class GatewayCore:
             self.receive_datagram(report.data, arrival, now_ms)
         elif isinstance(report, commands.IndexSeen):
             self._on_index_seen(report, now_ms)
+        elif isinstance(report, commands.PhaseSeen):
+            self._on_phase_seen(report, now_ms)
+
+    def _on_phase_seen(self, report: commands.PhaseSeen, now_ms: int) -> None:
+        for session in list(self.context.sessions.values()):
+            if session.record == report.record:
+                self._controlling.opened_under(session, report.phase, now_ms)
+                self.context.flush(session, now_ms)
 
     def _on_index_seen(self, report: commands.IndexSeen, now_ms: int) -> None:
         for session in list(self.context.sessions.values()):

@@ -95,6 +95,7 @@ class Handshakes:
             slot=context.least_loaded_slot(),
             supervisor_generation=context.facts.generation,
             created_ms=now_ms,
+            key_limits=context.facts.key_limits[result.secrets.suite.number],
         )
         steering_id = session.indexes.ids[0]
         if steering_id in context.by_steering_id:

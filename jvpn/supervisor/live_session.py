@@ -13,6 +13,7 @@ from jvpn.protocol.constants import MIN_MTU, Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.indexes import IndexTable
+from jvpn.protocol.key_limits import KeyLimits
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Fail, Report
 from jvpn.protocol.sealed_control import SealedControl
@@ -58,6 +59,7 @@ class LiveSession:
         slot: int,
         supervisor_generation: int,
         created_ms: int,
+        key_limits: KeyLimits,
     ) -> None:
         self.session_id = session_id
         self.peer = peer
@@ -81,7 +83,11 @@ class LiveSession:
         self.old_until_ms = 0
         self.answered: Answered | None = None
         self.rekeyed_ms = created_ms
-        self.sent_at_rekey = 0
+        self.sent_at_rekey = self.received_at_rekey = self.forged_at_rekey = 0
+        self.key_limits = key_limits
+        #: When the use of the keys is looked at next, and the message id of the newest REKEY_REQUIRED.
+        self.look_at_keys_ms = created_ms
+        self.rekey_ask_id: int | None = None
         self.given_to_worker = False
         self.configured = False
         #: Steering ids that the client has been given tickets for.
@@ -191,6 +197,8 @@ class LiveSession:
             binding=self.worker_binding(),
             resend_window_ms=self.policy.resend_window_ms,
             resend_bytes=self.policy.resend_bytes,
+            send_until=self.sent_at_rekey + self.key_limits.stop_sent,
+            forged_until=self.forged_at_rekey + self.key_limits.forged,
         )
 
     def rebind_command(self, seq: int) -> commands.Rebind:
@@ -239,6 +247,8 @@ class LiveSession:
             since_ms=self.machine.since_ms,
             rekeyed_ms=self.rekeyed_ms,
             sent_at_rekey=self.sent_at_rekey,
+            received_at_rekey=self.received_at_rekey,
+            forged_at_rekey=self.forged_at_rekey,
             control_index=control_index,
             control_counter=control_counter,
             reason=REASONS.index(self.last_reason) if self.last_reason else 0,

@@ -1,12 +1,14 @@
 """Turns what happens in the gateway core into events. The only place of the supervisor that makes them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from jvpn.observability.events import (
     AuditEvent,
     KeyEvent,
     OwnershipEvent,
     PathRef,
+    PolicyEvent,
     ReattachAttempt,
     ReattachResult,
     SecurityEvent,
@@ -24,6 +26,14 @@ from jvpn.supervisor.live_session import LiveSession, PathFact
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.
 SECURITY_INTERVAL_MS = 1_000
 SECURITY_KINDS_KEPT = 1_024
+
+
+class Limit(NamedTuple):
+    """What a POLICY_EVENT says."""
+
+    name: str
+    observed: float
+    threshold: float
 
 
 class Narrator:
@@ -116,6 +126,19 @@ class Narrator:
         common = self._common(session, "REKEYED")
         kem = session.demanded_kem.name.lower()
         self._sink.emit(KeyEvent(action="rekeyed", phase=session.secrets.phase_number, kem=kem, **common))  # type: ignore[arg-type]
+
+    def rekey_required(self, session: LiveSession, reason: str, limit: Limit) -> None:
+        """The client has been asked for a rekey, because of that limit of the keys in force."""
+        common = self._common(session, reason)
+        kem, phase = session.demanded_kem.name.lower(), session.secrets.phase_number
+        self._sink.emit(KeyEvent(action="overdue", phase=phase, kem=kem, **common))  # type: ignore[arg-type]
+        self.limit(session, reason, limit)
+
+    def limit(self, session: LiveSession, reason: str, limit: Limit) -> None:
+        common = self._common(session, reason)
+        self._sink.emit(
+            PolicyEvent(limit=limit.name, observed=limit.observed, threshold=limit.threshold, **common)  # type: ignore[arg-type]
+        )
 
     def attempt(self, session: LiveSession, request: Request, path: PathFact) -> bool:
         """Once for each attempt id; returns whether this was the first time."""

@@ -1,9 +1,9 @@
 """Rekey at the gateway, which only ever answers.
 
 REKEY_INIT → secrets of the next phase → store → worker (receives under both, sends under the old) → REKEY_RESPONSE.
-The first CONTROL that opens under the new phase proves that the client has it: then everything is sent under the new,
-and the old one is accepted for OLD_PHASE_MS more. Until that is over no other rekey begins. The same REKEY_INIT gets
-the same REKEY_RESPONSE.
+The first datagram that opens under the new phase, CONTROL here or DATA and PATH at the worker, proves that the client
+has it: then everything is sent under the new, and the old one is accepted for OLD_PHASE_MS more. Until that is over no
+other rekey begins. The same REKEY_INIT gets the same REKEY_RESPONSE.
 """
 
 from jvpn.protocol import rekey
@@ -51,7 +51,7 @@ class Rekeying:
             session.channel.send(ControlType.REKEY_RESPONSE, session.answered.response_value, now_ms)
 
     def on_opened(self, session: LiveSession, phase_number: int, now_ms: int) -> bool:
-        """CONTROL came under `phase_number`. Returns whether that has put the new phase in force just now."""
+        """Something authentic came under this phase. Returns whether that has put it in force just now."""
         new = session.next_secrets
         if new is None or phase_number != new.phase_number:
             return False
@@ -59,7 +59,10 @@ class Rekeying:
         session.old_until_ms = now_ms + OLD_PHASE_MS
         session.control.send_under(new.phase_number)
         session.rekeyed_ms = now_ms
-        session.sent_at_rekey = self._context.activity.read_activity(session.record).sent_packets
+        seen = self._context.activity.read_activity(session.record)
+        session.sent_at_rekey, session.received_at_rekey = seen.sent_packets, seen.received_packets
+        session.forged_at_rekey = seen.forged
+        session.look_at_keys_ms = now_ms
         self._context.narrator.rekeyed(session)
         self._context.write_row(session)
         if session.given_to_worker:

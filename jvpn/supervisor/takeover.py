@@ -140,6 +140,7 @@ class Takeover:
             slot=context.least_loaded_slot(),
             supervisor_generation=context.facts.generation,
             created_ms=now_ms,
+            key_limits=context.facts.key_limits[phases[-1].suite.number],
         )
         if len(phases) > 1:
             session.next_secrets = phases[-1]

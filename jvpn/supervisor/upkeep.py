@@ -7,6 +7,7 @@ from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import SaveSession
+from jvpn.supervisor.key_use import KeyUse
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.rekeying import Rekeying
 
@@ -27,6 +28,7 @@ class Upkeep:
         self._context = context
         self._controlling = controlling
         self._rekeying = rekeying
+        self._key_use = KeyUse(context)
         self._terminate = terminate
 
     def due_ms(self, session: LiveSession) -> int:
@@ -38,6 +40,7 @@ class Upkeep:
             session.bindings.drain_until_ms or None,
             self._silence_deadline_ms(session),
             self._rekeying.get_timer(session),
+            self._key_use.get_timer(session),
             None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
         ]
         return min(at for at in due if at is not None)
@@ -54,6 +57,7 @@ class Upkeep:
             self._context.flush(session, now_ms)
         draining.finish(self._context, session, now_ms)
         self._rekeying.handle_timer(session, now_ms)
+        self._key_use.handle_timer(session, now_ms)
         self._store_changes(session, now_ms)
 
     def _expire(self, session: LiveSession, now_ms: int) -> None:

@@ -104,11 +104,11 @@ class PairWorker:
         self._singles.handle(udp, received, memoryview(bytearray(data)), now_ns)
 
     def send_data(self, record: int, plaintext: bytes, now_ns: int) -> bool:
-        """One DATA on the active path; False when there is none."""
+        """One DATA on the active path; False when there is none, or it may not be used."""
         session = self.table.by_record.get(record)
-        if session is None or session.path is None:
+        if session is None or session.direct is None:
             return False
-        path = session.path
+        path = session.direct
         datagram = session.seal(PacketType.DATA, path.entry, plaintext)
         path.socket.send(memoryview(datagram), len(datagram), path.destination, [])
         session.sent(now_ns, len(datagram), 1)

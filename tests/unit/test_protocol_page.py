@@ -27,6 +27,7 @@ from jvpn.protocol import constants, control, messages, offload, sealed_control
 from jvpn.protocol.constants import PathKind, Transport
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.handshake import Kem
+from jvpn.protocol.key_limits import KEY_LIMITS
 from jvpn.protocol.reattach import Cause, Result
 from jvpn.protocol.suites import SUITES
 from jvpn.session import bucket
@@ -118,6 +119,20 @@ def test_reasons_of_fail() -> None:
     said = set(re.findall(r"`([A-Z_]+)`", after_fail))
     never_in_fail = {"REATTACH_OK", "CHALLENGE_REQUIRED", "ALREADY_BOUND", "UNKNOWN_SESSION", "BAD_PROOF"}
     assert said == {code.name for code in Code} - never_in_fail - {"NOT_ATTACHED", "STALE_ATTEMPT"}
+
+
+def test_key_limits() -> None:
+    for number, limits in KEY_LIMITS.items():
+        sent, forged = (power.bit_length() - 1 for power in (limits.sent, limits.forged))
+        row = next(
+            line
+            for line in PAGE.split("<!-- key limits -->")[1].splitlines()
+            if line.startswith(f"| {number} |")
+        )
+        told = row.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
+        assert told.startswith(f"| {number} | 2{sent}")
+        assert told.endswith(f"| 2{forged} |")
+        assert (1 << sent, 1 << forged) == (limits.sent, limits.forged)
 
 
 def test_suites() -> None:
