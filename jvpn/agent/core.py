@@ -160,7 +160,11 @@ class ClientCore:
             if uplink.name != device or uplink.link_up == up:
                 continue
             uplink.link_up = up
-            if self.session is not None:
+            session = self.session
+            if session is not None and not session.configured and session.paths.active == uplink.number:
+                # There is nothing to move yet: what was begun there is begun anew elsewhere.
+                self._give_up(session, now_ns // NS)
+            elif self.session is not None:
                 self.session.switching.on_link(uplink, up, now_ns // NS)
             elif up:
                 self._handshaking.hurry(now_ns // NS)
