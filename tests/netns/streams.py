@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 from typing import Self
 
-from running import wait_for
+from running import PATIENCE_S, wait_for
 
 from jvpn.lab.namespaces import Namespace
 
@@ -61,7 +61,7 @@ class TcpEcho:
         except OSError as error:
             self.error = "" if self._stop else str(error)
 
-    def goes_on(self, rounds: int = 5) -> None:
+    def goes_on(self, rounds: int = 5, patience_s: float = PATIENCE_S) -> None:
         """Wait until that many more chunks have come back unaltered."""
         goal = self.rounds + rounds
 
@@ -69,7 +69,7 @@ class TcpEcho:
             assert not self.error, self.error
             return self.rounds >= goal
 
-        wait_for(further, f"{rounds} more rounds of the TCP stream")
+        wait_for(further, f"{rounds} more rounds of the TCP stream", patience_s)
 
     def _part(self) -> None:
         """Close in order, so that no packet of ours is under way any more when the block ends."""
