@@ -13,7 +13,7 @@ from typing import Self
 
 import pytest
 from injection import Injector, payload, source_port, towards_gateway
-from running import PORT, Running, prepared, running, wait_for
+from running import PORT, Running, prepared, wait_for
 from streams import TcpEcho
 from test_bad_input import GROWTH_KB, LONGEST, counted, facts, resident_kb, unknown_key_init
 
@@ -261,36 +261,28 @@ class Racer:
         return [payload(frame) for frame in self._back.stop() if not frame.outgoing]
 
 
-@pytest.fixture
-def slow_b(lab: Lab) -> Iterator[Running]:
-    net = links.uplinks(lab, "ABC", rtt_ms=2)
-    net["B"].impair(delay_ms=40, direction="up")
-    with running(net) as system:
-        if system.active() is not net["A"]:
-            system.order(command="switch", device=net["A"].client_device)
-            system.moved_from(net["B"])
-            system.warm()
-        yield system
-
-
-def test_f12_a_racer_that_arrives_first_wins_nothing_and_spoils_nothing(slow_b: Running) -> None:
-    system, net = slow_b, slow_b.net
+def test_f12_a_racer_that_arrives_first_wins_nothing_and_spoils_nothing(scene: Scene) -> None:
+    system, net = scene.system, scene.net
     moves, asked = len(system.events(kind=TransportSwitch)), len(system.events(kind=ReattachResult))
+    left = system.active()
+    slow = system.other(left)
+    assert isinstance(slow, EmulatedLink)
+    slow.impair(delay_ms=40, direction="up")
     with (
-        Racer(net, net["B"], net["C"]) as racer,
+        Racer(net, slow, net["C"]) as racer,
         TcpEcho(net.client, net.gateway, "10.8.0.1") as tcp,
     ):
         # A device that was away comes back cold: its first REQUEST has no challenge, and the copy is there before it.
-        net["B"].admin_down()
-        wait_for(lambda: candidate(system, net["B"])["state"] == "dead", "a client that knows")
-        net["A"].down()
-        net["B"].admin_up()
-        row = system.moved_from(net["A"])
+        slow.admin_down()
+        wait_for(lambda: candidate(system, slow)["state"] == "dead", "a client that knows")
+        left.down()
+        slow.admin_up()
+        row = system.moved_from(left)
         tcp.goes_on(20)
         wait_for(lambda: racer.copies[PacketType.PATH] > 0, "a probe copied")
         back = racer.stop()
         assert system.attached()["source"] == row["source"]
-        assert row["source"].startswith(f"{net['B'].client_ip}:")
+        assert row["source"].startswith(f"{slow.client_ip}:")
         tcp.goes_on()
     assert racer.copies[PacketType.REATTACH_REQUEST] > 0
     # It was answered, so its copies did arrive, with nothing longer than they are and never with DATA.
@@ -303,6 +295,9 @@ def test_f12_a_racer_that_arrives_first_wins_nothing_and_spoils_nothing(slow_b: 
     assert {event.reason_code for event in system.events(kind=TransportSwitch)[moves:]} == {"TRANSPORT_DEAD"}
     assert {event.result for event in system.events(kind=ReattachResult)[asked:]} == {"bound"}
     assert system.handshakes() == 1
+    slow.heal()
+    left.up()
+    system.warm()
     system.audited()
 
 
