@@ -70,7 +70,7 @@ class ClientSession:
         self.mtu_probing = MtuProbing(RECORD, self.paths, seq, do)
         self.owners = Owners(self)
         self.switching = Switching(self)
-        self.ttl = TtlClock(now_ms + policy.session_ttl_ms)
+        self.ttl = TtlClock(now_ms + policy.lifetime_ms)
         self.configured = False
         self.was_reset = False
         self._tunnel: ConfigureTunnel | None = None

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from jvpn.policy.parameters import BY_NAME, ORDERED, PARAMETERS, Kind, Parameter, Value
+from jvpn.policy.parameters import BY_NAME, HOUR, ORDERED, PARAMETERS, Kind, Parameter, Value
 from jvpn.policy.source import Source, SourceError, nearest
 
 #: Largest snapshot: one CONFIG chunk that fits a control datagram beside its frame.
@@ -69,6 +69,13 @@ class Policy:
     def version(self) -> str:
         """First 8 hex digits of SHA-256 over the canonical form."""
         return hashlib.sha256(self.canonical).hexdigest()[:8]
+
+    @property
+    def lifetime_ms(self) -> int:
+        """How long a session lasts at most, from its handshake: its TTL, or until its peer must prove itself anew."""
+        if not self.reauthenticate_interval_h:
+            return self.session_ttl_ms
+        return min(self.session_ttl_ms, self.reauthenticate_interval_h * HOUR)
 
     def to_wire(self) -> bytes:
         """The snapshot for CONFIG, at most MAX_WIRE_BYTES: the canonical form."""

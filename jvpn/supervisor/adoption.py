@@ -135,7 +135,7 @@ class Adoption:
             record=record,
             slot=row.slot,
             supervisor_generation=context.facts.generation,
-            created_ms=stored.expires_boot_ms - policy.session_ttl_ms,
+            created_ms=stored.expires_boot_ms - policy.lifetime_ms,
             key_limits=context.facts.key_limits[current.suite.number],
         )
         state = State.from_number(row.state)

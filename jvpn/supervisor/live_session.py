@@ -94,7 +94,7 @@ class LiveSession:
         self.ticketed: set[bytes] = set()
         #: Changed since the store has it, since when.
         self.dirty_ms: int | None = None
-        self.ttl = TtlClock(created_ms + policy.session_ttl_ms)
+        self.ttl = TtlClock(created_ms + policy.lifetime_ms)
         self.created_ms = created_ms
         self.generation = 0
         self.last_attempt = 0

@@ -171,3 +171,25 @@ def test_without_a_path_requests_go_every_50_ms_and_then_less_often(waits: bool)
     pair.link(1, up=False)
     pair.link(1, up=True)
     assert len(pair.of_kind(PacketType.REATTACH_REQUEST, up=True)) > before
+
+
+@pytest.mark.parametrize(
+    ("policy", "lifetime_ms"),
+    [
+        (fast_policy(reauthenticate_interval_h=1), 3_600_000),
+        (fast_policy(reauthenticate_interval_h=24), 28_800_000),
+        (fast_policy(), 28_800_000),
+    ],
+    ids=["each hour", "longer than a session may live", "never"],
+)
+def test_a_session_ends_for_a_new_handshake_after_the_hours_that_the_policy_says(
+    policy: Policy, lifetime_ms: int
+) -> None:
+    pair = CorePair(policy).attach()
+    session = pair.client.session
+    assert session is not None
+    assert pair.live.ttl.session_deadline_ms - pair.live.created_ms == lifetime_ms
+    # The client has it from the gateway, and ends the session itself where nobody can tell it.
+    assert abs(session.ttl.session_deadline_ms - pair.live.created_ms - lifetime_ms) < 1_000
+    (stored,) = pair.store.sessions()
+    assert stored.expires_wall_ms - stored.created_wall_ms == lifetime_ms
