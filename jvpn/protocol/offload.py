@@ -148,7 +148,8 @@ def _segmented_headers(
 def _walk(plaintext: Buffer, protocol: int, end: int, kind: int) -> tuple[int, int, bool]:
     """Protocol and offset behind IPv6 extension headers (RFC 8200, 4); False when it is a fragment."""
     at = 40
-    for _ in range(_MAX_EXTENSIONS):
+    # One turn more than headers: the last looks at what follows them.
+    for _ in range(_MAX_EXTENSIONS + 1):
         if protocol == _FRAGMENT:
             return protocol, at, False
         if protocol not in _EXTENSIONS:

@@ -189,6 +189,8 @@ def test_memory_of_others_messages_is_bounded() -> None:
         receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, number, 0, 1, b"").encode())
     again = Frame(ControlType.CONFIG, WANTS_ACK, 100, 0, 1, b"").encode()
     assert receiver.receive(again) == []
+    receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, 99, 0, 1, b"").encode())
+    assert len(receiver.receive(again)) == 1
 
 
 def test_too_long_messages_are_neither_sent_nor_put_together() -> None:

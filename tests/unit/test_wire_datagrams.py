@@ -10,6 +10,7 @@ from test_worker_pipelines import CLIENT, Worker, data, datagram, opened, packet
 from jvpn.protocol.constants import MAX_SEGMENTS, OVERHEAD_IPV4, OVERHEAD_IPV6, TUN_MTU
 from jvpn.protocol.offload import LAST, OFFLOAD, PARTIAL, VIRTIO, deliver, segment
 from workers.commands import Rebind
+from workers.layouts import LAYOUTS, LayoutCache
 from workers.reports import session_reports
 from workers.udp import SOL_UDP, UDP_GRO, UDP_SEGMENT, open_socket
 
@@ -102,6 +103,20 @@ def test_a_worker_reports_its_three_newest_indexes_newest_first() -> None:
     reports = session_reports(gateway.table.by_record[3])
     assert [(report.index, report.next_counter) for report in reports] == [(4, 3), (3, 3), (2, 3)]
     assert {report.missing for report in reports} == {b"\x02" + bytes(31)}  # counter 1
+
+
+def test_no_more_than_32_layouts_are_kept_and_the_one_used_longest_ago_goes() -> None:
+    gateway = Worker()
+    for counter in range(3 * LAYOUTS):
+        gateway.get(datagram(data(bytes(counter)), counter), datagram(data(bytes(counter)), 1000 + counter))
+        assert len(gateway.decryptor.layouts) <= LAYOUTS == 32
+    assert len(gateway.decryptor.layouts) == LAYOUTS
+    cache: LayoutCache[int, str] = LayoutCache()
+    for size in range(LAYOUTS):
+        cache.put(size, str(size))
+    assert cache.get(0) == "0"
+    cache.put(LAYOUTS, "new")
+    assert (cache.get(0), cache.get(1), cache.get(LAYOUTS)) == ("0", None, "new")
 
 
 @pytest.fixture
