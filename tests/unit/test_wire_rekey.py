@@ -6,6 +6,7 @@ from forge import Forge, forge
 
 from jvpn.agent.rekeying import PACKETS_PER_PHASE
 from jvpn.agent.session import ClientSession
+from jvpn.observability.events import KeyEvent
 from jvpn.protocol import rekey
 from jvpn.protocol.constants import OLD_PHASE_MS, PacketType
 from jvpn.protocol.control import ControlType
@@ -194,3 +195,12 @@ def test_an_overdue_rekey_hinders_no_reattach() -> None:
     pair.wait_for(lambda: pair.live.bindings.active is not None and pair.live.bindings.active.index > 0)
     pair.rules.clear()
     pair.wait_for(lambda: pair.live.secrets.phase_number == phase + 1 and pair.attached)
+
+
+def test_while_the_store_cannot_write_rekeys_go_on_and_say_so(pair: CorePair) -> None:
+    pair.store.broken = True
+    phase = begin(pair)
+    pair.wait_for(lambda: pair.live.secrets.phase_number == phase + 1)
+    assert ours(pair).rekeying.secrets.phase == pair.live.secrets.phase
+    rekeyed = pair.events(KeyEvent)[-1]
+    assert (rekeyed.action, rekeyed.phase, rekeyed.non_durable) == ("rekeyed", phase + 1, True)
