@@ -30,6 +30,7 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
             tuple(str(prefix) for prefix in peer.addresses),
             _policy(policies, broken, peer.policy, filename),
             peer.psk,
+            tuple(_policy(policies, broken, name, filename) for name in peer.policies),
         )
         for peer in config.peers
     ]

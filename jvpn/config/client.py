@@ -87,7 +87,8 @@ class DnsConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """`uplinks` None: every device that has a default route. `events` None: no file."""
+    """`uplinks` None: every device that has a default route. `events` None: no file. `policy`: the one to ask the
+    gateway for; empty: whichever it gives."""
 
     private_key_file: Path
     private_key: bytes = field(repr=False)
@@ -122,7 +123,7 @@ def parse_client(text: str, filename: str, directory: Path) -> ClientConfig:
         routes=_routes(read, nodes.get("routes")),
         dns=_dns(read, nodes.get("dns")),
         tun_name=tun_name,
-        policy=read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default",
+        policy=read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "",
         suite=read.integer(nodes["suite"], "suite", SUITES[0], SUITES[-1]) if "suite" in nodes else SUITES[0],
         kem=read.choice(nodes["kem"], "kem", KEMS) if "kem" in nodes else KEMS[0],
         state_dir=read.optional_path(nodes, "state_dir", DEFAULT_STATE_DIR),

@@ -35,6 +35,7 @@ GATEWAY_FIELDS: Final = (
     "private_key_file",
     "suites",
     "policy",
+    "policies",
     "policy_dir",
     "peers",
     "store",
@@ -43,18 +44,22 @@ GATEWAY_FIELDS: Final = (
 )
 REQUIRED: Final = ("node_id", "listen", "tun", "private_key_file")
 TUN_FIELDS: Final = ("name", "addresses")
-PEER_FIELDS: Final = ("name", "public_key", "psk_file", "addresses", "policy")
+PEER_FIELDS: Final = ("name", "public_key", "psk_file", "addresses", "policy", "policies")
 
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """A client that may connect. `addresses` are the inner prefixes it may send from and is reached at."""
+    """A client that may connect. `addresses` are the inner prefixes it may send from and is reached at.
+
+    `policies`: others than `policy` that it may ask for.
+    """
 
     name: str
     public_key: bytes
     psk: bytes = field(repr=False)
     addresses: tuple[Network, ...]
     policy: str
+    policies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class GatewayConfig:
     private_key: bytes = field(repr=False)
     suites: tuple[int, ...]
     policy: str
+    policies: tuple[str, ...]
     policy_dir: Path | None
     peers: tuple[PeerConfig, ...]
     store: Path
@@ -99,6 +105,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
     policy = read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default"
     policy_dir = read.path(nodes["policy_dir"], "policy_dir") if "policy_dir" in nodes else None
     _policy_exists(read, nodes.get("policy"), "policy", policy, policy_dir)
+    policies = _policies(read, nodes.get("policies"), "policies", policy_dir)
     return GatewayConfig(
         node_id=read.node_name(nodes["node_id"], "node_id"),
         listen=_listen(read, nodes["listen"]),
@@ -112,8 +119,9 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
         private_key=private_key,
         suites=_suites(read, nodes.get("suites")),
         policy=policy,
+        policies=policies,
         policy_dir=policy_dir,
-        peers=_peers(read, nodes.get("peers"), policy, policy_dir, tun_addresses),
+        peers=_peers(read, nodes.get("peers"), (policy, policies), policy_dir, tun_addresses),
         store=read.optional_path(nodes, "store", DEFAULT_STATE_DIR / "sessions.db"),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
         events=read.events(nodes),
@@ -198,10 +206,23 @@ def _policy_exists(
         read.fail(node, where, f"{policy_dir / policy}.yaml does not exist", f"there are: {known}")
 
 
+def _policies(read: Fields, node: yaml.Node | None, where: str, policy_dir: Path | None) -> tuple[str, ...]:
+    if node is None:
+        return ()
+    names: list[str] = []
+    for place, item in read.items(node, where):
+        name = read.policy_name(item, place)
+        _policy_exists(read, item, place, name, policy_dir)
+        if name in names:
+            read.fail(item, place, f"{name} is given twice", "remove one of the two")
+        names.append(name)
+    return tuple(names)
+
+
 def _peers(
     read: Fields,
     node: yaml.Node | None,
-    policy: str,
+    usual: tuple[str, tuple[str, ...]],
     policy_dir: Path | None,
     own: tuple[Interface, ...],
 ) -> tuple[PeerConfig, ...]:
@@ -221,12 +242,14 @@ def _peers(
         for place, address_node in _some(read, nodes["addresses"], f"{where}.addresses", "[10.8.0.2/32]"):
             addresses.append(read.network(address_node, place))
             claims.append(_Claim(addresses[-1], f"peer {name}", address_node, place))
-        own_policy = policy
+        own_policy, others = usual
+        if "policies" in nodes:
+            others = _policies(read, nodes["policies"], f"{where}.policies", policy_dir)
         if "policy" in nodes:
             own_policy = read.policy_name(nodes["policy"], f"{where}.policy")
             _policy_exists(read, nodes["policy"], f"{where}.policy", own_policy, policy_dir)
         psk = read.psk(nodes, f"{where}.psk_file")
-        peers.append(PeerConfig(name, key, psk, tuple(addresses), own_policy))
+        peers.append(PeerConfig(name, key, psk, tuple(addresses), own_policy, others))
     _refuse_overlaps(read, claims)
     return tuple(peers)
 

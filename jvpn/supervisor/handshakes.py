@@ -80,14 +80,16 @@ class Handshakes:
 
     def _answer(self, opened: InitOpened, peer: Peer, arrival: Arrival, now_ms: int) -> None:
         context = self._context
-        kem = Kem.MLKEM768 if peer.policy.kem == "mlkem768" else Kem.NONE
+        policy = peer.policy_for(opened.policy_name)
+        given = peer.policy if policy is None else policy
+        kem = Kem.MLKEM768 if given.kem == "mlkem768" else Kem.NONE
         response, result = opened.respond(
             peer.psk, context.random_bytes(32), context.random_bytes(16), epoch=1, kem=kem
         )
         session = LiveSession(
             session_id=result.session_id,
             peer=peer,
-            policy=peer.policy,
+            policy=given,
             secrets=result.secrets,
             machine_epoch=result.epoch,
             hook=lambda step: context.narrator.transition(session, step),
@@ -103,6 +105,7 @@ class Handshakes:
             return
         self._drop_pending(peer.public_key)
         self._pending[peer.public_key] = Pending(session, arrival, opened.timestamp_us, now_ms)
+        session.refused_policy = opened.policy_name if policy is None else ""
         context.by_steering_id[steering_id] = (session, 0)
         context.do(PutId(steering_id, session.slot, Role.PENDING, arrival.remote))
         context.send(arrival, response)
@@ -169,6 +172,8 @@ class Handshakes:
                 "source": path.source_text,
             }
         session.machine.apply(Reason.HANDSHAKE_OK, now_ms, details=details)
+        if session.refused_policy:
+            context.narrator.policy_refused(session, session.refused_policy)
         context.counters["handshakes"] += 1
         self._on_attached(session, older, now_ms)
 

@@ -89,6 +89,8 @@ class LiveSession:
         self.look_at_keys_ms = created_ms
         self.rekey_ask_id: int | None = None
         self.given_to_worker = False
+        #: The policy that the client asked for and may not have; empty when there is none such.
+        self.refused_policy = ""
         self.configured = False
         #: Steering ids that the client has been given tickets for.
         self.ticketed: set[bytes] = set()

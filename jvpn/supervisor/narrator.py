@@ -134,6 +134,10 @@ class Narrator:
         self._sink.emit(KeyEvent(action="overdue", phase=phase, kem=kem, **common))  # type: ignore[arg-type]
         self.limit(session, reason, limit)
 
+    def policy_refused(self, session: LiveSession, asked: str) -> None:
+        """The client asked for a policy that is not there or not for it; `policy_version` names the one it has."""
+        self.limit(session, "POLICY_NOT_ALLOWED", Limit(f"policy {asked}", 1, 0))
+
     def limit(self, session: LiveSession, reason: str, limit: Limit) -> None:
         common = self._common(session, reason)
         self._sink.emit(

@@ -7,13 +7,22 @@ from jvpn.policy.model import Policy
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32"."""
+    """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32".
+
+    `policy` is what its sessions have unless it asks for one of `others`, by name.
+    """
 
     name: str
     public_key: bytes
     addresses: tuple[str, ...]
     policy: Policy
     psk: bytes = field(default=bytes(32), repr=False)
+    others: tuple[Policy, ...] = ()
+
+    def policy_for(self, asked: str) -> Policy | None:
+        """The policy of that name, if this peer may have it; an empty name asks for none in particular."""
+        allowed = (self.policy, *self.others)
+        return self.policy if not asked else next((p for p in allowed if p.name == asked), None)
 
 
 @dataclass(slots=True)

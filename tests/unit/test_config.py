@@ -111,12 +111,13 @@ def test_every_gateway_field_can_be_set(directory: Path):
     for name in ("calm", "strict"):
         (directory / "policies" / f"{name}.yaml").write_text("loss_floor: 0.3\n")
     text = GATEWAY.replace("tun:\n", "tun:\n  name: tun7\n").replace(
-        "name: alice\n", "name: alice\n    policy: strict\n"
+        "name: alice\n", "name: alice\n    policy: strict\n    policies: []\n"
     )
     config = gateway(
         directory,
         text
-        + "interfaces: [eth0, eth1]\nxdp: off\nworkers: 3\nsuites: [2]\npolicy: calm\npolicy_dir: policies\n"
+        + "interfaces: [eth0, eth1]\nxdp: off\nworkers: 3\nsuites: [2]\npolicy: calm\n"
+        + "policies: [strict]\npolicy_dir: policies\n"
         + "store: state/s.db\nrun_dir: /tmp/run\nevents: none\n",
     )
     assert (config.interfaces, config.xdp, config.workers, config.suites) == (
@@ -128,6 +129,7 @@ def test_every_gateway_field_can_be_set(directory: Path):
     assert config.tun_name == "tun7"
     assert config.policy_dir == directory / "policies"
     assert [peer.policy for peer in config.peers] == ["strict", "calm"]
+    assert [peer.policies for peer in config.peers] == [(), ("strict",)]
     assert (config.store, config.run_dir, config.events) == (directory / "state/s.db", Path("/tmp/run"), None)
 
 
@@ -143,7 +145,7 @@ def test_a_client_file_and_its_defaults(directory: Path):
     assert config.gateway.psk == bytes(32)
     assert config.uplinks == (UplinkConfig("upA", 200, 0, False), UplinkConfig("upB", 100, 100, True))
     assert config.routes == Routes("split", ())
-    assert (config.tun_name, config.policy, config.suite) == ("jvpn0", "default", 1)
+    assert (config.tun_name, config.policy, config.suite) == ("jvpn0", "", 1)
     assert config.state_dir == Path("/var/lib/jvpn")
 
 
@@ -238,6 +240,9 @@ def with_line(text: str, old: str, new: str) -> str:
         ("peers:", "interfaces: [a/b]\npeers:", 6, "interfaces[0]", "ip -brief link"),
         ("peers:", "policy: strict\npeers:", 6, "policy", "policy_dir"),
         ("peers:", "policy: ../x\npeers:", 6, "policy", "a-z"),
+        ("peers:", "policies: [default, strict]\npeers:", 6, "policies[1]", "policy_dir"),
+        ("peers:", "policies: [default, default]\npeers:", 6, "policies[1]", "given twice"),
+        ("    psk_file: site.psk", "    policies: [strict]", 12, "peers[1].policies[0]", "policy_dir"),
         ("peers:", "policy_dir: nowhere\npeers:", 0, "policy", "there are: none"),
         ("peers:", "\tpeers:", 6, "", "not valid YAML"),
     ],
