@@ -142,7 +142,10 @@ class ClientSession:
         self.send_health(now_ms)
 
     def _schedule_rekey(self, now_ms: int) -> None:
+        """The keys are new from here on."""
+        seen = self._activity(RECORD)
         self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, self._packets())
+        self.worker.begin_phase(seen.sent_packets, seen.forged)
 
     def _packets(self) -> int:
         seen = self._activity(RECORD)
@@ -192,7 +195,9 @@ class ClientSession:
         self.control = SealedControl(self.rekeying.secrets, epoch, Direction.CLIENT_TO_GATEWAY)
         self.rekeying.move(self.control, self.channel, now_ms)
         self._last_sent_ns = self.last_received_ns = 0
-        self._schedule_rekey(now_ms)
+        # The page begins anew with the keys.
+        self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, 0)
+        self.worker.begin_phase(0, 0)
         self.worker.enter_epoch(epoch)
 
     def _on_state(self, told: messages.State, now_ms: int) -> None:

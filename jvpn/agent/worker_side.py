@@ -7,6 +7,7 @@ from jvpn.agent.paths import NS, ClientPath, PathTable
 from jvpn.agent.rekeying import ClientRekeying
 from jvpn.protocol import keys
 from jvpn.protocol.constants import Direction
+from jvpn.protocol.key_limits import KEY_LIMITS
 from jvpn.protocol.keys import SessionSecrets
 from workers import commands
 
@@ -35,7 +36,12 @@ class WorkerSide:
         #: Of the data counters: one for each worker that has served this session.
         self._generation = 0
         self._last_probe_us = 0
+        self._sent_before = self._forged_before = 0
         self.given = False
+
+    def begin_phase(self, sent: int, forged: int) -> None:
+        """The keys that the next command brings are new: of what the page has counted, this was under others."""
+        self._sent_before, self._forged_before = sent, forged
 
     def add(self) -> None:
         """Give the worker the whole session, or what has changed of it."""
@@ -68,11 +74,13 @@ class WorkerSide:
 
     def _add_command(self) -> commands.AddSession:
         active = self._paths.active_path
+        suite = self._rekeying.secrets.suite.number
+        limits = KEY_LIMITS[suite]
         return commands.AddSession(
             seq=self._seq(),
             record=RECORD,
             session_id=self._session_id,
-            suite=self._rekeying.secrets.suite.number,
+            suite=suite,
             generation=self._generation,
             phases=[self._phase_keys(secrets) for secrets in self._rekeying.phases()],
             allowed_sources=["0.0.0.0/0", "::/0"],
@@ -81,6 +89,8 @@ class WorkerSide:
             binding=None if active is None else active.worker_binding(),
             resend_window_ms=self._paths.policy.resend_window_ms,
             resend_bytes=self._paths.policy.resend_bytes,
+            send_until=self._sent_before + limits.stop_sent,
+            forged_until=self._forged_before + limits.forged,
         )
 
     def _installed(self) -> list[commands.InstalledIndex]:

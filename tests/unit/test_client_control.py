@@ -11,7 +11,9 @@ from jvpn.policy.model import Policy
 from jvpn.protocol import keys
 from jvpn.protocol.constants import CLOSE_REPEATS, CONTROL_REPEAT_MIN_MS, OLD_PHASE_MS, Direction, PacketType
 from jvpn.protocol.control import ControlType, Frame
+from jvpn.protocol.key_limits import KEY_LIMITS
 from jvpn.session.machine import Reason
+from workers import commands
 
 __all__ = ["every_pair_is_sound"]
 
@@ -202,6 +204,26 @@ def test_a_requirement_while_a_rekey_is_under_way_asks_for_no_second_one() -> No
     say(pair, frame(ControlType.REKEY_REQUIRED), frame(ControlType.REKEY_REQUIRED))
     pair.advance(3 * OLD_PHASE_MS)
     assert ours(pair).rekeying.secrets.phase_number == before + 1
+
+
+def test_the_worker_stops_before_a_key_is_used_up_whatever_hinders_the_rekey() -> None:
+    pair = attached()
+    for _ in range(7):
+        pair.data_up(b"under the first key")
+    pair.advance(OLD_PHASE_MS + 1_000)
+    sent = pair.client_page.read_activity(0).sent_packets
+    say(pair, frame(ControlType.REKEY_REQUIRED))
+    pair.advance(500)
+    given = [c.send_until for c in pair.client_worker.commands if isinstance(c, commands.AddSession)]
+    assert sent >= 7
+    assert given[0] == KEY_LIMITS[1].stop_sent
+    assert given[-1] == KEY_LIMITS[1].stop_sent + sent
+    # A new owner has new keys, and the page begins anew.
+    pair.restart_gateway()
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    last = [c for c in pair.client_worker.commands if isinstance(c, commands.AddSession)][-1]
+    assert (last.send_until, last.forged_until) == (KEY_LIMITS[1].stop_sent, KEY_LIMITS[1].forged)
 
 
 # Repeats
