@@ -58,7 +58,7 @@ class SteeredDataPlane:
         self._start(found)
         try:
             self._steer()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._fall(error)
         self._attach_xdp()
 
@@ -100,7 +100,7 @@ class SteeredDataPlane:
             steering.attach_reuseport(supervised)
         steering.attach_tun(self.dataplane.tun_queue)
 
-    def _fall(self, error: OSError) -> None:
+    def _fall(self, error: OSError | ValueError) -> None:
         """To the last step: other workers than the first would get packets of sessions that they do not have."""
         if not isinstance(self.steering, Steering):
             raise error
@@ -109,7 +109,10 @@ class SteeredDataPlane:
         detach_everywhere(bpf_syscall.prog_info(self.steering.steer_fd).id)
         self.steering.close()
         self._remove_pins()
-        refusal = f"loaded, but refused by the kernel: {error.strerror or error}"
+        if isinstance(error, OSError):
+            refusal = f"loaded, but refused by the kernel: {error.strerror or error}"
+        else:
+            refusal = f"loaded, but not for this configuration: {error}"
         note_refusal(self._plan.run_dir, refusal)
         self.steering = self._none(refusal)
         self._start()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Running, Setup, prepared, running, wait_for
+from running import PORT, Running, Setup, prepared, running, wait_for
 from streams import TcpEcho
 from test_bpf_xdp import foreign_fd
 
@@ -186,6 +186,13 @@ def test_programs_that_load_and_cannot_be_attached(
         assert system.gateway.stop() == 0
         assert not (system.folder / "gateway" / "steering.json").exists()
         assert not list(Path(system.setup.pins).glob("*"))
+
+
+def test_more_ports_than_the_programs_know_cost_the_programs_and_not_the_gateway(two_uplinks: Net) -> None:
+    listen = tuple(("::", PORT + number) for number in range(9))
+    with running(two_uplinks, Setup(listen=listen), clients=1) as system:
+        assert len(system.status()["workers"]) == 1
+        assert "at most 8 UDP ports" in said_by_status(system)
 
 
 def test_an_interface_that_vanishes_takes_nothing_with_it(two_uplinks: Net) -> None:
