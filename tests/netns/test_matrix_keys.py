@@ -29,6 +29,11 @@ pytestmark = [
 ]
 
 SEED = 26
+FOREIGN = "198.51.100.66"
+#: Of one superpacket.
+SLICE, SLICES = 200, 8
+#: linux/udp.h: the socket option, and control message, that has one send cut into datagrams.
+UDP_SEGMENT = 103
 #: What the IPv6 addresses of all sessions here begin with.
 INNER_NET6 = bytes.fromhex("fd00000800")
 
@@ -171,7 +176,7 @@ def test_f15_versions_that_the_session_never_had(scene: Scene) -> None:
 
 def inner_packets(dice: random.Random) -> list[bytes]:
     """Inner packets that no client's kernel sends."""
-    good, foreign = echo(INNER, INNER_GATEWAY, 8, 2, 2, bytes(56)), "198.51.100.66"
+    good, foreign = echo(INNER, INNER_GATEWAY, 8, 2, 2, bytes(56)), FOREIGN
     tcp = struct.pack(">HHIIBBHHH", 4000, 5000, 1, 1, 0x50, 0x18, 1000, 0, 0) + bytes(100)
     made = [
         b"",
@@ -215,6 +220,44 @@ def plaintexts(dice: random.Random) -> Iterator[bytes]:
         yield bytes(size)
 
 
+def run_of(insider: Insider, source: str) -> bytes:
+    """Datagrams of one TCP superpacket from that inner source, as one send makes them."""
+    segment = struct.pack(">HHIIBBHHH", 4_000, 5_000, 1, 1, 0x50, 0x10, 1_000, 0, 0) + bytes(SLICE)
+    packet = ipv4(source, INNER_GATEWAY, TCP, segment)
+    plain = [
+        struct.pack(">BBHHH", 1 | 2 * (n == SLICES - 1), 1, SLICE, 20, n) + packet for n in range(SLICES)
+    ]
+    return b"".join(insider.session.seal(Type.DATA, insider.index, each) for each in plain)
+
+
+def test_f26_superpackets_with_a_foreign_source(scene: Scene) -> None:
+    insider, system = scene.insider, scene.system
+    insider.converses()
+    tunnel, already = Capture(system.net.gateway, "jvpn0"), counted(system, "worker_inner_source")
+
+    def passed() -> bool:
+        """A superpacket of our own came through in one piece, so those beside it came to the same place."""
+        for source in (FOREIGN, INNER, FOREIGN):
+            run = run_of(insider, source)
+            size = struct.pack("=H", len(run) // SLICES)
+            insider.active.socket.sendmsg(
+                [run], [(socket.IPPROTO_UDP, UDP_SEGMENT, size)], 0, insider.active.gateway
+            )
+        return any(len(frame.data) > SLICE * SLICES for frame in tunnel.frames() if not frame.outgoing)
+
+    insider.until(passed, "a superpacket in one piece")
+    insider.until(lambda: counted(system, "worker_inner_source") > already, "foreign ones counted")
+    sound(scene)
+    assert sources(tunnel) == {INNER, "10.8.0.2"}
+
+
+def sources(tunnel: Capture) -> set[str]:
+    """Inner IPv4 sources of what the gateway delivered to its kernel; all IPv6 is from its sessions' network."""
+    delivered = [frame.data for frame in tunnel.stop() if not frame.outgoing]
+    assert not [data for data in delivered if data[0] >> 4 != 4 and data[8:13] != INNER_NET6]
+    return {socket.inet_ntoa(data[12:16]) for data in delivered if data[0] >> 4 == 4}
+
+
 def test_f26_bad_packets_under_the_keys_of_a_genuine_client(scene: Scene) -> None:
     insider, system, dice = scene.insider, scene.system, random.Random(SEED)
     insider.converses()
@@ -238,10 +281,7 @@ def test_f26_bad_packets_under_the_keys_of_a_genuine_client(scene: Scene) -> Non
     assert counted(system, "worker_bad_path") > 0
     assert counted(system, "bad_control") > 0
     # Nothing whose source is not its session's own address reached the gateway's kernel.
-    delivered = [frame.data for frame in tunnel.stop() if not frame.outgoing]
-    sources = {socket.inet_ntoa(data[12:16]) for data in delivered if data[0] >> 4 == 4}
-    assert sources == {INNER, "10.8.0.2"}
-    assert not [data for data in delivered if data[0] >> 4 != 4 and data[8:13] != INNER_NET6]
+    assert sources(tunnel) == {INNER, "10.8.0.2"}
     assert facts(system) == before
     assert_unharmed(system, pids, memory)
 
