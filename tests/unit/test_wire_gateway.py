@@ -17,7 +17,7 @@ from core_pair import (
 from forge import NEW, RACER, Forge, forge
 
 from jvpn.agent.handshaking import Identity
-from jvpn.protocol import messages, tickets
+from jvpn.protocol import messages, reattach, tickets
 from jvpn.protocol.constants import MAX_CONTROL_DATAGRAM, PacketType
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.handshake import Kem
@@ -42,6 +42,11 @@ def on(pair: CorePair, uplink: int) -> Callable[[], bool]:
         return pair.attached and session is not None and session.paths.active == uplink
 
     return bound
+
+
+def _bound(pair: CorePair) -> int:
+    assert pair.live.bindings.active is not None
+    return pair.live.bindings.active.index
 
 
 def wander(pair: CorePair) -> None:
@@ -71,6 +76,18 @@ def test_what_confirms_the_keys_is_repeated_until_it_is_answered(kem: str) -> No
     pair.rules.remove(deaf)
     pair.wait_for(lambda: pair.attached)
     assert pair.client.handshakes_done == 1
+
+
+def test_a_client_whose_clock_was_set_back_goes_on_above_its_last_timestamp(pair: CorePair) -> None:
+    ahead_us = pair.persisted_us = pair.persisted_us + 3_600_000_000
+    (key,) = pair.context.peers.peers
+    pair.context.peers.accept(key, ahead_us)
+    first = pair.live
+    pair.client = pair.new_client()
+    pair.client_worker.table.remove(0)
+    pair.wait_for(lambda: pair.attached and pair.live is not first)
+    assert pair.persisted_us == ahead_us + 1
+    assert pair.context.counters["stale_timestamp"] == 0
 
 
 def test_a_client_that_demands_a_kem_takes_no_session_without() -> None:
@@ -244,6 +261,11 @@ def test_a_cold_path_takes_two_round_trips(pair: CorePair) -> None:
     pair.wait_for(on(pair, 1))
     assert pair.now_ms - began_ms == 4 * DELAY_MS
     assert pair.context.counters["reattach_pending"] == 1
+    first, again = pair.of_kind(PacketType.REATTACH_REQUEST, up=True)
+    secrets, index = pair.live.secrets, _bound(pair)
+    asked, repeated = (reattach.open_request(secrets, index, flight.data) for flight in (first, again))
+    assert (asked.challenge, repeated.attempt) == (reattach.NO_CHALLENGE, asked.attempt)
+    assert repeated.challenge != reattach.NO_CHALLENGE
 
 
 def test_the_store_knows_of_a_bind_within_50_ms_and_its_ack_does_not_wait_for_that(forge: Forge) -> None:
