@@ -252,12 +252,10 @@ def test_whoever_relays_request_and_challenge_becomes_the_path(forge: Forge) -> 
 
 
 def test_a_cold_path_takes_two_round_trips(pair: CorePair) -> None:
-    pair.link(1, False)
-    pair.advance(70_000)  # whatever challenge there was is too old now
+    pair.rules.append(lambda flight: [] if flight.kind is PacketType.PATH and flight.uplink == 1 else None)
+    pair.advance(70_000)  # its challenge is too old now
     pair.link(0, False)
     began_ms = pair.now_ms
-    pair.rules.append(lambda flight: [] if flight.kind is PacketType.PATH else None)
-    pair.link(1, True)
     pair.wait_for(on(pair, 1))
     assert pair.now_ms - began_ms == 4 * DELAY_MS
     assert pair.context.counters["reattach_pending"] == 1
@@ -369,3 +367,13 @@ def test_the_claim_is_durable_before_the_first_packet_of_the_new_owner(pair: Cor
     # Until the claim there was nothing but the one challenge that proves the client's source.
     down = [flight for flight in pair.sent if not flight.up][sent:before]
     assert {flight.kind for flight in down} <= {PacketType.REATTACH_ACK}
+
+
+def test_who_loses_the_claim_binds_nothing(pair: CorePair) -> None:
+    pair.restart_gateway()
+    pair.store.claim = lambda *_claimed: False
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+    pair.wait_for(lambda: pair.context.counters["claim_lost"] > 1)
+    assert pair.context.sessions == {}
+    assert len(pair.context.free_records) == pair.context.facts.capacity
+    assert all(worker.commands == [] for worker in pair.workers.values())
