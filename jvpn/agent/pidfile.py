@@ -69,3 +69,21 @@ def running_pid(run_dir: Path) -> int | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def clear(run_dir: Path, *names: str) -> None:
+    """Remove what a client that was killed left here: its pid file, and the files of these names.
+
+    Nothing happens while a client runs. Raises OSError when one cannot be removed.
+    """
+    if not any((run_dir / name).exists() for name in (FILE_NAME, *names)):
+        return
+    try:
+        held = PidFile(run_dir)
+    except AlreadyRunning:
+        return
+    try:
+        for name in names:
+            (run_dir / name).unlink(missing_ok=True)
+    finally:
+        held.close()

@@ -8,10 +8,11 @@ import signal
 import sys
 
 from jvpn.agent.dns import Dns
-from jvpn.agent.pidfile import running_pid
+from jvpn.agent.pidfile import clear, running_pid
 from jvpn.agent.plan import DnsPlan
 from jvpn.cli.client import add_config, not_root
 from jvpn.config import load_client
+from jvpn.observability.admin import ADMIN_SOCKET
 
 STOP_S = 15.0
 
@@ -35,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
         restored = dns.restore()
     except OSError as error:
         print(f"jvpn down: the name servers could not be put back: {error}", file=sys.stderr)
+        return 1
+    try:
+        clear(config.run_dir, ADMIN_SOCKET)
+    except OSError as error:
+        print(f"jvpn down: the client's files in {config.run_dir} stay: {error}", file=sys.stderr)
         return 1
     if args.json:
         print(json.dumps({"pid": pid, "stopped": pid is not None, "name_servers_restored": restored}))

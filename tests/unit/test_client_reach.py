@@ -10,7 +10,7 @@ import pytest
 from jvpn.agent.effects import SendDatagram
 from jvpn.agent.handshaking import Handshaking, Identity
 from jvpn.agent.paths import Uplink
-from jvpn.agent.pidfile import AlreadyRunning, PidFile, running_pid
+from jvpn.agent.pidfile import AlreadyRunning, PidFile, clear, running_pid
 from jvpn.agent.uplinks import Uplinks
 from jvpn.cli import build_parser
 from jvpn.config import ConfigError, parse_client, parse_gateway
@@ -212,3 +212,16 @@ def test_a_gateway_names_its_name_servers(folder: Path):
 def test_commands_take_their_arguments():
     for command in (["up", "--wait"], ["down"], ["switch", "wlan0"], ["terminate", "abcd"]):
         assert callable(build_parser().parse_args(command).run)
+
+
+def test_what_a_killed_client_left_is_cleared_and_a_running_ones_files_stay(tmp_path: Path):
+    (tmp_path / "client.pid").write_text("1\n")
+    (tmp_path / "admin.sock").touch()
+    clear(tmp_path, "admin.sock")
+    assert list(tmp_path.iterdir()) == []
+    clear(tmp_path / "nowhere", "admin.sock")
+    running = PidFile(tmp_path)
+    (tmp_path / "admin.sock").touch()
+    clear(tmp_path, "admin.sock")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["admin.sock", "client.pid"]
+    running.close()
