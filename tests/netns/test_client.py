@@ -386,11 +386,17 @@ def test_up_down_switch_and_terminate(here: ClientLab) -> None:
     assert here.jvpn("down", "-c", str(config)).stdout == "no client was running\n"
 
 
-def test_a_terminated_client_is_told_and_ends(here: ClientLab) -> None:
+def test_a_client_moves_and_ends_when_its_gateway_says_so(here: ClientLab) -> None:
     here.write_gateway()
     here.write_client()
     here.start()
     session, run_dir = here.status()["session"], str(here.work / "gateway")
+    left = here.status()["active"]
+    moved = here.jvpn("switch", session[:8], "--run-dir", run_dir)
+    assert moved.returncode == 0, moved.stderr
+    wait_for("the client on its other uplink", lambda: here.status()["active"] not in (None, left))
+    assert here.status()["session"] == session
+    assert here.ping(GATEWAY_INNER)
     wrong = here.jvpn("terminate", "zz", "--run-dir", run_dir)
     assert (wrong.returncode, "0 sessions" in wrong.stderr) == (1, True)
     done = here.jvpn("terminate", session[:8], "--json", "--run-dir", run_dir)
