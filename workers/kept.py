@@ -127,7 +127,9 @@ class KeptQueue(Generic[K]):
         self._leave()
 
     def clear(self) -> None:
-        """Drop everything: the session is over."""
+        """Drop everything: the session is over, or goes on in another epoch."""
+        if self._counts:
+            self._pool.lost += len(self._entries)
         self._entries.clear()
         self._bytes = 0
         self._leave()

@@ -7,12 +7,15 @@ may come twice), every steering entry is written again, its worker gets the whol
 STATE. A session that only one of the two knows ends, with an event; steering entries of nobody go.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import msgspec
 
 from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import OLD_PHASE_MS, Transport
 from jvpn.protocol.handshake import Kem
+from jvpn.protocol.reattach import Fail, Report
 from jvpn.session.machine import InvariantBroken, Machine, Reason, State, split_version
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
@@ -25,10 +28,10 @@ from jvpn.supervisor.effects import (
     RemovePrefix,
 )
 from jvpn.supervisor.history import Answered
-from jvpn.supervisor.live_session import REASONS, LiveSession
+from jvpn.supervisor.live_session import CODES, REASONS, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
-from workers.commands import RemoveSession
+from workers.commands import IndexReport, RemoveSession
 from workers.page import SessionRow
 
 NS_PER_MS = 1_000_000
@@ -157,12 +160,23 @@ class Adoption:
         session.last_attempt = session.last_told_attempt = row.last_attempt
         session.bound_in_epoch = split_version(row.state_version).count > 0
         session.last_reason = REASONS[row.reason]
+        self._restore_limits(session, row, memory)
         session.heard_ms = now_ms
         session.given_to_worker = True
         session.indexes.saw(row.highest_index)
         session.indexes.update(session.pinned_indexes())
         self._restore_keys(session, row, memory)
         return session
+
+    @staticmethod
+    def _restore_limits(session: LiveSession, row: SessionRow, memory: Remembered) -> None:
+        """A restart gives nobody another try."""
+        if row.refused_attempt:
+            code = CODES[row.refused_code]
+            session.refused = Fail(row.refused_attempt, session.machine.state_version, 0, code)
+            session.last_told_attempt = max(session.last_told_attempt, row.refused_attempt)
+        session.security_failures = row.security_failures
+        session.switches.times_ms = list(memory.switches_ms)
 
     def _restore_keys(self, session: LiveSession, row: SessionRow, memory: Remembered) -> None:
         """Both phases of a rekey under way stay; the page says which one is in force."""
@@ -194,8 +208,22 @@ class Adoption:
             for prefix in session.peer.addresses:
                 context.do(PutPrefix(prefix, session.slot))
         context.tell(session.slot, session.add_command(context.next_seq()))
-        if session.bindings.draining is not None:
-            context.tell(session.slot, session.rebind_command(context.next_seq()))
+        if session.bindings.active is not None:
+            self._bind_again(session)
+
+    def _bind_again(self, session: LiveSession) -> None:
+        """The bind that the page has: perhaps the old supervisor died before the worker heard of it, and its ACK may be
+        asked for again. That ACK says what has arrived by now."""
+        context = self._context
+        rebind = session.rebind_command(context.next_seq())
+        session.bind_seq = rebind.seq
+
+        def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
+            if session.bind_seq == rebind.seq:
+                session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
+            context.flush(session, done_ms)
+
+        context.tell_and_ask(session.slot, msgspec.structs.replace(rebind, report=True), in_force)
 
     # What cannot be kept
 

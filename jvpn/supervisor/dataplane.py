@@ -160,7 +160,24 @@ class DataPlane:
         return told
 
     def register(self, selector: selectors.BaseSelector, on_holder: Callable[[], None]) -> None:
+        """The last step before serving. Raises DataPlaneError when workers of ours do not come up."""
+        if not self.adopted:
+            self._wait_for_workers()
         selector.register(self._holder, selectors.EVENT_READ, on_holder)
+
+    def _wait_for_workers(self) -> None:
+        """Until each worker has said something, which is Ready.
+
+        Their imports take longer than all that is done here; a session taken over meanwhile would have to wait for its
+        ACK in a new epoch already. Until we serve, what comes stays in the sockets.
+        """
+        waiting = {channel.fileno() for channel in self.channels.values()}
+        until = time.monotonic() + START_TIMEOUT_S
+        while waiting:
+            ready = select.select(waiting, [], [], max(0.0, until - time.monotonic()))[0]
+            if not ready:
+                raise DataPlaneError(f"{len(waiting)} workers did not come up within {START_TIMEOUT_S:.0f} s")
+            waiting.difference_update(ready)
 
     @property
     def holder_pid(self) -> int:

@@ -19,6 +19,7 @@ from jvpn.protocol.reattach import Fail, Report
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
 from jvpn.session.machine import Machine, Reason
+from jvpn.session.ownership import Code
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.session.walker import Hook
@@ -31,6 +32,8 @@ from workers.page import SessionRow
 
 #: Reason codes by the number that stands for them in the shared page.
 REASONS = tuple(reason.value for reason in Reason)
+#: Why an attempt was refused, likewise.
+CODES = tuple(code.value for code in Code)
 UNKNOWN = commands.Endpoint(bytes(16), 0)
 
 
@@ -253,6 +256,9 @@ class LiveSession:
             forged_at_rekey=self.forged_at_rekey,
             control_index=control_index,
             control_counter=control_counter,
+            refused_attempt=0 if self.refused is None else self.refused.attempt,
+            refused_code=0 if self.refused is None else CODES.index(self.refused.reason),
+            security_failures=min(self.security_failures, 0xFFFF),
             reason=REASONS.index(self.last_reason) if self.last_reason else 0,
         )
 

@@ -137,6 +137,7 @@ class Reattaching:
             context.narrator.security(session, violation, remote_text(arrival), now_ms)
         if verdict.counts_against_session:
             session.security_failures += 1
+            self._context.write_row(session)
         if verdict.kind is Kind.PENDING:
             self.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
@@ -170,6 +171,7 @@ class Reattaching:
             verdict.reason_code.value,
         )
         session.refused = fail
+        context.write_row(session)
         self._send_fail(session, index, fail, arrival)
 
     def _send_fail(self, session: LiveSession, index: int, fail: Fail, arrival: Arrival) -> None:

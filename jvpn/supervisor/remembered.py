@@ -18,7 +18,8 @@ class NotRemembered(ValueError):
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """`phases` are (number, secret), oldest first; `answered` is the newest REKEY_INIT and the RESPONSE to it;
-    `highest_index` the highest on which anything was authenticated."""
+    `highest_index` the highest on which anything was authenticated; `switches_ms` are the voluntary
+    switches of the last minute, in the boot that the record names."""
 
     suite: int
     session: bytes
@@ -26,6 +27,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     answered: tuple[bytes, bytes] | None
     policy: bytes
     highest_index: int = 0
+    switches_ms: list[int] = []
 
     def __repr__(self) -> str:
         """Shows no secret: these end up in tracebacks."""
@@ -58,6 +60,7 @@ def remember(session: "LiveSession") -> bytes:
             answered=None if newest is None else (newest.init_value, newest.response_value),
             policy=session.policy.to_wire(),
             highest_index=session.indexes.highest_seen,
+            switches_ms=session.switches.times_ms,
         )
     )
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 from core_pair import CorePair, every_pair_is_sound, fast_policy, lose
+from forge import NEW, Forge
 
 from jvpn.observability.events import AuditEvent, KeyEvent, OwnershipEvent, StateChange
 from jvpn.protocol.constants import GENERATION_SHIFT, PacketType
+from jvpn.protocol.reattach import Result
 from jvpn.protocol.wire import Header
 from jvpn.session.machine import Reason, State
 from jvpn.session.record import SessionRecord
@@ -311,3 +313,67 @@ def test_the_page_is_believed_where_the_store_is_older(pair: CorePair) -> None:
     assert pair.live.last_attempt > older[0].last_bound_attempt
     pair.advance(1_000)
     assert carries_traffic(pair)
+
+
+# What is not forgotten
+
+
+def test_a_refused_attempt_stays_refused_and_what_counts_against_a_session_counts_on() -> None:
+    pair = CorePair().attach()
+    forge = Forge(pair)
+    later = pair.live.machine.state_version + 1
+    first = forge.fail(forge.send(NEW, 1, 2, forge.challenge(NEW), version=later))
+    assert (first.reason, pair.live.security_failures) == ("VERSION_CONFLICT", 1)
+    restart(pair)
+    forge.live = pair.live
+    assert pair.live.security_failures == 1
+    again = forge.fail(forge.send(NEW, 1, 2, forge.challenge(NEW)))
+    assert (again.reason, again.attempt) == ("VERSION_CONFLICT", 1)
+    assert pair.live.security_failures == 1
+    assert forge.ack(forge.send(NEW, 2, 2, forge.challenge(NEW))).result is Result.BOUND
+
+
+def test_a_restart_gives_nobody_another_voluntary_switch() -> None:
+    pair = CorePair(fast_policy(switch_cooldown_ms=20_000)).attach()
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: pair.attached)
+    pair.advance(1_000)
+    restart(pair)
+    pair.advance(100)
+    assert pair.client.switch("upA", pair.now_ns)
+    pair.advance(1_000)
+    assert pair.client.session is not None
+    assert pair.client.session.switching.refused == "SWITCH_RATE_LIMITED"
+
+
+def test_an_ack_asked_for_again_after_a_restart_says_what_has_arrived() -> None:
+    pair = CorePair().attach()
+    for _ in range(5):
+        pair.data_up(b"u" * 80)
+    pair.advance(100)
+    forge = Forge(pair)
+    before = forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW)))
+    assert {report.path_index: report.next_counter for report in before.reports}[0] > 5
+    restart(pair)
+    forge.live = pair.live
+    again = forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW)))
+    assert (again.result, again.bound_index, again.reports) == (Result.BOUND, 2, before.reports)
+
+
+def test_a_bind_that_the_worker_has_not_heard_of_is_promised_only_when_it_has() -> None:
+    pair = CorePair().attach()
+    forge = Forge(pair)
+    for worker in pair.workers.values():
+        worker.alive = False
+    assert forge.send(NEW, 1, 2, forge.challenge(NEW)) == []
+    for worker in pair.workers.values():
+        worker.alive = True
+    pair.worker_delay_ms = 30
+    restart(pair)
+    forge.live = pair.live
+    assert forge.send(NEW, 1, 2, forge.challenge(NEW)) == []
+    pair.advance(30)
+    path = pair.workers[pair.live.slot].table.by_record[pair.live.record].path
+    assert path is not None
+    assert path.index == 2
+    assert forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW))).result is Result.BOUND

@@ -185,6 +185,16 @@ def test_what_waits_too_long_or_is_too_much_is_dropped_and_counted() -> None:
     assert pair.gateway.numbers() == [50]
 
 
+def test_what_waits_when_a_session_goes_or_begins_a_new_epoch_is_counted() -> None:
+    pair = LossyPair()
+    pair.lose(NOW)
+    pair.client.send(NOW, *range(3))
+    pair.client.pipelines.table.remove(RECORD)
+    pair.client.turn((NOW + 200) * MS)
+    pair.client.turn((NOW + 400) * MS)
+    assert pair.client.dropped() == {"NO_PATH": 3}
+
+
 def test_a_new_path_takes_what_waits_at_any_command_that_brings_one() -> None:
     pair = LossyPair()
     pair.lose(NOW)
