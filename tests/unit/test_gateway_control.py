@@ -9,7 +9,7 @@ from core_pair import DELAY_MS, CorePair, Flight, every_pair_is_sound, fast_poli
 from forge import NEW, Forge, forge
 
 from jvpn.observability.admin import AdminError
-from jvpn.observability.events import AuditEvent
+from jvpn.observability.events import AuditEvent, TransportSwitch
 from jvpn.protocol.constants import CLOSE_REPEATS, CONTROL_REPEAT_MIN_MS, PacketType
 from jvpn.protocol.control import ControlType, Frame, decode_frames
 from jvpn.protocol.messages import Health
@@ -76,6 +76,16 @@ def test_asking_for_a_switch_changes_nothing_but_is_told(forge: Forge) -> None:
     told = [event for event in pair.events(AuditEvent) if event.check == "switch"]
     assert [(event.reason_code, event.result) for event in told] == [("OPERATOR_SWITCH", "asked")]
     assert told[0].session_id == forge.live.hex_id
+
+
+def test_a_client_that_is_asked_moves(pair: CorePair) -> None:
+    pair.attach()
+    pair.gateway.switch(pair.live, Reason.OPERATOR_SWITCH, pair.now_ms)
+    pair.wait_for(lambda: pair.events(TransportSwitch) and pair.attached)
+    (switched,) = pair.events(TransportSwitch)
+    assert (switched.reason_code, switched.explicit) == ("OPERATOR_SWITCH", True)
+    assert pair.live.switch_id is not None
+    pair.wait_for(lambda: not pair.live.channel.awaits(pair.live.switch_id or 0))
 
 
 def admin_of(pair: CorePair, monkeypatch: pytest.MonkeyPatch) -> GatewayAdmin:
