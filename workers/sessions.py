@@ -10,6 +10,7 @@ from typing import Final
 from jvpn.protocol.constants import (
     GENERATION_SHIFT,
     HEADER_SIZE,
+    MAX_INDEX,
     TAG_SIZE,
     VERSION,
     PacketType,
@@ -49,6 +50,8 @@ class Session:
         self.record = command.record
         self.session_id = command.session_id
         self.generation = command.generation
+        #: Nobody has ever sent on higher indexes than this: their counters begin with generation 0 (see `table.add`).
+        self.unused_above = MAX_INDEX
         self.entries: dict[int, PathEntry] = {}
         self.path: SendPath | None = None
         self.direct: SendPath | None = None
@@ -155,7 +158,8 @@ class Session:
                 assert index > lowest
         assert sequence + count < 1 << GENERATION_SHIFT
         self._sequences[index] = sequence + count
-        return self.generation << GENERATION_SHIFT | sequence
+        generation = self.generation if index <= self.unused_above else 0
+        return generation << GENERATION_SHIFT | sequence
 
     def may_send_on(self, index: int) -> bool:
         """False for an index so old that its counters are forgotten."""

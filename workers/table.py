@@ -86,12 +86,17 @@ class SessionTable:
         ):
             raise TableError("these keys were in use here under this generation: raise it first")
 
+        begins_anew = session is None or command.generation > session.generation
         if session is None:
             session = self.by_record[command.record] = Session(command, self.page, self.pool)
             if not self.gateway:
                 self._only = session
-        elif command.generation > session.generation:
+        elif begins_anew:
             session.raise_generation(command.generation)
+        if begins_anew and not self.gateway:
+            # An agent outlives its workers, so it knows every index that any of them can have sent on. On the others a
+            # generation would be needless, and tell an observer of two networks that the same client uses both.
+            session.unused_above = max((item.index for item in command.indexes), default=-1)
         for old in session.receive.values():
             if old not in phases:
                 old.discard()
