@@ -1,7 +1,7 @@
 """A client's counters after the death of its worker: no nonce twice, and nothing that links its next network."""
 
 import msgspec
-from test_worker_table import HERE, THERE, indexes, session
+from test_worker_table import HERE, indexes, session
 
 from jvpn.protocol.constants import GENERATION_SHIFT
 from workers.commands import InstallIndexes
