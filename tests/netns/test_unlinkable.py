@@ -8,9 +8,11 @@ done twice: what links by design links each time at the same offset, chance does
 """
 
 import os
+import signal
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from linking import Seen, constant_bytes, first_counters, highest_sequence, seen, shared, strings
@@ -189,6 +191,7 @@ def test_nothing_in_the_datagrams_links_two_networks(observer: Observer, traffic
     control_left = system.active(CONTROL)
     system.order(CONTROL, command="switch", device=system.other(control_left).client_device)
     system.moved_from(control_left, CONTROL)
+    a_worker_has_died(system)
     pairs = {act: [moves(observer, act) for _twice in range(2)] for act in MOVES}
     for stream in traffic:
         stream.goes_on()
@@ -201,6 +204,15 @@ def test_nothing_in_the_datagrams_links_two_networks(observer: Observer, traffic
     counters_begin_anew(observer)
     no_byte_is_constant(observer)
     flow_labels_are_unlinked(observer)
+
+
+def a_worker_has_died(system: Running) -> None:
+    """The client's: its successor counts in another generation, which is the client's alone."""
+    client = system.clients[CLIENT]
+    children = Path(f"/proc/{client.popen.pid}/task/{client.popen.pid}/children").read_text().split()
+    (worker,) = (p for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    wait_for(lambda: "another goes on" in client.said, "another worker")
 
 
 def linking_offsets(pairs: list[Pair], control: list[Seen]) -> dict[tuple[bool, int], list[bytes]]:
