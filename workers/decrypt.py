@@ -39,6 +39,8 @@ from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
 TURN: Final = 8
 _PREFIX: Final = 12
 _COUNTER: Final = struct.Struct(">Q")
+_HEADER: Final = struct.Struct(">12sQ")
+_NONCE: Final = struct.Struct(">IQ")
 _MIN_DATA: Final = HEADER_SIZE + OFFLOAD_HEADER_SIZE + 20 + TAG_SIZE
 
 
@@ -79,7 +81,8 @@ class Decryptor:
             self._counters[Counter.UDP_READS] += 1
             self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
             self._counters[Counter.TRUNCATED] += not received.size
-            if not self._batch(received, now_ns):
+            done = self._batch if received.size > received.segment else self._lone
+            if not done(received, now_ns):
                 self._one_by_one(udp, received, now_ns)
 
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
@@ -94,7 +97,7 @@ class Decryptor:
     def _batch(self, received: Received, now_ns: int) -> bool:
         """The whole run at once; False, and nothing done, when it needs to go one by one."""
         segment = received.segment
-        if received.size <= segment or self._buffer[0] != PacketType.DATA:
+        if self._buffer[0] != PacketType.DATA:
             return False
         layout = self.layouts.get(segment)
         if layout is None:
@@ -147,6 +150,35 @@ class Decryptor:
         opener(nonce, self._view[at + HEADER_SIZE : at + tail], header, last)
         return last
 
+    def _lone(self, received: Received, now_ns: int) -> bool:
+        """One DATA datagram by itself, as acknowledgements come; False, and nothing done, when anything is unusual."""
+        size = received.size
+        if size < _MIN_DATA or self._buffer[0] != PacketType.DATA:
+            return False
+        prefix, counter = _HEADER.unpack_from(self._buffer)
+        entry = self._accepts(prefix, received.source, now_ns)
+        phase = None if entry is None else entry.session.receive.get(prefix[1] & 15)
+        if entry is None or phase is None:
+            return False
+        view = self._view
+        plaintext = self._tail[: size - HEADER_SIZE - TAG_SIZE]
+        try:
+            nonce = _NONCE.pack(entry.index, counter)
+            phase.opener()(nonce, view[HEADER_SIZE:size], view[:HEADER_SIZE], plaintext)
+        except InvalidTag:
+            return False
+        self._answers.heard(entry, phase, now_ns)
+        session = entry.session
+        window = session.window(entry.index)
+        if window is None or counter == NO_COUNTER or not window.check_and_set(counter):
+            self._counters[Counter.REPLAYED] += 1
+            return True
+        self._page.write_highest(session.record, entry.index, window.highest)
+        entry.count(counter, 1)
+        session.received(now_ns, size, 1)
+        self._delivery.deliver(session, (plaintext,))
+        return True
+
     # 4 replay, 5 deliver
 
     def _replay_and_deliver(
@@ -188,6 +220,8 @@ class Decryptor:
         if fresh is None and self._delivery.deliver_run(session, layout, count, last):
             return
         plaintexts = layout.plaintexts[:count]
+        if fresh is None and self._delivery.deliver_flow(session, layout, count):
+            plaintexts = []
         if last is not None:
             plaintexts.append(last)
         if fresh is not None:

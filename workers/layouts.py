@@ -150,6 +150,7 @@ class ReceiveLayout:
         self.plaintexts = [opened[at : at + slot] for at in range(0, slot * count, slot)]
         self.offload_words = _column(self.opened, 0, count, slot, ">u8")
         self._shapes: dict[int, tuple[Column, list[memoryview]]] = {}
+        self._flows: dict[int, Flow] = {}
 
     def stamp(self, index: int) -> None:
         if self._index != index:
@@ -166,6 +167,39 @@ class ReceiveLayout:
             slices = [plaintext[OFFLOAD_HEADER_SIZE + headers :] for plaintext in self.plaintexts]
             found = self._shapes[headers] = rows, slices
         return found
+
+    def flow(self, transport: int) -> "Flow":
+        """For whole UDP packets whose IP header has `transport` bytes: 20 (IPv4) or 40 (IPv6)."""
+        found = self._flows.get(transport)
+        if found is None:
+            found = self._flows[transport] = Flow(self, transport)
+        return found
+
+
+class Flow:
+    """The front of each plaintext of a layout, if it is a whole UDP packet without IP options or extension headers."""
+
+    def __init__(self, layout: ReceiveLayout, transport: int) -> None:
+        at = OFFLOAD_HEADER_SIZE
+        self.headers = transport + 8
+        # What one flow's datagrams of one size have in common: in IPv4 all but id and header checksum.
+        ranges = ((0, at + 4), (at + 6, at + 10), (at + 12, at + 28)) if transport == 20 else ((0, at + 48),)
+        count, stride = layout.capacity, layout.plaintext
+        self.common = [
+            _column(layout.opened, begin, count, stride, f"V{end - begin}") for begin, end in ranges
+        ]
+        self.ids = _column(layout.opened, at + 4, count, stride, ">u2") if transport == 20 else None
+        self.slices = [plaintext[at + self.headers :] for plaintext in layout.plaintexts]
+
+    def is_one(self, count: int) -> bool:
+        """Whether the first `count` packets are of one flow and differ in nothing but payload and a rising IP id."""
+        for column in self.common:
+            if column[:count].tobytes() != column[:1].tobytes() * count:
+                return False
+        if self.ids is None:
+            return True
+        ids = COUNT[:count] + np.uint64(self.ids[0])
+        return self.ids[:count].tobytes() == ids.astype(">u2").tobytes()
 
 
 def _nonces(count: int) -> tuple[list[memoryview], Column, Column]:

@@ -17,6 +17,8 @@ from pathlib import Path
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from jvpn.protocol.offload import longest_superpacket
+
 EVERYTHING = ("0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1")
 #: Before what DHCP clients (100 and more), the kernel (IPv6: 256, 1 024) and NetworkManager set for the same prefix.
 METRIC = 50
@@ -49,7 +51,11 @@ class TunnelConfig:
                 self._try(f"address {address}", partial(self._address, netlink, "del", address))
             for address in sorted(wanted.addresses):
                 self._try(f"address {address}", partial(self._address, netlink, "replace", address))
-            self._try(f"MTU {mtu}", partial(netlink.link, "set", index=self._index, mtu=mtu, state="up"))
+            longest = longest_superpacket(mtu)
+            change = partial(
+                netlink.link, "set", index=self._index, mtu=mtu, gso_max_size=longest, state="up"
+            )
+            self._try(f"MTU {mtu}", change)
             for route in sorted(wanted.routes):
                 self._try(f"route {route}", partial(self._route, netlink, "add", route))
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from jvpn.protocol.constants import HEADER_SIZE, MAX_SEGMENTS, MAX_UDP_PAYLOAD, TAG_SIZE
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -161,6 +163,16 @@ def _walk(plaintext: Buffer, protocol: int, end: int, kind: int) -> tuple[int, i
             raise OffloadError("bad_inner", "extension header cut off")
         protocol, at = plaintext[8 + at], at + (plaintext[8 + at + 1] + 1) * 8
     raise OffloadError("bad_inner", "too many extension headers")
+
+
+def longest_superpacket(mtu: int) -> int:
+    """gso_max_size for a TUN of that MTU: the longest superpacket whose datagrams leave in one UDP_SEGMENT send.
+
+    A longer one would cost two sends, two receives and two writes to the other TUN. The kernel takes its own reserve
+    for headers off (sk_setup_caps in net/core/sock.c), more than the 40 bytes that a slice is shorter than the MTU.
+    """
+    datagrams = min(MAX_SEGMENTS, MAX_UDP_PAYLOAD // (HEADER_SIZE + OFFLOAD.size + mtu + TAG_SIZE))
+    return datagrams * (mtu - 40)
 
 
 def rewrite(headers: bytearray, at: int, inner: Inner, payload: int, last: bool) -> None:

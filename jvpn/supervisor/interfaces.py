@@ -8,6 +8,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from jvpn.holder import bpf_syscall, xdp
+from jvpn.protocol.offload import longest_superpacket
 from jvpn.supervisor.steering_backend import SteeringBackend, XdpMode
 
 _WORST_FIRST: tuple[XdpMode, ...] = ("none", "generic", "native")
@@ -32,7 +33,8 @@ def configure_tun(name: str, addresses: list[str], mtu: int) -> None:
                 netlink.addr(
                     "replace", index=index, address=str(interface.ip), prefixlen=interface.network.prefixlen
                 )
-            netlink.link("set", index=index, mtu=mtu, state="up")
+            longest = longest_superpacket(mtu)
+            netlink.link("set", index=index, mtu=mtu, gso_max_size=longest, state="up")
         except NetlinkError as error:
             raise OSError(
                 error.code, f"TUN {name}: {error}; are its addresses free on this machine?"

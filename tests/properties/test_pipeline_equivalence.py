@@ -170,6 +170,43 @@ def superpackets(draw: st.DrawFn) -> bytes:
     return Superpacket(front + packet)
 
 
+@st.composite
+def trains(draw: st.DrawFn) -> list[bytes]:
+    """Datagrams of a UDP flow or two, sent one by one, mostly alike but for payload and IP id."""
+    family = draw(st.sampled_from((4, 6)))
+    size = draw(st.integers(1, 300))
+    identification = draw(st.sampled_from((0, 7, 65_530)))
+    packets = []
+    for number in range(draw(st.integers(2, 70))):
+        odd = draw(st.sampled_from((None,) * 30 + ("port", "ttl", "id", "shorter", "longer", "checksum")))
+        payload = BYTES[number : number + size + {"shorter": -1, "longer": 1}.get(odd or "", 0)]
+        ttl = 63 if odd == "ttl" else 64
+        if family == 4:
+            identification = (identification + (2 if odd == "id" else 1)) & 0xFFFF
+            packet = bytearray(struct.pack(">BBHHHBB2x", 0x45, 0, 0, identification, 0x4000, ttl, UDP))
+            packet += SOURCE_4 + bytes((10, 8, 0, 1))
+        else:
+            packet = bytearray(struct.pack(">IHBB", 6 << 28, 0, UDP, ttl) + SOURCE_6 + SOURCE_6[:15] + b"\1")
+        start = len(packet)
+        packet += struct.pack(">HHHH", 8 if odd == "port" else 7, 9, 8 + len(payload), 0) + payload
+        set_length(packet)
+        leave_checksum(packet, start, UDP)
+        if odd == "checksum":
+            finish_checksum(packet, start, 6)
+            packets.append(Superpacket(bytes(10) + packet))
+        else:
+            packets.append(Superpacket(struct.pack("=BBHHHH", 1, 0, 0, 0, start, 6) + packet))
+    return packets
+
+
+@st.composite
+def traffic(draw: st.DrawFn, least: int, most: int) -> list[bytes]:
+    """Reads from a TUN: up to `most` superpackets, or a train of datagrams."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(trains())
+    return draw(st.lists(superpackets(), min_size=least, max_size=most))
+
+
 # --- two workers ----------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +269,7 @@ def reference(arrived: list[bytes]) -> list[bytes]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(superpackets(), min_size=1, max_size=6), st.booleans())
+@given(traffic(1, 6), st.booleans())
 def test_an_undisturbed_path_delivers_exactly_what_the_senders_kernel_would_have_sent(
     packets: list[bytes], uso: bool
 ) -> None:
@@ -251,8 +288,8 @@ def test_an_undisturbed_path_delivers_exactly_what_the_senders_kernel_would_have
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.lists(superpackets(), min_size=1, max_size=4),
-    st.lists(superpackets(), max_size=3),
+    traffic(1, 4),
+    traffic(0, 3),
     st.randoms(use_true_random=False),
     st.booleans(),
 )
@@ -286,7 +323,7 @@ def test_a_bad_path_delivers_what_the_reference_delivers(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(superpackets(), min_size=1, max_size=3), st.randoms(use_true_random=False))
+@given(traffic(1, 3), st.randoms(use_true_random=False))
 def test_forged_datagrams_in_a_run_cost_only_themselves(packets: list[bytes], chance: random.Random) -> None:
     tunnel = Tunnel(uso=True)
     tunnel.warm(packets)
@@ -306,3 +343,18 @@ def test_forged_datagrams_in_a_run_cost_only_themselves(packets: list[bytes], ch
     assert tunnel.gateway.dropped() == {"BAD_TAG": len(forged)}
     # And they have not used up the counters of the genuine ones.
     assert len(tunnel.arrive([sent])) == len(reference(sent))
+
+
+def test_a_train_of_udp_is_one_write_to_a_kernel_that_can_cut_it() -> None:
+    for uso, writes in ((True, 1), (False, 40)):
+        tunnel = Tunnel(uso=uso)
+        packet = bytearray(struct.pack(">IHBB", 6 << 28, 0, UDP, 64) + SOURCE_6 + SOURCE_6[:15] + b"\1")
+        packet += struct.pack(">HHHH", 7, 9, 208, 0) + bytes(200)
+        set_length(packet)
+        leave_checksum(packet, 40, UDP)
+        train = [struct.pack("=BBHHHH", 1, 0, 0, 0, 40, 6) + bytes(packet)] * 40
+        tunnel.warm(train)
+        tunnel.client.tun.pending.extend(train)
+        tunnel.client.turn()
+        assert tunnel.arrive([tunnel.sent()]) == [kernel_segments(train[0])[0]] * 40
+        assert len(tunnel.gateway.tun.written) == writes
