@@ -218,6 +218,8 @@ class Life:
             for _, attempt in self._open:
                 self._missing("NO_RESULT", f"attempt {attempt} was open when its owner went")
             self._open.clear()
+        # The new owner knows of no attempt: one whose answer was lost is judged, and told, once more.
+        self._answered.clear()
         self._state, self._before, self._bindings = State.RECOVERING, _ANY_BEFORE, 0
         self._path, self._bound_version = None, None
 
@@ -240,8 +242,10 @@ class Life:
         key = (event.node_id, event.attempt)
         if key in self._open:
             self._wrong("ATTEMPT_TWICE", f"attempt {event.attempt} is open since line {self._open[key]}")
+        elif key in self._answered:
+            self._wrong("ATTEMPT_TWICE", f"attempt {event.attempt} has its result already")
+            return
         self._open[key] = line
-        self._answered.discard(key)
 
     def _result(self, event: ev.ReattachResult) -> None:
         key = (event.node_id, event.attempt)

@@ -9,7 +9,7 @@ What it checks, for a gateway's events (a session's life goes on over nodes) and
  2. every STATE_CHANGE is a row of the table, continues where the last one ended, and its bindings fit;
  3. versions have no gap within an epoch, and an epoch opens with an OWNERSHIP_EVENT{acquired};
  4. nothing moves after TERMINATED;
- 5. every REATTACH_ATTEMPT has exactly one REATTACH_RESULT;
+ 5. every REATTACH_ATTEMPT has exactly one REATTACH_RESULT, and is told once by each owner;
  6. a binding changes only by passing through RECOVERING.
 
 `python -m jvpn.observability.verify FILE…` prints the findings and exits 1 if there are any violations.

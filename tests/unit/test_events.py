@@ -412,12 +412,17 @@ class TestAuditor:
             ("violation", "ATTEMPT_TWICE")
         ]
 
-    def test_an_attempt_that_failed_may_be_made_again(self) -> None:
+    @pytest.mark.parametrize("result", ["failed", "bound"])
+    def test_an_attempt_that_has_its_result_is_not_told_again(self, result: str) -> None:
         story = Story().go(R.HANDSHAKE_OK)
-        for result in ("failed", "bound"):
-            story.sink.emit(ev.ReattachAttempt(attempt=1, cause="NODE_DRAIN", path=path(1), **story.common()))
-            story.sink.emit(ev.ReattachResult(attempt=1, result=result, **story.common()))
-        assert codes(story.lines()) == []
+        attempt = ev.ReattachAttempt(attempt=1, cause="NODE_DRAIN", path=path(1), **story.common())
+        story.sink.emit(attempt)
+        story.sink.emit(ev.ReattachResult(attempt=1, result=result, **story.common()))
+        lines = story.lines()
+        assert codes(lines) == []
+        assert codes([*lines, lines[1]]) == [("violation", "ATTEMPT_TWICE")]
+        other = ev.encode(msgspec.structs.replace(attempt, attempt=2))
+        assert codes([*lines, other, edited(lines[2], attempt=2)]) == []
 
     def test_nothing_is_bound_after_the_end(self) -> None:
         story = Story().go(R.HANDSHAKE_OK)
@@ -490,6 +495,16 @@ class TestAuditor:
         lines = self.takeover(pack_version(1, 1), 2)
         open_attempt = life().lines()[at(life(), "REATTACH_ATTEMPT")]
         assert codes([lines[0], open_attempt, *lines[1:]]) == [("lost", "NO_RESULT")]
+
+    def test_a_new_owner_may_be_asked_for_an_attempt_that_the_old_one_has_answered(self) -> None:
+        story = Story().go(R.HANDSHAKE_OK)
+        pair = (
+            ev.ReattachAttempt(attempt=1, cause="TRANSPORT_DEAD", path=path(1), **story.common()),
+            ev.ReattachResult(attempt=1, result="failed", **story.common()),
+        )
+        lines = self.takeover(pack_version(1, 1), 2)
+        again = [edited(ev.encode(event), state_version=pack_version(2, 1)) for event in pair]
+        assert codes([lines[0], *map(ev.encode, pair), *lines[1:], *again]) == []
 
     def test_garbage_is_named_by_its_line_and_stops_nothing(self) -> None:
         lines = life().lines()
