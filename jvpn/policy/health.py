@@ -308,6 +308,7 @@ def _ms(ns: int) -> float:
     return round(ns / MS, 3)
 
 
-def silent_at_gateway(policy: Policy, last_heard_ns: int, now_ns: int) -> bool:
-    """The gateway's only inference of death: nothing authenticated for three idle probe intervals."""
-    return now_ns - last_heard_ns >= GATEWAY_SILENCE_INTERVALS * policy.idle_probe_interval_ms * MS
+def silent_at_gateway_ms(policy: Policy, last_heard_ms: int) -> int:
+    """When the gateway takes a path for dead, its only inference of that: nothing authenticated came for three idle
+    probe intervals."""
+    return last_heard_ms + GATEWAY_SILENCE_INTERVALS * policy.idle_probe_interval_ms

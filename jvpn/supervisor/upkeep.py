@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jvpn.policy.health import silent_at_gateway_ms
 from jvpn.session.machine import Reason, State
 from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
@@ -64,7 +65,7 @@ class Upkeep:
         machine, policy = session.machine, session.policy
         if machine.active_bindings and now_ms >= (self._silence_deadline_ms(session) or now_ms + 1):
             heard_ms = self._heard_ms(session)
-            if now_ms >= heard_ms + 3 * policy.idle_probe_interval_ms:
+            if now_ms >= silent_at_gateway_ms(policy, heard_ms):
                 machine.apply(Reason.TRANSPORT_DEAD, now_ms, details={"silent_ms": now_ms - heard_ms})
                 self._drop_binding(session, now_ms)
             else:
@@ -97,7 +98,7 @@ class Upkeep:
     def _silence_deadline_ms(self, session: LiveSession) -> int | None:
         if not session.machine.active_bindings:
             return None
-        return session.heard_ms + 3 * session.policy.idle_probe_interval_ms
+        return silent_at_gateway_ms(session.policy, session.heard_ms)
 
     def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
         context, old = self._context, session.bindings.active

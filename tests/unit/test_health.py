@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from jvpn.policy.estimators import MS, SECOND, CounterLoss, RoundTrip, percentile
-from jvpn.policy.health import DeadPathRule, PathHealth, silent_at_gateway
+from jvpn.policy.health import DeadPathRule, PathHealth, silent_at_gateway_ms
 from jvpn.policy.model import Policy
 from jvpn.policy.quality import Quality, Signals, judge
 
@@ -147,8 +147,7 @@ def test_a_watched_idle_path_is_probed_often_enough_to_be_judged():
 
 
 def test_the_gateway_infers_death_only_after_three_idle_intervals():
-    assert not silent_at_gateway(POLICY, 7, 7 + 3 * IDLE - 1)
-    assert silent_at_gateway(POLICY, 7, 7 + 3 * IDLE)
+    assert silent_at_gateway_ms(POLICY, 7) == 7 + 3 * POLICY.idle_probe_interval_ms
 
 
 # --- answers and the verdict --------------------------------------------------------------------------
