@@ -71,6 +71,7 @@ class Adoption:
         """Bring everything back; what must be done for it are the core's effects."""
         context = self._context
         stored = {record.session_id: record for record in found.stored}
+        restored = []
         for record, row in found.rows.items():
             if row.session_id == bytes(16):
                 continue
@@ -78,7 +79,15 @@ class Adoption:
                 if row.session_id in stored:
                     context.do(ForgetSession(row.session_id))
                 continue
-            self._one(record, row, stored.get(row.session_id))
+            session = self._one(record, row, stored.get(row.session_id))
+            if session is not None:
+                restored.append(session)
+        for session in restored:
+            # An id that traffic flows on is not given to another session that only has it in its window.
+            for index in session.pinned_indexes():
+                context.reserve(session, index)
+        for session in restored:
+            self._resume(session)
         for record in found.torn:
             self._discard(record, "its row of the shared page was half written")
         self._supersede()
@@ -86,16 +95,19 @@ class Adoption:
         context.narrator.adopted(str(self._result))
         return self._result
 
-    def _one(self, record: int, row: SessionRow, stored: SessionRecord | None) -> None:
+    def _one(self, record: int, row: SessionRow, stored: SessionRecord | None) -> LiveSession | None:
         try:
             if stored is None:
                 raise NotRemembered("the store does not know it")
             session = self._restore(record, row, stored)
         except (NotRemembered, InvariantBroken, ValueError) as error:
             self._end_unknown(record, row, str(error))
-            return
+            return None
+        self._context.free_records.remove(record)
+        return session
+
+    def _resume(self, session: LiveSession) -> None:
         context = self._context
-        context.free_records.remove(record)
         context.sessions[session.session_id] = session
         unborn = session.machine.state is State.BIRTH
         known = context.peers.find(session.peer.public_key) is not None
@@ -201,9 +213,7 @@ class Adoption:
     def _put_in_force(self, session: LiveSession) -> None:
         context = self._context
         context.write_row(session)
-        for index, steering_id in session.indexes.ids.items():
-            context.by_steering_id[steering_id] = (session, index)
-            context.put_id(session, index)
+        context.open_indexes(session)
         if context.by_peer.get(session.peer.public_key) is session:
             for prefix in session.peer.addresses:
                 context.do(PutPrefix(prefix, session.slot))

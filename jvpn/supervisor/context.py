@@ -178,19 +178,41 @@ class GatewayContext:
         until = session.bindings.drain_until_ms if role is Role.DRAINING else 0
         self.do(PutId(steering_id, session.slot, role, source, until))
 
+    def reserve(self, session: LiveSession, index: int) -> bool:
+        """Whether the steering id of `index` leads to `session` from now on.
+
+        If not, eight random bytes met another session's: that index stays closed, the client uses another.
+        """
+        owned = (session, index)
+        if self.by_steering_id.setdefault(session.indexes.ids[index], owned) == owned:
+            return True
+        del session.indexes.ids[index]
+        self.counters["steering_id_collision"] += 1
+        return False
+
+    def open_indexes(self, session: LiveSession) -> None:
+        """Install all indexes of a session, but for those whose steering id is another's."""
+        for index in list(session.indexes.ids):
+            if self.reserve(session, index):
+                self.put_id(session, index)
+
+    def close_indexes(self, session: LiveSession) -> None:
+        """Take all steering entries of a session away."""
+        for index, steering_id in session.indexes.ids.items():
+            self._close(session, index, steering_id)
+
+    def _close(self, session: LiveSession, index: int, steering_id: bytes) -> None:
+        if self.by_steering_id.get(steering_id) == (session, index):
+            del self.by_steering_id[steering_id]
+            self.do(RemoveId(steering_id))
+
     def refresh_indexes(self, session: LiveSession) -> None:
         """Move the window of installed indexes to where it belongs, in the steering maps and in the worker."""
         added, gone = session.indexes.update(session.pinned_indexes())
-        for index, steering_id in list(added.items()):
-            if steering_id in self.by_steering_id:
-                # Eight random bytes met another session's: that index stays closed, the client uses another.
-                del session.indexes.ids[index]
-                self.counters["steering_id_collision"] += 1
-                continue
-            self.by_steering_id[steering_id] = (session, index)
-            self.put_id(session, index)
-        for steering_id in gone.values():
-            self.by_steering_id.pop(steering_id, None)
-            self.do(RemoveId(steering_id))
+        for index in added:
+            if self.reserve(session, index):
+                self.put_id(session, index)
+        for index, steering_id in gone.items():
+            self._close(session, index, steering_id)
         if added or gone:
             self.tell(session.slot, InstallIndexes(self.next_seq(), session.record, session.installed()))

@@ -18,7 +18,7 @@ from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemoveId, RemovePrefix
+from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
@@ -110,9 +110,7 @@ class GatewayCore:
         session.machine.apply(reason, now_ms, State.TERMINATED, details)
         session.bindings = session.bindings.drop()
         context.write_row(session)
-        for steering_id in session.indexes.ids.values():
-            context.by_steering_id.pop(steering_id, None)
-            context.do(RemoveId(steering_id))
+        context.close_indexes(session)
         context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
         context.sessions.pop(session.session_id, None)
         unborn = context.confirming.pop(session.session_id, None) is not None

@@ -17,7 +17,7 @@ from jvpn.session.machine import Reason
 from jvpn.session.record import Binding
 from jvpn.supervisor.admission import Admission
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, RemoveId, SaveSession
+from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, SaveSession
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
 
@@ -100,13 +100,11 @@ class Handshakes:
             key_limits=context.facts.key_limits[result.secrets.suite.number],
         )
         steering_id = session.indexes.ids[0]
-        if steering_id in context.by_steering_id:
-            context.counters["steering_id_collision"] += 1
+        if not context.reserve(session, 0):
             return
         self._drop_pending(peer.public_key)
         self._pending[peer.public_key] = Pending(session, arrival, opened.timestamp_us, now_ms)
         session.refused_policy = opened.policy_name if policy is None else ""
-        context.by_steering_id[steering_id] = (session, 0)
         context.do(PutId(steering_id, session.slot, Role.PENDING, arrival.remote))
         context.send(arrival, response)
 
@@ -139,19 +137,13 @@ class Handshakes:
         context.do(SaveSession(stored, pending.timestamp_us))
         context.do(ClearRecord(session.record))
         context.write_row(session)
-        self._open_indexes(session)
+        context.open_indexes(session)
         for prefix in session.peer.addresses:
             context.do(PutPrefix(prefix, session.slot))
         session.given_to_worker = True
         add = session.add_command(context.next_seq())
         context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
         return True
-
-    def _open_indexes(self, session: LiveSession) -> None:
-        context = self._context
-        for index, steering_id in session.indexes.ids.items():
-            context.by_steering_id[steering_id] = (session, index)
-            context.put_id(session, index)
 
     def _attach(self, session: LiveSession, now_ms: int) -> None:
         context = self._context
@@ -189,8 +181,5 @@ class Handshakes:
 
     def _drop_pending(self, client_key: bytes) -> None:
         pending = self._pending.pop(client_key, None)
-        if pending is None:
-            return
-        steering_id = pending.session.indexes.ids[0]
-        self._context.by_steering_id.pop(steering_id, None)
-        self._context.do(RemoveId(steering_id))
+        if pending is not None:
+            self._context.close_indexes(pending.session)

@@ -205,9 +205,7 @@ class Takeover:
         context.narrator.taken_over(session, record.state_version)
         context.do(ClearRecord(session.record))
         context.write_row(session)
-        for number, its_id in session.indexes.ids.items():
-            context.by_steering_id[its_id] = (session, number)
-            context.put_id(session, number)
+        context.open_indexes(session)
         for prefix in session.peer.addresses:
             context.do(PutPrefix(prefix, session.slot))
         context.tell(session.slot, session.add_command(context.next_seq()))
