@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jvpn.protocol import handshake
 from jvpn.protocol.addresses import to_text
-from jvpn.protocol.constants import HANDSHAKE_PENDING_MS, Role, Transport
+from jvpn.protocol.constants import HANDSHAKE_PENDING_MS, Role
 from jvpn.protocol.handshake import HandshakeError, InitOpened, Kem
 from jvpn.protocol.suites import suite
 from jvpn.session.machine import Reason
@@ -82,6 +82,9 @@ class Handshakes:
         context = self._context
         policy = peer.policy_for(opened.policy_name)
         given = peer.policy if policy is None else policy
+        if not arrival.allowed_by(given):
+            context.counters["transport_not_allowed"] += 1
+            return
         kem = Kem.MLKEM768 if given.kem == "mlkem768" else Kem.NONE
         response, result = opened.respond(
             peer.psk, context.random_bytes(32), context.random_bytes(16), epoch=1, kem=kem
@@ -129,7 +132,7 @@ class Handshakes:
         source = (to_text(arrival.remote.address), arrival.remote.port)
         local = (to_text(arrival.local.address), arrival.local.port)
         session.listeners[0] = arrival.listener
-        first = Binding(0, source, local, Transport.UDP, now_ms)
+        first = Binding(0, source, local, arrival.transport, now_ms)
         session.bindings = session.bindings.bind(first, now_ms, None)
         context.peers.accept(session.peer.public_key, pending.timestamp_us)
         facts = context.facts

@@ -39,11 +39,18 @@ UNKNOWN = commands.Endpoint(bytes(16), 0)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Where a datagram came in: listener number, its source, and the local address it was sent to."""
+    """Where a datagram came in: listener number, its source, the local address it was sent to, and what carried it.
+
+    What a REQUEST says of its transport is the client's claim; this is what the gateway knows.
+    """
 
     listener: int
     local: commands.Endpoint
     remote: commands.Endpoint
+    transport: Transport = Transport.UDP
+
+    def allowed_by(self, policy: Policy) -> bool:
+        return self.transport.name.lower() in policy.allowed_transports
 
 
 class LiveSession:

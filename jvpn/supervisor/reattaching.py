@@ -10,7 +10,7 @@ import msgspec
 
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
-from jvpn.protocol.constants import NO_INDEX, Transport
+from jvpn.protocol.constants import NO_INDEX
 from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
@@ -94,7 +94,7 @@ class Reattaching:
             ),
             NodeFacts(node_id),
             now_ms,
-            self._policy_facts(session, request, now_ms),
+            self._policy_facts(session, request, arrival, now_ms),
         )
 
     def challenged(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> bool:
@@ -106,12 +106,14 @@ class Reattaching:
             arrival.remote.port,
             arrival.local.address,
             arrival.local.port,
-            request.transport,
+            arrival.transport,
             paths.challenge_slot(now_ms * NS_PER_MS),
         )
 
-    def _policy_facts(self, session: LiveSession, request: Request, now_ms: int) -> PolicyFacts:
-        if request.transport.name.lower() not in session.policy.allowed_transports:
+    def _policy_facts(
+        self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int
+    ) -> PolicyFacts:
+        if request.transport is not arrival.transport or not arrival.allowed_by(session.policy):
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
         if Reason[request.cause.name] in VOLUNTARY_CAUSES:
             wait_ms = session.switches.wait_ms(session.policy, now_ms)
@@ -159,7 +161,7 @@ class Reattaching:
         now_ms: int,
     ) -> None:
         context = self._context
-        path = PathFact(index, request.transport, remote_text(arrival))
+        path = PathFact(index, arrival.transport, remote_text(arrival))
         if context.narrator.attempt(session, request, path):
             context.narrator.result(session, request, verdict)
             if verdict.denied_switch:
@@ -193,7 +195,7 @@ class Reattaching:
         lost = (verdict.enter or Reason[request.cause.name]) in LOSS_CAUSES
         source = (to_text(arrival.remote.address), arrival.remote.port)
         local = (to_text(arrival.local.address), arrival.local.port)
-        new = Binding(index, source, local, Transport(request.transport), now_ms)
+        new = Binding(index, source, local, arrival.transport, now_ms)
         context.narrator.attempt(session, request, path_fact(new))
         received_ms = context.activity.read_activity(session.record).received_ns // 1_000_000
         gap_ms = now_ms - received_ms if received_ms else None
@@ -267,7 +269,7 @@ class Reattaching:
             arrival.remote.port,
             arrival.local.address,
             arrival.local.port,
-            request.transport,
+            arrival.transport,
             paths.challenge_slot(now_ms * NS_PER_MS),
         )
         ack = Ack(

@@ -1,17 +1,20 @@
 """Every verdict on a REATTACH_REQUEST, end to end: what is answered, what is in force, what is told."""
 
+from dataclasses import replace
+
 import pytest
 from core_pair import DELAY_MS, CorePair, Flight, every_pair_is_sound, fast_policy
-from forge import NEW, RACER, Forge, forge
+from forge import LOCAL, NEW, RACER, Forge, forge
 from frozen import differences, frozen
 
-from jvpn.observability.events import SecurityEvent, StateChange, TransportSwitchDenied
+from jvpn.observability.events import ReattachAttempt, SecurityEvent, StateChange, TransportSwitchDenied
 from jvpn.protocol import reattach
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import NO_INDEX, PacketType, Role, Transport
 from jvpn.protocol.reattach import Cause, Result
 from jvpn.session.machine import State, pack_version
 from jvpn.supervisor import effects
+from jvpn.supervisor.live_session import Arrival
 from workers import commands
 from workers.commands import Endpoint
 
@@ -179,11 +182,44 @@ def test_challenges_are_good_for_their_source_and_for_two_minutes_at_most(forge:
     assert forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW, age_s=60))).result is Result.BOUND
 
 
-def test_a_transport_the_policy_does_not_allow_is_refused() -> None:
-    forge = Forge(CorePair(fast_policy(allowed_transports=("udp",))).attach())
-    challenge = forge.challenge(NEW, transport=Transport.TCP)
-    answer = forge.fail(forge.send(NEW, 1, 2, challenge, transport=Transport.TCP))
+@pytest.mark.parametrize("claimed", [Transport.UDP, Transport.TCP])
+def test_a_transport_the_policy_does_not_allow_is_refused(forge: Forge, claimed: Transport) -> None:
+    """Whatever the REQUEST says of it: it comes over UDP."""
+    forge.live.policy = replace(forge.live.policy, allowed_transports=("tcp",))
+    before = forge.live.bindings
+    answer = forge.fail(forge.send(NEW, 1, 2, forge.challenge(NEW), transport=claimed))
     assert answer.reason == "TRANSPORT_NOT_ALLOWED"
+    assert forge.live.bindings == before
+
+
+@pytest.mark.parametrize("claimed", [Transport.TCP, Transport.QUIC])
+def test_a_transport_that_is_only_claimed_is_refused(forge: Forge, claimed: Transport) -> None:
+    """Though the policy allows it. A challenge for the transport claimed proves nothing either."""
+    pair, before = forge.pair, forge.live.bindings
+    assert claimed.name.lower() in forge.live.policy.allowed_transports
+    challenge = forge.challenge(NEW, transport=claimed)
+    pending = forge.ack(forge.send(NEW, 1, 2, challenge, transport=claimed))
+    assert pending.result is Result.PENDING
+    answer = forge.fail(forge.send(NEW, 1, 2, pending.challenge, transport=claimed))
+    assert answer.reason == "TRANSPORT_NOT_ALLOWED"
+    assert forge.live.bindings == before
+    assert {event.path.transport for event in pair.events(ReattachAttempt)} == {"udp"}
+
+
+def test_what_is_bound_is_the_transport_that_the_request_came_over(forge: Forge) -> None:
+    pair, tcp = forge.pair, Transport.TCP
+    request = forge.request(1, 2, forge.challenge(NEW, transport=tcp), transport=tcp)
+    pair.gateway.receive_datagram(request, Arrival(0, LOCAL, NEW, tcp), pair.now_ms)
+    pair.settle()
+    assert forge.live.bindings.active is not None
+    assert forge.live.bindings.active.transport is tcp
+
+
+def test_a_handshake_over_a_transport_the_policy_does_not_allow_gets_no_answer() -> None:
+    pair = CorePair(fast_policy(allowed_transports=("tcp", "quic")))
+    pair.wait_for(lambda: pair.context.counters["transport_not_allowed"] > 1)
+    assert not any(not flight.up for flight in pair.sent)
+    assert (pair.context.sessions, pair.context.by_steering_id, pair.steered.ids) == ({}, {}, {})
 
 
 def test_a_flood_of_bad_proofs_on_one_id_leaves_the_others_free(forge: Forge) -> None:
