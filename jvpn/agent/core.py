@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jvpn.agent.effects import ClearRecord, Effect, SendDatagram, SessionOver
-from jvpn.agent.handshaking import Handshaking, Identity
+from jvpn.agent.handshaking import Handshaking, Identity, back_off_ms
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import NS, Uplink
 from jvpn.agent.session import ClientSession
@@ -28,10 +28,14 @@ from jvpn.session.machine import Reason
 from workers import commands
 from workers.page import Activity
 
+#: The gateway could not keep its side of a handshake that it had answered; it may another time.
+_NOT_BORN = frozenset({Reason.HANDSHAKE_FAIL, Reason.HANDSHAKE_TIMEOUT})
 #: Ends after which a new handshake follows by itself; the others were somebody's wish.
-_AGAIN = frozenset(
-    {Reason.SESSION_TTL_EXPIRED, Reason.TRANSPORT_LOSS_TTL_EXPIRED, Reason.RECOVERY_WINDOW_EXCEEDED}
-)
+_AGAIN = _NOT_BORN | {
+    Reason.SESSION_TTL_EXPIRED,
+    Reason.TRANSPORT_LOSS_TTL_EXPIRED,
+    Reason.RECOVERY_WINDOW_EXCEEDED,
+}
 CONFIRM_TIMEOUT_MS = 5_000
 
 
@@ -68,6 +72,8 @@ class ClientCore:
         self._handshaking = self._new_handshake(last_timestamp_us, now_ns // NS)
         self._confirm_by_ms = 0
         self._gave_up = False
+        #: Handshakes in a row that the gateway answered and then took back.
+        self._taken_back = 0
         self._farewells: list[tuple[int, SendDatagram]] = []
         self.stopped = False
 
@@ -256,6 +262,7 @@ class ClientCore:
         session = self.session
         if session is None or session.ended is None:
             return
+        wait_ms = self._wait_ms(session)
         again = (session.ended in _AGAIN or self._gave_up or session.was_reset) and not self.stopped
         self._gave_up = False
         note = "no gateway that answers knows it any more" if session.was_reset else ""
@@ -263,5 +270,13 @@ class ClientCore:
         self._farewells += session.farewells
         self._say_farewells(now_ms)
         self.session = None
-        self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms)
+        self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms + wait_ms)
         self.stopped = self.stopped or not again
+
+    def _wait_ms(self, session: ClientSession) -> int:
+        """How long to leave a gateway alone that took a handshake back: its answer came at once, and would again."""
+        if self._gave_up or session.ended not in _NOT_BORN:
+            self._taken_back = 0
+            return 0
+        self._taken_back += 1
+        return back_off_ms(self._taken_back - 1)

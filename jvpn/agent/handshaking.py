@@ -13,6 +13,11 @@ FIRST_RETRY_MS = 300
 LAST_RETRY_MS = 5_000
 
 
+def back_off_ms(times: int) -> int:
+    """How long to wait after one try and `times` more that came to nothing."""
+    return min(LAST_RETRY_MS, FIRST_RETRY_MS << min(times, 8))
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who the client is and whom it trusts. Keys are 32 bytes; `kem` is the least it takes of a gateway."""
@@ -63,7 +68,7 @@ class Handshaking:
             return []
         ways = self._ways()
         rounds = self.tries // max(len(ways), 1)
-        self._next_ms = now_ms + min(LAST_RETRY_MS, FIRST_RETRY_MS << min(rounds, 8))
+        self._next_ms = now_ms + back_off_ms(rounds)
         self.tries += 1
         if not ways:
             return []

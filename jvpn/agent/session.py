@@ -127,11 +127,14 @@ class ClientSession:
         elif message.kind is ControlType.SWITCH:
             self.switching.on_switch(message.value, now_ms)
         elif message.kind is ControlType.CLOSE:
-            code = messages.decode_reason(message.value)
-            reason = Reason(code) if code in Reason.__members__ else Reason.PEER_CLOSED
-            self.end(reason, now_ms, tell=False)
+            self.end(self._reason_of_close(messages.decode_reason(message.value)), now_ms, tell=False)
         else:
             raise WireError("unexpected_control")
+
+    def _reason_of_close(self, code: str) -> Reason:
+        """What ends nothing in the table, or is not in it, ends the session all the same."""
+        known = code in Reason.__members__ and self.view.allows(Reason(code), State.TERMINATED)
+        return Reason(code) if known else Reason.PEER_CLOSED
 
     def _on_rekey_response(self, value: bytes, now_ms: int) -> None:
         self.rekeying.on_response(value, now_ms)
