@@ -95,6 +95,7 @@ class Tunnel:
         xdp: str = "auto",
         policy: str = "",
         preferences: dict[str, int] | None = None,
+        suite: int = 1,
     ) -> None:
         self.network = network
         self.work = work
@@ -102,7 +103,7 @@ class Tunnel:
         self._gateway_key = keygen(work / "gateway.key")
         self._client_key = keygen(work / "client.key")
         self._write_gateway(workers, xdp, policy)
-        self._write_client(preferences or {})
+        self._write_client(preferences or {}, suite)
 
     def _write_gateway(self, workers: int, xdp: str, policy: str) -> None:
         work, lines = self.work, ""
@@ -126,14 +127,14 @@ class Tunnel:
             '    addresses: [10.8.0.2/32, "fd00:8::2/128"]\n'
         )
 
-    def _write_client(self, preferences: dict[str, int]) -> None:
+    def _write_client(self, preferences: dict[str, int], suite: int) -> None:
         work = self.work
         uplinks = "".join(
             f"  - {{device: {link.client_device}, preference: {preferences.get(link.name, 100)}}}\n"
             for link in self.network
         )
         (work / "client.yaml").write_text(
-            "private_key_file: client.key\n"
+            f"private_key_file: client.key\nsuite: {suite}\n"
             "gateway:\n"
             f"  public_key: {self._gateway_key}\n"
             f'  endpoints: ["{self.network.service_ip}:51820"]\n'
