@@ -13,6 +13,7 @@ from jvpn.cli import (
     doctor,
     down,
     keygen,
+    peer,
     server,
     sessions,
     status,
@@ -31,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jvpn {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (keygen, server, client, up, down, status, switch, sessions, terminate, timeline, doctor):
+    node = (keygen, server, client, up, down, status, switch, sessions, peer, terminate, timeline, doctor)
+    for command in node:
         command.add_parser(subparsers)
     return parser
 

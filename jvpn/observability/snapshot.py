@@ -78,6 +78,22 @@ class SessionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     last_switch: SwitchSnapshot | None = None
 
 
+class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured peer of a gateway. `public_key` is base64; `sessions` are SessionIDs in hexadecimal.
+
+    `last_handshake_us`: the timestamp of its last confirmed handshake, microseconds since 1970 by the client's clock;
+    None without one. `stale_inits`: INITs not newer than that, since the gateway started.
+    """
+
+    name: str
+    public_key: str
+    addresses: list[str]
+    policy: str
+    last_handshake_us: int | None
+    stale_inits: int
+    sessions: list[str]
+
+
 class PathSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One candidate of a client. `state`: active, draining, candidate, probing, dead. None where nothing was
     measured yet."""

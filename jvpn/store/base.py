@@ -28,6 +28,9 @@ class OwnershipStore(Protocol):
     def forget(self, session_id: bytes) -> None:
         """The session has ended. The client's timestamp stays: it must never fall."""
 
+    def forget_timestamp(self, client_public: bytes) -> None:
+        """An operator says that the client's clock begins anew: the one thing that makes a timestamp fall."""
+
     def sessions(self) -> list[SessionRecord]:
         """Every session kept. A record that cannot be opened or makes no sense is left out."""
 

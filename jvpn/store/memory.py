@@ -39,6 +39,10 @@ class MemoryStore:
         self._check()
         self._records.pop(session_id, None)
 
+    def forget_timestamp(self, client_public: bytes) -> None:
+        self._check()
+        self._timestamps_us.pop(client_public, None)
+
     def sessions(self) -> list[SessionRecord]:
         self._check()
         return list(self._records.values())

@@ -80,6 +80,10 @@ class SqliteStore:
         with self._transaction():
             self._database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
 
+    def forget_timestamp(self, client_public: bytes) -> None:
+        with self._transaction():
+            self._database.execute("DELETE FROM timestamps WHERE client_public = ?", (client_public,))
+
     def load(self, session_id: bytes) -> SessionRecord | None:
         try:
             found = self._database.execute("SELECT * FROM sessions WHERE session_id = ?", (session_id,))

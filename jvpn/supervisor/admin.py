@@ -14,6 +14,7 @@ from jvpn.session.machine import Reason
 from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.dataplane import counters_of
 from jvpn.supervisor.live_session import LiveSession, path_text
+from jvpn.supervisor.peer_admin import PeerAdmin
 from workers.counters import Counter
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ for _counter in Counter:
 class GatewayAdmin:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
+        self._peers = PeerAdmin(gateway)
 
     def handle(self, request: dict[str, Any]) -> object:
         """Answer one request. Raises AdminError."""
@@ -42,7 +44,11 @@ class GatewayAdmin:
             return self.switch(str(request.get("session", "")))
         if command == "switching":
             return self.switching(str(request.get("session", "")))
-        known = "status, sessions, switch, switching and terminate"
+        if command == "peers":
+            return self._peers.show(str(request.get("peer", "")))
+        if command == "reset-clock":
+            return self._peers.reset_clock(str(request.get("peer", "")), str(request.get("by", "")))
+        known = "peers, reset-clock, sessions, status, switch, switching and terminate"
         raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 
     def status(self) -> GatewaySnapshot:

@@ -21,6 +21,7 @@ from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.takeover import Takeover
@@ -153,6 +154,12 @@ class GatewayCore:
         if running is not None:
             running.dirty_ms = now_ms + STORE_RETRY_MS
             self.context.touched.add(running)
+
+    def reset_clock(self, peer: Peer, by: str) -> None:
+        """An operator has had the store forget the peer's handshake timestamp: so does this gateway."""
+        forgot_us = self.context.peers.newest_us(peer.public_key)
+        self._handshakes.forget_clock(peer)
+        self.context.narrator.clock_reset(peer, forgot_us, by)
 
     def find(self, hex_prefix: str) -> list[LiveSession]:
         """Sessions whose id begins with these hex digits."""

@@ -72,6 +72,7 @@ class Handshakes:
         newest = waiting.timestamp_us if waiting else 0
         if not context.peers.is_fresh(peer.public_key, opened.timestamp_us) or opened.timestamp_us <= newest:
             context.counters["stale_timestamp"] += 1
+            context.peers.stale_inits[peer.public_key] += 1
             return
         if not context.free_records:
             context.counters["table_full"] += 1
@@ -171,6 +172,11 @@ class Handshakes:
             context.narrator.policy_refused(session, session.refused_policy)
         context.counters["handshakes"] += 1
         self._on_attached(session, older, now_ms)
+
+    def forget_clock(self, peer: Peer) -> None:
+        """Nothing is left of the peer's handshake timestamps here, the one of a pending handshake included."""
+        self._drop_pending(peer.public_key)
+        self._context.peers.forget_clock(peer.public_key)
 
     def get_timer(self) -> int | None:
         return min((p.expires_ms for p in self._pending.values()), default=None)

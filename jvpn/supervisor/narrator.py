@@ -22,6 +22,7 @@ from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
 from jvpn.session.table import BINDINGS_ALLOWED
 from jvpn.supervisor.live_session import LiveSession, PathFact
+from jvpn.supervisor.peers import Peer
 
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.
 SECURITY_INTERVAL_MS = 1_000
@@ -102,6 +103,20 @@ class Narrator:
                 reason_code="SUPERVISOR_RESTARTED",
                 check="adoption",
                 result=result,
+            )
+        )
+
+    def clock_reset(self, peer: Peer, forgot_us: int | None, by: str) -> None:
+        """An operator had a peer's handshake timestamp forgotten. `by` is who that operator says to be."""
+        forgot = "nothing to forget" if forgot_us is None else f"forgot {forgot_us} us"
+        self._sink.emit(
+            AuditEvent(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                reason_code="OPERATOR_RESET_CLOCK",
+                check="reset-clock",
+                result=f"peer {peer.name}: {forgot}, asked by {by or 'somebody without a name'}",
             )
         )
 

@@ -1,5 +1,6 @@
 """The configured peers of a gateway: who may shake hands, under which policy, with which inner addresses."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from jvpn.policy.model import Policy
@@ -27,16 +28,33 @@ class Peer:
 
 @dataclass(slots=True)
 class PeerTable:
-    """Peers by public key, and the newest handshake timestamp accepted from each, which only ever rises."""
+    """Peers by public key, and the newest handshake timestamp accepted from each.
+
+    Timestamps are the clients' clocks, microseconds since 1970; they only ever rise, unless an operator has one
+    forgotten. `stale_inits` counts, for configured peers alone, the INITs that were not newer.
+    """
 
     peers: dict[bytes, Peer]
     timestamps_us: dict[bytes, int] = field(default_factory=dict)
+    stale_inits: Counter[bytes] = field(default_factory=Counter)
 
     def find(self, public_key: bytes) -> Peer | None:
         return self.peers.get(public_key)
 
+    def named(self, name: str) -> Peer | None:
+        return next((peer for peer in self.peers.values() if peer.name == name), None)
+
     def is_fresh(self, public_key: bytes, timestamp_us: int) -> bool:
         return timestamp_us > self.timestamps_us.get(public_key, 0)
+
+    def newest_us(self, public_key: bytes) -> int | None:
+        """The timestamp of its last confirmed handshake; None when there is none, or it was forgotten."""
+        # A store that has kept a session and no timestamp since has 0.
+        return self.timestamps_us.get(public_key) or None
+
+    def forget_clock(self, public_key: bytes) -> None:
+        """Its next INIT is fresh whatever its clock says."""
+        self.timestamps_us.pop(public_key, None)
 
     def accept(self, public_key: bytes, timestamp_us: int) -> None:
         self.timestamps_us[public_key] = max(timestamp_us, self.timestamps_us.get(public_key, 0))

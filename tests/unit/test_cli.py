@@ -38,6 +38,7 @@ COMMANDS = (
     "status",
     "switch",
     "sessions",
+    "peer",
     "terminate",
     "timeline",
     "doctor",
