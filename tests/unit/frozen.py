@@ -14,7 +14,7 @@ _OPAQUE: Final = (
     "AESGCM",
 )
 #: What counts what is dropped, and when a health monitor was last asked: they change with everything that comes.
-LIMITS: Final = frozenset({"counters", "_sources", "_datagrams", "_now_ns"})
+LIMITS: Final = frozenset({"counters", "stale_inits", "_sources", "_datagrams", "_now_ns"})
 
 
 def frozen(value: object, *, without: frozenset[str] = LIMITS) -> object:
