@@ -51,17 +51,24 @@ class ClientAdmin:
         return {"asked": device, "done": False}
 
     def switching(self) -> dict[str, object]:
-        """Whether a change of path is in flight, which uplink DATA goes out on, why the last was refused.
+        """Whether a change of path or a handshake is in flight, where DATA goes out, why the last change was refused.
 
         `configured`: the TUN has its addresses and routes.
         """
         session = self._agent.core.session
         if session is None:
             state = State.BIRTH.name
-            return {"in_flight": False, "active": None, "state": state, "refused": "", "configured": False}
+            shaking_hands = not self._agent.core.stopped
+            return {
+                "in_flight": shaking_hands,
+                "active": None,
+                "state": state,
+                "refused": "",
+                "configured": False,
+            }
         active = session.paths.active_path
         return {
-            "in_flight": session.requester.attempt is not None,
+            "in_flight": session.requester.attempt is not None or not session.configured,
             "active": None if active is None else active.uplink.name,
             "state": session.view.state.name,
             "refused": session.switching.refused,

@@ -82,10 +82,10 @@ class ClientCore:
         due, self._effects = self._effects, []
         return due
 
-    def _new_handshake(self, last_timestamp_us: int, now_ms: int) -> Handshaking:
+    def _new_handshake(self, last_timestamp_us: int, now_ms: int, first: Uplink | None = None) -> Handshaking:
         shell = self._shell
         return Handshaking(
-            self._identity, self.uplinks, last_timestamp_us, shell.random_bytes, shell.wall_us, now_ms
+            self._identity, self.uplinks, last_timestamp_us, shell.random_bytes, shell.wall_us, now_ms, first
         )
 
     def _do(self, effect: Effect) -> None:
@@ -263,14 +263,20 @@ class ClientCore:
         if session is None or session.ended is None:
             return
         wait_ms = self._wait_ms(session)
-        again = (session.ended in _AGAIN or self._gave_up or session.was_reset) and not self.stopped
+        wanted = (
+            session.ended in _AGAIN or self._gave_up or session.was_reset or session.anew_over is not None
+        )
+        again = wanted and not self.stopped
         self._gave_up = False
         note = "no gateway that answers knows it any more" if session.was_reset else ""
+        if session.anew_over is not None:
+            note = f"its policy asks for a new handshake over {session.anew_over.name}"
         self._effects.append(SessionOver(session.ended.value, again, note))
         self._farewells += session.farewells
         self._say_farewells(now_ms)
         self.session = None
-        self._handshaking = self._new_handshake(self._handshaking.last_timestamp_us, now_ms + wait_ms)
+        last_us = self._handshaking.last_timestamp_us
+        self._handshaking = self._new_handshake(last_us, now_ms + wait_ms, session.anew_over)
         self.stopped = self.stopped or not again
 
     def _wait_ms(self, session: ClientSession) -> int:

@@ -31,7 +31,8 @@ class Identity:
 
 
 class Handshaking:
-    """One attempt after another until `receive_response` returns a result. Times are milliseconds.
+    """One attempt after another until `receive_response` returns a result. Times are milliseconds. `first`: the uplink
+    to begin with, at the endpoint that it leads to now.
 
     `wall_us()` is the wall clock: message 1 carries max(now, last + 1), made durable before it is sent.
     """
@@ -44,6 +45,7 @@ class Handshaking:
         random_bytes: Callable[[int], bytes],
         wall_us: Callable[[], int],
         now_ms: int,
+        first: Uplink | None = None,
     ) -> None:
         self._identity = identity
         self._uplinks = uplinks
@@ -54,6 +56,7 @@ class Handshaking:
         self.tries = 0
         self._next_ms = now_ms
         self.uplink: Uplink | None = None
+        self._first = None if first is None else (first, first.remote)
 
     def get_timer(self) -> int:
         return self._next_ms
@@ -105,17 +108,19 @@ class Handshaking:
         return [SendDatagram(self.uplink.number, self.uplink.remote, init)]
 
     def _ways(self) -> list[tuple[Uplink, Endpoint]]:
-        """Uplinks × endpoints: every uplink's best endpoint, preferred uplinks first, then their next ones."""
+        """Uplinks × endpoints: every uplink's best endpoint, preferred uplinks first, then their next ones; but
+        before all of them the way to begin with."""
         usable = [uplink for uplink in self._uplinks if uplink.link_up]
         usable.sort(key=lambda uplink: (-uplink.preference, uplink.number))
         choices = [(uplink, uplink.remotes or (uplink.remote,)) for uplink in usable]
         most = max((len(remotes) for _uplink, remotes in choices), default=0)
-        return [
+        ways = [
             (uplink, remotes[rank])
             for rank in range(most)
             for uplink, remotes in choices
             if rank < len(remotes)
         ]
+        return sorted(ways, key=lambda way: way != self._first)
 
     def receive_response(self, datagram: bytes) -> HandshakeResult:
         """Raises HandshakeError for anything but the answer to the newest INIT."""

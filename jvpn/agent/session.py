@@ -73,6 +73,8 @@ class ClientSession:
         self.ttl = TtlClock(now_ms + policy.lifetime_ms)
         self.configured = False
         self.was_reset = False
+        #: The uplink that the gateway asks for a new handshake on, before it binds anything there.
+        self.anew_over: Uplink | None = None
         self._tunnel: ConfigureTunnel | None = None
         self.ended: Reason | None = None
         #: CLOSEs, sealed, and when each is to go.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 REPORT_WAIT_MS = 50
 #: What a SWITCH may ask for; such a choice holds until its path is lost.
 _ASKED = frozenset({Cause.OPERATOR_SWITCH.name, Cause.NODE_DRAIN.name})
+#: The gateway's policy binds no session to where the REQUEST came from but one whose handshake comes from there.
+REAUTHENTICATE = "REAUTHENTICATE"
 
 
 class Switching:
@@ -295,6 +297,8 @@ class Switching:
         if fail.reason == "NOT_OWNER" and not attempt.voluntary and owners.not_owner(attempt, path, now_ms):
             self.request(now_ms)
             return
+        if fail.reason == REAUTHENTICATE:
+            self._session.anew_over = path.uplink
         self.refuse(attempt, fail.reason, fail.retry_after_ms, now_ms)
 
     def refuse(self, attempt: Attempt, reason: str, retry_after_ms: int, now_ms: int) -> None:
@@ -305,6 +309,10 @@ class Switching:
         if reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
             end = Reason(reason) if reason in Reason.__members__ else Reason.PEER_CLOSED
             self._session.end(end, now_ms, tell=False)
+            return
+        if reason == REAUTHENTICATE:
+            # Not told: the gateway keeps the session until the new one is confirmed, and then says SUPERSEDED.
+            self._session.end(Reason.POLICY_TERMINATED, now_ms, tell=False, details={"fail": reason})
             return
         if attempt.voluntary and self._paths.active is not None:
             self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": reason})

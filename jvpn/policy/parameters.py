@@ -190,7 +190,7 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         Kind.WORDS,
         "",
         (),
-        "changes after which a new handshake is asked for: the outer address, the uplink's network",
+        "a session is bound to another outer address, or to another network, only after a new handshake",
         choices=("address", "network"),
         may_be_empty=True,
     ),

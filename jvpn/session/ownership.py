@@ -11,7 +11,7 @@ The checks, in this order, and what each can say:
  6. version      client's count above ours in our epoch             fail VERSION_CONFLICT + SECURITY_EVENT
                  client's epoch above ours                          fail NOT_OWNER, and check the fence
  7. TTLs         session over                                       fail, and terminate
- 8. policy       transport, cost, switch rate; bucket of binds      fail, with retry_after_ms
+ 8. policy       transport, new source, switch rate; bucket of binds      fail, with retry_after_ms
  9. bind                                                            bind
 
 A lower or equal version is fine: a lost ACK must strand nobody. After a takeover no attempt has been bound in
@@ -54,6 +54,7 @@ class Code(StrEnum):
     SWITCH_RATE_LIMITED = "SWITCH_RATE_LIMITED"
     TRANSPORT_NOT_ALLOWED = "TRANSPORT_NOT_ALLOWED"
     POLICY_DENIED = "POLICY_DENIED"
+    REAUTHENTICATE = "REAUTHENTICATE"
 
 
 class Violation(StrEnum):

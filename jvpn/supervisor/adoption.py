@@ -188,6 +188,7 @@ class Adoption:
             session.refused = Fail(row.refused_attempt, session.machine.state_version, 0, code)
             session.last_told_attempt = max(session.last_told_attempt, row.refused_attempt)
         session.security_failures = row.security_failures
+        session.proven_from = memory.proven_from
         session.switches.times_ms = list(memory.switches_ms)
 
     def _restore_keys(self, session: LiveSession, row: SessionRow, memory: Remembered) -> None:

@@ -132,6 +132,7 @@ class Handshakes:
         arrival = pending.arrival
         source = (to_text(arrival.remote.address), arrival.remote.port)
         local = (to_text(arrival.local.address), arrival.local.port)
+        session.proven_from = source[0]
         session.listeners[0] = arrival.listener
         first = Binding(0, source, local, arrival.transport, now_ms)
         session.bindings = session.bindings.bind(first, now_ms, None)

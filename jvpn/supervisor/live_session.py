@@ -81,6 +81,8 @@ class LiveSession:
         self.machine_hook = hook
         self.machine = Machine(machine_epoch, hook)
         self.bindings = Bindings()
+        #: The address that its handshake came from; empty when that is not known any more.
+        self.proven_from = ""
         self.listeners: dict[int, int] = {}
         self.indexes = IndexTable(secrets, policy.max_candidates)
         self.channel = ControlChannel(supervisor_generation)

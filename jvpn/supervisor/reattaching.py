@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from jvpn.policy.reauthentication import must_prove_anew
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
 from jvpn.protocol.constants import NO_INDEX
@@ -115,6 +116,8 @@ class Reattaching:
     ) -> PolicyFacts:
         if request.transport is not arrival.transport or not arrival.allowed_by(session.policy):
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
+        if must_prove_anew(session.policy, session.proven_from, to_text(arrival.remote.address)):
+            return PolicyFacts(Code.REAUTHENTICATE)
         if Reason[request.cause.name] in VOLUNTARY_CAUSES:
             wait_ms = session.switches.wait_ms(session.policy, now_ms)
             return PolicyFacts(Code.SWITCH_RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()

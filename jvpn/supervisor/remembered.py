@@ -19,7 +19,8 @@ class NotRemembered(ValueError):
 class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """`phases` are (number, secret), oldest first; `answered` is the newest REKEY_INIT and the RESPONSE to it;
     `highest_index` the highest on which anything was authenticated; `switches_ms` are the voluntary
-    switches of the last minute, in the boot that the record names."""
+    switches of the last minute, in the boot that the record names; `proven_from` is the address that the handshake came
+    from."""
 
     suite: int
     session: bytes
@@ -28,6 +29,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     policy: bytes
     highest_index: int = 0
     switches_ms: list[int] = []
+    proven_from: str = ""
 
     def __repr__(self) -> str:
         """Shows no secret: these end up in tracebacks."""
@@ -61,6 +63,7 @@ def remember(session: "LiveSession") -> bytes:
             policy=session.policy.to_wire(),
             highest_index=session.indexes.highest_seen,
             switches_ms=session.switches.times_ms,
+            proven_from=session.proven_from,
         )
     )
 

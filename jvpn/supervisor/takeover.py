@@ -150,6 +150,7 @@ class Takeover:
         session.machine = Machine.adopt(State.RECOVERING, record.state_version, 0, now_ms)
         session.last_attempt = session.last_told_attempt = 0
         session.bound_in_epoch = False
+        session.proven_from = memory.proven_from
         if record.boot_id == context.facts.boot_id:
             session.switches.times_ms = list(memory.switches_ms)
         session.indexes.saw(index)
