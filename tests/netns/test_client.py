@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from client_lab import BEYOND, BEYOND6, PORT, ClientLab
 from streams import TcpEcho
 
@@ -21,6 +22,9 @@ from jvpn.lab.capture import Capture
 from jvpn.lab.links import SERVICE_IP, SERVICE_IP6, Network, direct_links, uplinks
 from jvpn.lab.namespaces import Lab
 from jvpn.lab.running import GATEWAY_INNER, GATEWAY_INNER6, JVPN, wait_for
+from jvpn.observability.verify import audit_file
+
+STRICT = Path(__file__).parents[2] / "policies" / "strict.yaml"
 
 
 @pytest.fixture
@@ -384,6 +388,35 @@ def test_up_down_switch_and_terminate(here: ClientLab) -> None:
     assert not (here.work / "client" / "client.pid").exists()
     assert here.gateway.ask("sessions") == []
     assert here.jvpn("down", "-c", str(config)).stdout == "no client was running\n"
+
+
+def test_under_the_strict_policy_another_network_means_another_session(here: ClientLab) -> None:
+    here.write_gateway(policy=yaml.safe_load(STRICT.read_text()))
+    here.write_client()
+    here.start()
+    sessions = [here.status()["session"]]
+
+    def anew_over(device: str) -> bool:
+        status = here.status()
+        another = status.get("session") not in (None, *sessions)
+        return another and status["active"] == device and here.attached()
+
+    with TcpEcho(here.network.client, here.network.gateway, GATEWAY_INNER) as stream:
+        for change, device in ((here.network["A"].down, "upB"), (here.network["A"].up, "upA")):
+            change()
+            wait_for(f"a new session over {device}", lambda wanted=device: anew_over(wanted))  # type: ignore[misc]
+            sessions.append(here.status()["session"])
+            assert [row["session_id"] for row in here.gateway.ask("sessions")] == sessions[-1:]
+            stream.goes_on()
+    assert here.client.log.read_text().count("its policy asks for a new handshake over") == 2
+    assert (here.client.stop(), here.gateway.stop()) == (0, 0)
+    ends = [
+        (event["session_id"], event["reason_code"])
+        for event in map(json.loads, here.gateway.event_lines())
+        if event["event"] == "STATE_CHANGE" and event["to"] == "TERMINATED"
+    ]
+    assert ends == list(zip(sessions, ["SUPERSEDED", "SUPERSEDED", "PEER_CLOSED"], strict=True))
+    assert [audit_file(node.events) for node in (here.gateway, here.client)] == [[], []]
 
 
 def test_a_client_moves_and_ends_when_its_gateway_says_so(here: ClientLab) -> None:
