@@ -73,7 +73,7 @@ class AttachPage(msgspec.Struct, frozen=True, tag=True):
 
 
 class AttachTun(msgspec.Struct, frozen=True, tag=True):
-    """One TUN queue (one descriptor beside); `vnet_header` as negotiated when it was opened."""
+    """One TUN queue (one descriptor beside); `vnet_header`: whether it has a virtio_net_hdr (`workers.tun`)."""
 
     seq: int
     vnet_header: bool
@@ -81,7 +81,10 @@ class AttachTun(msgspec.Struct, frozen=True, tag=True):
 
 
 class AttachSocket(msgspec.Struct, frozen=True, tag=True):
-    """A UDP socket (one descriptor beside), known as `socket` from now on; replaces one of the same number."""
+    """A UDP socket (one descriptor beside), known as `socket` from now on; replaces one of the same number.
+
+    `gro`, `segment`: whether it reads, and sends, many datagrams at once.
+    """
 
     seq: int
     socket: int

@@ -3,7 +3,6 @@
 All are AF_INET6 and dual-stack: IPv4 peers are ::ffff:a.b.c.d, on the socket as in every message.
 """
 
-import contextlib
 import errno
 import socket
 import struct
@@ -35,12 +34,13 @@ Address = tuple[str, int]
 
 
 def open_socket(
-    address: str, port: int, device: str | None = None, *, reuseport: bool = False
+    address: str, port: int, device: str | None = None, *, reuseport: bool = False, offload: bool = True
 ) -> socket.socket:
     """A non-blocking dual-stack UDP socket, bound, with every option the workers rely on.
 
-    `address` is text ("::" for any, IPv4 mapped as ::ffff:a.b.c.d); `device` binds to an interface. Buffers are
-    as large as the privileges allow. Raises OSError (EADDRINUSE, ENODEV, EPERM …).
+    `address` is text ("::" for any, IPv4 mapped as ::ffff:a.b.c.d); `device` binds to an interface; `offload`: with
+    GRO where the kernel has it. Buffers are as large as the privileges allow. Raises OSError (EADDRINUSE, ENODEV,
+    EPERM …).
     """
     opened = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
@@ -49,9 +49,8 @@ def open_socket(
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         opened.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_PROBE)
         opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_PROBE)
-        # Before Linux 5.0 there is no GRO for sockets; every datagram then comes alone.
-        with contextlib.suppress(OSError):
-            opened.setsockopt(SOL_UDP, UDP_GRO, 1)
+        if offload:
+            receive_joined(opened)
         if reuseport:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -66,6 +65,24 @@ def open_socket(
         opened.close()
         raise
     return opened
+
+
+def receive_joined(opened: socket.socket) -> bool:
+    """Have runs of datagrams read at once. False before Linux 5.0: every datagram then comes alone."""
+    return _takes(opened, UDP_GRO, 1)
+
+
+def can_segment(opened: socket.socket) -> bool:
+    """Whether one send can be many datagrams (Linux 4.18). A kernel that cannot would send one that is too long."""
+    return _takes(opened, UDP_SEGMENT, 0)
+
+
+def _takes(opened: socket.socket, option: int, value: int) -> bool:
+    try:
+        opened.setsockopt(SOL_UDP, option, value)
+    except OSError:
+        return False
+    return True
 
 
 def pktinfo(local: bytes) -> list[Ancillary]:

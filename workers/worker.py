@@ -33,7 +33,7 @@ from workers.counters import Counter
 from workers.page import COUNTER_SLOTS, Page
 from workers.pipelines import Pipelines
 from workers.table import SessionTable, TableError
-from workers.tun import TunQueue
+from workers.tun import PlainTunQueue, TunQueue
 from workers.udp import UdpSocket
 
 _ONE_DESCRIPTOR: Final = (AttachPage, AttachTun, AttachSocket)
@@ -137,9 +137,7 @@ class Worker:
         os.close(descriptors.pop())
 
     def _attach_tun(self, command: AttachTun, descriptors: list[int]) -> None:
-        if not command.vnet_header:
-            raise CommandError("a TUN queue needs virtio_net_hdr: open it with workers.tun.open_queue")
-        tun = TunQueue(descriptors[0])
+        tun = TunQueue(descriptors[0]) if command.vnet_header else PlainTunQueue(descriptors[0])
         descriptors.clear()
         if self._tun is not None:
             self._unwatch(self._tun.fileno())

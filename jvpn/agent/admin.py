@@ -83,6 +83,8 @@ class ClientAdmin:
         values = self._agent.page.counters(0)
         counters |= {f"worker_{c.name.lower()}": values[c] for c in Counter if values[c]}
         counters["handshakes"] = core.handshakes_done
+        agent = self._agent
+        offload = str(agent.offload) if agent.plan.offload else "off by configuration"
         if session is None:
             return ClientSnapshot(
                 session=None,
@@ -90,6 +92,7 @@ class ClientAdmin:
                 state_version=0,
                 active=None,
                 paths=[self._idle(uplink) for uplink in core.uplinks],
+                offload=offload,
                 counters=counters,
             )
         active = session.paths.active_path
@@ -102,6 +105,7 @@ class ClientAdmin:
                 self._path(path, path is active, now_ns)
                 for _number, path in sorted(session.paths.paths.items())
             ],
+            offload=offload,
             counters=counters,
         )
 

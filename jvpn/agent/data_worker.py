@@ -11,18 +11,24 @@ from jvpn.holder import descriptors
 from jvpn.protocol.constants import TUN_MTU
 from workers import commands
 from workers.main import worker_main
+from workers.offload import Offload
 
 START_S = 30.0
 NOBODY = 65_534
 
 
 class DataWorker:
-    """A running worker. Commands that only set it up have sequence number 0: nobody waits for the answers.
+    """A running worker, told what of `offload` it may use.
+
+    Commands that only set it up have sequence number 0: nobody waits for the answers.
 
     Raises OSError when it does not come up in START_S.
     """
 
-    def __init__(self, page_fd: int, tun_fd: int, sockets: dict[int, socket.socket]) -> None:
+    def __init__(
+        self, page_fd: int, tun_fd: int, sockets: dict[int, socket.socket], offload: Offload
+    ) -> None:
+        self._offload = offload
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         process = get_context("spawn").Process(target=worker_main, args=(theirs,), daemon=True)
         process.start()
@@ -40,7 +46,9 @@ class DataWorker:
     def _set_up(self, page_fd: int, tun_fd: int, sockets: dict[int, socket.socket]) -> None:
         channel = self._channel
         descriptors.send(channel, commands.encode(commands.AttachPage(0)), [page_fd])
-        descriptors.send(channel, commands.encode(commands.AttachTun(0, True, TUN_MTU)), [tun_fd])
+        descriptors.send(
+            channel, commands.encode(commands.AttachTun(0, self._offload.vnet_header, TUN_MTU)), [tun_fd]
+        )
         for number, opened in sockets.items():
             self.attach(number, opened)
         self.tell(commands.Start(0, 0, -1, False, NOBODY, NOBODY))
@@ -54,7 +62,7 @@ class DataWorker:
 
     def attach(self, number: int, opened: socket.socket) -> None:
         """Read and send on `opened` as socket `number`, in place of the one that had that number."""
-        attach = commands.AttachSocket(0, number, gro=True, segment=True)
+        attach = commands.AttachSocket(0, number, gro=self._offload.gro, segment=self._offload.gso)
         descriptors.send(self._channel, commands.encode(attach), [opened.fileno()])
 
     def detach(self, number: int) -> None:

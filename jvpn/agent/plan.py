@@ -43,3 +43,4 @@ class ClientPlan:
     state_dir: Path
     events_path: Path | None
     dns: DnsPlan = field(default_factory=DnsPlan)
+    offload: bool = True

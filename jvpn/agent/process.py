@@ -34,7 +34,7 @@ from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
 from jvpn.observability.sink import open_sink
 from jvpn.session.machine import Origin
-from workers import commands, tun
+from workers import commands, offload, tun
 from workers.page import Page
 
 NS_PER_MS = 1_000_000
@@ -84,8 +84,9 @@ class Agent:
         self._undo.append(pid_file.close)
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.CLIENT)
         self._undo.append(lambda: self.sink.close(2.0))
-        self._tun = _open_tun(plan.tun_name)
+        self._tun = _open_tun(plan.tun_name, plan.offload)
         self._undo.append(lambda: os.close(self._tun))
+        self.offload = offload.find(self._tun) if plan.offload else offload.Offload()
         self._tunnel = TunnelConfig(plan.tun_name, self._say)
         self._name_servers()
         self._page_fd = Page.create(1, os.urandom(32))
@@ -94,7 +95,7 @@ class Agent:
         # Before it looks at the links, so that no change falls between.
         self._links = LinkMonitor()
         self._make_uplinks()
-        self._worker = DataWorker(self._page_fd, self._tun, self.uplinks.sockets())
+        self._worker = self._start_worker()
         self._undo.append(self._end_worker)
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
@@ -119,7 +120,7 @@ class Agent:
             devices = [(name, DEFAULT_PREFERENCE) for name in default_route_devices() if name != own]
         else:
             devices = [(uplink.device, uplink.preference) for uplink in planned]
-        self.uplinks = Uplinks(devices, self._attach)
+        self.uplinks = Uplinks(devices, self._attach, self.offload.gro)
         self._undo.append(self.uplinks.close)
         for port in self.uplinks.ports:
             self.uplinks.refresh(port)
@@ -225,7 +226,7 @@ class Agent:
             self.stop()
             return
         try:
-            self._worker = DataWorker(self._page_fd, self._tun, self.uplinks.sockets())
+            self._worker = self._start_worker()
         except OSError as error:
             self._say(f"the data worker died, and another does not start: {error}; the client ends")
             self._status = 1
@@ -234,6 +235,9 @@ class Agent:
         self._say("the data worker died; another goes on in its place")
         self._watch_worker(self._worker)
         self.core.worker_replaced()
+
+    def _start_worker(self) -> DataWorker:
+        return DataWorker(self._page_fd, self._tun, self.uplinks.sockets(), self.offload)
 
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
@@ -285,12 +289,12 @@ class Agent:
                 self._say(f"while stopping: {error}")
 
 
-def _open_tun(name: str) -> int:
+def _open_tun(name: str, offload: bool) -> int:
     """Raises OSError. A client that was killed leaves the TUN to its worker for a moment."""
     until = time.monotonic() + TUN_WAIT_S
     while True:
         try:
-            return tun.open_queue(name)
+            return tun.open_queue(name, offload=offload)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise

@@ -50,8 +50,12 @@ class Uplinks:
     """`attach(number, socket)` hands a new socket to the data worker, None takes it away again."""
 
     def __init__(
-        self, devices: Sequence[tuple[str, int]], attach: Callable[[int, socket.socket | None], None]
+        self,
+        devices: Sequence[tuple[str, int]],
+        attach: Callable[[int, socket.socket | None], None],
+        gro: bool = True,
     ) -> None:
+        self._gro = gro
         self._attach = attach
         self.ports: list[Port] = []
         self.remotes: tuple[Endpoint, ...] = ()
@@ -156,7 +160,7 @@ class Uplinks:
 
     def _open(self, port: Port) -> None:
         try:
-            port.opened = udp.open_socket("::", 0, device=port.name)
+            port.opened = udp.open_socket("::", 0, device=port.name, offload=self._gro)
         except OSError:
             # Gone again already; the kernel's next news says so.
             return

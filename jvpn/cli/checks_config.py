@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,6 +146,16 @@ def _listen_port(host: str, port: int, status: dict[str, Any] | None, run_dir: P
         remedy = remedies.get(error.errno or 0, "listen on an address of this machine")
         return Check(label, "problem", f"cannot be bound: {error.strerror}", remedy)
     return Check(label, "ok", "free")
+
+
+def offload(wanted: str, status: Mapping[str, Any] | None) -> Check:
+    """What the kernel may take over and, while it runs, what of that was found."""
+    if wanted == "off":
+        remedy = "write offload: auto, or leave it out, unless a network driver is at fault"
+        return Check("offload", "warning", "off by configuration: every packet passes singly", remedy)
+    if status is None or "offload" not in status:
+        return Check("offload", "ok", "auto: found out at the start")
+    return Check("offload", "ok", f"in use: {status['offload']}")
 
 
 def tun_name(name: str, status: dict[str, Any] | None) -> Check:

@@ -140,7 +140,12 @@ def _client(config: ClientConfig) -> list[Check]:
     found = checks_config.uplinks(config) + checks_config.endpoints(config)
     if all(check.level != "ok" for check in found if check.name.startswith("gateway ")):
         found = [replace(c, level="problem") if c.name.startswith("gateway ") else c for c in found]
-    return [*found, checks_config.tun_name(config.tun_name, status), *checks_config.client_folders(config)]
+    return [
+        *found,
+        checks_config.tun_name(config.tun_name, status),
+        checks_config.offload(config.offload, status),
+        *checks_config.client_folders(config),
+    ]
 
 
 def _gateway(report: Report, config: GatewayConfig | None, deep: bool) -> None:
@@ -156,6 +161,7 @@ def _gateway(report: Report, config: GatewayConfig | None, deep: bool) -> None:
         report.groups["configuration"] += [
             *checks_config.listen_ports(config, status),
             checks_config.tun_name(config.tun_name, status),
+            checks_config.offload(config.offload, status),
             *checks_config.forwarding(config),
             *checks_config.gateway_folders(config),
         ]

@@ -54,6 +54,7 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         pin_dir=BPFFS / config.node_id,
         capacity=max(64, 4 * len(peers)),
         dns=config.dns,
+        offload=config.offload == "auto",
     )
 
 
@@ -90,6 +91,7 @@ def client_plan(config: ClientConfig) -> ClientPlan:
         state_dir=config.state_dir,
         events_path=config.events,
         dns=DnsPlan(config.dns.mode, config.dns.resolv_conf),
+        offload=config.offload == "auto",
     )
 
 

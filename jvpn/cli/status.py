@@ -48,6 +48,7 @@ def gateway_text(answer: dict[str, Any]) -> str:
     ]
     lines += [f"  {name:<8}{mode}" for name, mode in sorted(answer["xdp_mode"].items())]
     lines += [f"  ({' '.join(note.split())})" for note in answer.get("steering_notes", [])]
+    lines += [f"offload   {answer['offload']}"]
     lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}", ""]
     rows = [["worker", "pid", "cpu", "state", "sessions", "delivered", "sent"]]
     for worker in answer["workers"]:
@@ -73,6 +74,7 @@ def client_text(answer: dict[str, Any]) -> str:
         f"session   {session}",
         f"state     {answer['state']} at version {version_text(answer['state_version'])}",
         f"active    {answer['active'] or 'no path'}",
+        f"offload   {answer['offload']}",
         "",
     ]
     rows = [["path", "state", "index", "rtt ms", "loss", "last answer", "gateway"]]

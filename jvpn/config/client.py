@@ -27,6 +27,7 @@ CLIENT_FIELDS: Final = (
     "policy",
     "suite",
     "kem",
+    "offload",
     "state_dir",
     "run_dir",
     "events",
@@ -103,6 +104,7 @@ class ClientConfig:
     state_dir: Path
     run_dir: Path
     events: Path | None
+    offload: str
 
 
 def parse_client(text: str, filename: str, directory: Path) -> ClientConfig:
@@ -129,6 +131,7 @@ def parse_client(text: str, filename: str, directory: Path) -> ClientConfig:
         state_dir=read.optional_path(nodes, "state_dir", DEFAULT_STATE_DIR),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
         events=read.events(nodes),
+        offload=read.offload(nodes),
     )
 
 

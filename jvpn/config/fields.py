@@ -30,6 +30,7 @@ DEFAULT_STATE_DIR: Final = Path("/var/lib/jvpn")
 DEFAULT_EVENTS: Final = Path("/var/log/jvpn/events.jsonl")
 DEFAULT_TUN: Final = "jvpn0"
 DEFAULT_PORT: Final = 51820
+OFFLOADS: Final = ("auto", "off")
 NO_PSK: Final = bytes(32)
 MAKE_KEY: Final = "jvpn keygen --out {path}"
 MAKE_PSK: Final = "jvpn keygen --psk --out {path}"
@@ -91,6 +92,9 @@ class Fields(Source):
 
     def optional_path(self, nodes: dict[str, yaml.Node], field: str, default: Path) -> Path:
         return self.path(nodes[field], field) if field in nodes else default
+
+    def offload(self, nodes: dict[str, yaml.Node]) -> str:
+        return self.choice(nodes["offload"], "offload", OFFLOADS) if "offload" in nodes else OFFLOADS[0]
 
     def events(self, nodes: dict[str, yaml.Node]) -> Path | None:
         """A file, or None for the word "none"."""

@@ -30,6 +30,7 @@ GATEWAY_FIELDS: Final = (
     "interfaces",
     "xdp",
     "workers",
+    "offload",
     "tun",
     "dns",
     "private_key_file",
@@ -87,6 +88,7 @@ class GatewayConfig:
     store: Path
     run_dir: Path
     events: Path | None
+    offload: str
 
     def peer_by_key(self, public_key: bytes) -> PeerConfig | None:
         return next((peer for peer in self.peers if peer.public_key == public_key), None)
@@ -125,6 +127,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
         store=read.optional_path(nodes, "store", DEFAULT_STATE_DIR / "sessions.db"),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
         events=read.events(nodes),
+        offload=read.offload(nodes),
     )
 
 

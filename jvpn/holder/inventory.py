@@ -2,9 +2,14 @@
 
 import msgspec
 
+from workers.offload import Offload
+
 
 class HolderPlan(msgspec.Struct, frozen=True):
-    """What to create and keep. `listen` are (address, port); `slots` workers, pinned to `cpus` in turn."""
+    """What to create and keep. `listen` are (address, port); `slots` workers, pinned to `cpus` in turn.
+
+    `offload`: use what the kernel has of it.
+    """
 
     run_dir: str
     listen: list[tuple[str, int]]
@@ -15,6 +20,7 @@ class HolderPlan(msgspec.Struct, frozen=True):
     capacity: int
     uid: int
     gid: int
+    offload: bool = True
 
 
 class WorkerSeat(msgspec.Struct, frozen=True):
@@ -26,6 +32,8 @@ class WorkerSeat(msgspec.Struct, frozen=True):
 class Inventory(msgspec.Struct, frozen=True, tag=True):
     """First message to every supervisor; `generation` rises with each.
 
+    `offload`: what the kernel was found to have.
+
     Descriptors beside it: the page, TUN queue 0, then for each listener its sockets of reuseport slots 0 and 1, then
     one channel for each seat, in order.
     """
@@ -34,6 +42,7 @@ class Inventory(msgspec.Struct, frozen=True, tag=True):
     plan: HolderPlan
     pid: int
     seats: list[WorkerSeat]
+    offload: Offload = Offload()
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):

@@ -24,7 +24,7 @@ from jvpn.holder import descriptors, inventory
 from jvpn.holder.inventory import HolderPlan, Inventory, Refused, Shutdown, WorkerReplaced, WorkerSeat
 from jvpn.holder.signals import stop_pipe
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
-from workers import commands, privileges, tun, udp
+from workers import commands, offload, privileges, tun, udp
 from workers.main import worker_main
 from workers.page import Page
 
@@ -63,7 +63,10 @@ class Holder:
         self.page = Page.create(plan.capacity, os.urandom(32))
         self.groups = [self._open_group(address, port) for address, port in plan.listen]
         _refuse_existing(plan.tun_name)
-        self.queues = [tun.open_queue(plan.tun_name, multi_queue=True) for _ in range(plan.slots)]
+        self.queues = [
+            tun.open_queue(plan.tun_name, multi_queue=True, offload=plan.offload) for _ in range(plan.slots)
+        ]
+        self.offload = offload.find(self.queues[0]) if plan.offload else offload.Offload()
         privileges.keep(CAPABILITIES)
         self.workers = [self._start_worker() for _ in range(plan.slots)]
         for slot, worker in enumerate(self.workers):
@@ -77,7 +80,9 @@ class Holder:
         """
         udp.open_socket(address, port).close()
         count = SLOT_FIRST_WORKER + self.plan.slots
-        return [udp.open_socket(address, port, reuseport=True) for _ in range(count)]
+        return [
+            udp.open_socket(address, port, reuseport=True, offload=self.plan.offload) for _ in range(count)
+        ]
 
     # Workers
 
@@ -97,10 +102,10 @@ class Holder:
         cpu = plan.cpus[slot % len(plan.cpus)]
         worker.seat = WorkerSeat(slot, worker.pid, cpu)
         descriptors.send(worker.channel, commands.encode(commands.AttachPage(0)), [self.page])
-        attach_tun = commands.AttachTun(0, True, plan.tun_mtu)
+        attach_tun = commands.AttachTun(0, self.offload.vnet_header, plan.tun_mtu)
         descriptors.send(worker.channel, commands.encode(attach_tun), [self.queues[slot]])
         for number, group in enumerate(self.groups):
-            attach = commands.AttachSocket(0, number, gro=True, segment=True)
+            attach = commands.AttachSocket(0, number, gro=self.offload.gro, segment=self.offload.gso)
             member = group[SLOT_FIRST_WORKER + slot].fileno()
             descriptors.send(worker.channel, commands.encode(attach), [member])
         start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid)
@@ -156,7 +161,7 @@ class Holder:
         self._selector.register(newcomer, selectors.EVENT_READ, self._on_supervisor)
         self.generation += 1
         seats = [worker.seat for worker in self.workers if worker.seat is not None]
-        first = Inventory(self.generation, self.plan, os.getpid(), seats)
+        first = Inventory(self.generation, self.plan, os.getpid(), seats, self.offload)
         passed = [self.page, self.queues[0]]
         passed += [member.fileno() for group in self.groups for member in group[:SLOT_FIRST_WORKER]]
         passed += [worker.channel.fileno() for worker in self.workers]

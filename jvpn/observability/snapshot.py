@@ -25,7 +25,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker;
     `steering_notes`: why nothing better does.
 
-    `counters` holds every reason to drop, by name.
+    `offload`: what the kernel takes off the workers' hands. `counters` holds every reason to drop, by name.
     """
 
     node_id: str
@@ -38,6 +38,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int
     counters: dict[str, int]
     policy: str
+    offload: str
     steering_notes: list[str] = []
 
 
@@ -117,4 +118,5 @@ class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     state_version: int
     active: str | None
     paths: list[PathSnapshot]
+    offload: str
     counters: dict[str, int] = {}

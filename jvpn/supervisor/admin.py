@@ -71,6 +71,7 @@ class GatewayAdmin:
             sessions=len(core.context.sessions),
             counters=counters,
             policy=f"{plan.default_policy.name}@{plan.default_policy.version}",
+            offload=str(gateway.dataplane.inventory.offload) if plan.offload else "off by configuration",
             steering_notes=list(gateway.xdp.notes),
         )
 

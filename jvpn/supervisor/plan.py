@@ -34,6 +34,7 @@ class GatewayPlan:
     pin_dir: Path
     capacity: int
     dns: tuple[str, ...] = ()
+    offload: bool = True
 
     def for_holder(self, workers: int) -> HolderPlan:
         """The same for the process that keeps sockets and TUN, with as many workers as can be steered to."""
@@ -47,4 +48,5 @@ class GatewayPlan:
             capacity=self.capacity,
             uid=NOBODY,
             gid=NOBODY,
+            offload=self.offload,
         )

@@ -19,14 +19,19 @@ _ALLOW, _ERRNO = 0x7FFF_0000, 0x0005_0000
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
-def refuse(call: str, number: int) -> None:
-    """Install the filter for this process. Raises OSError."""
+def refuse(call: str, number: int, value: int | None = None) -> None:
+    """Install the filter for this thread and what it starts; with `value` only for calls whose next argument is that.
+
+    Raises OSError.
+    """
     argument_at = 16 + 8 * _ARGUMENT[call]
+    more = [] if value is None else [(_LOAD, 0, 0, argument_at + 8), (_JUMP_IF_EQUAL, 0, 1, value)]
     steps = [
         (_LOAD, 0, 0, 0),
-        (_JUMP_IF_EQUAL, 0, 3, _NUMBERS[platform.machine()][call]),
+        (_JUMP_IF_EQUAL, 0, 3 + len(more), _NUMBERS[platform.machine()][call]),
         (_LOAD, 0, 0, argument_at),
-        (_JUMP_IF_EQUAL, 0, 1, number),
+        (_JUMP_IF_EQUAL, 0, 1 + len(more), number),
+        *more,
         (_RETURN, 0, 0, _ERRNO | errno.EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -173,6 +173,7 @@ GATEWAY = GatewaySnapshot(
     sessions=1,
     counters={"bad_tag": 3, "xdp_drop_unknown_id": 1_234_567},
     policy="default@baf8c9cc",
+    offload="TUN vnet header, TSO, no USO; UDP GSO, GRO",
 )
 CLIENT = ClientSnapshot(
     session=None,
@@ -192,6 +193,7 @@ CLIENT = ClientSnapshot(
             source=None,
         )
     ],
+    offload="off by configuration",
 )
 
 

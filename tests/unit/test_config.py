@@ -133,6 +133,13 @@ def test_every_gateway_field_can_be_set(directory: Path):
     assert (config.store, config.run_dir, config.events) == (directory / "state/s.db", Path("/tmp/run"), None)
 
 
+def test_offload_is_auto_or_the_word_off(directory: Path):
+    for text in ("", "offload: auto\n", "offload: off\n"):
+        wanted = "off" if "off\n" in text else "auto"
+        assert gateway(directory, GATEWAY + text).offload == wanted
+        assert client(directory, CLIENT + text).offload == wanted
+
+
 @pytest.mark.parametrize("mode", XDP_MODES)
 def test_xdp_off_is_a_word_and_not_false(directory: Path, mode: str):
     assert gateway(directory, GATEWAY + f"xdp: {mode}\n").xdp == mode

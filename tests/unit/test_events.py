@@ -559,12 +559,14 @@ def test_snapshots_travel_as_json() -> None:
     worker = WorkerSnapshot(slot=2, pid=1, cpu=-1, state="running", sessions=3)
     gateway = GatewaySnapshot(
         node_id="n", version="1", uptime_ms=5, listeners=["[::]:443"], xdp_mode={"eth0": "native"},
-        steering="xdp", workers=[worker], sessions=3, counters={"bad_proof": 7}, policy="mobile@3",
+        steering="xdp", workers=[worker], sessions=3, counters={"bad_proof": 7}, policy="mobile@3", offload="off",
     )  # fmt: skip
     client_path = PathSnapshot(
         name="a", device="wlan0", index=None, state="candidate", validated=False, rtt_ms=None, loss=None,
         last_ack_ago_ms=None, source=None,
     )  # fmt: skip
-    client = ClientSnapshot(session=None, state=S.BIRTH, state_version=0, active=None, paths=[client_path])
+    client = ClientSnapshot(
+        session=None, state=S.BIRTH, state_version=0, active=None, paths=[client_path], offload="off"
+    )
     for snapshot in (gateway, client):
         assert msgspec.json.decode(msgspec.json.encode(snapshot), type=type(snapshot)) == snapshot

@@ -1,0 +1,34 @@
+"""What the kernel takes off our hands on this machine: found out by trying, at start."""
+
+import socket
+
+import msgspec
+
+from workers import tun, udp
+
+
+class Offload(msgspec.Struct, frozen=True):
+    """`vnet_header`, `tso`, `uso`: of the TUN. `gso` (UDP_SEGMENT) and `gro` (UDP_GRO): of UDP sockets."""
+
+    vnet_header: bool = False
+    tso: bool = False
+    uso: bool = False
+    gso: bool = False
+    gro: bool = False
+
+    def __str__(self) -> str:
+        """For people: what there is, and what is missing."""
+        names = {"vnet header": self.vnet_header, "TSO": self.tso, "USO": self.uso}
+        return f"TUN {_told(names)}; UDP {_told({'GSO': self.gso, 'GRO': self.gro})}"
+
+
+def _told(names: dict[str, bool]) -> str:
+    return ", ".join(name if there else f"no {name}" for name, there in names.items())
+
+
+def find(queue: int) -> Offload:
+    """Try everything, on the TUN queue and on a socket that is bound to nothing. What can be had is left on."""
+    vnet_header = tun.has_vnet_header(queue)
+    found = tun.negotiate_offload(queue) if vnet_header else tun.Negotiated(False, False)
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        return Offload(vnet_header, found.tso, found.uso, udp.can_segment(probe), udp.receive_joined(probe))
