@@ -4,7 +4,8 @@ One attempt at a time, under one attempt id on several candidates at once: the g
 it takes, and tells all the others which one that was. A candidate that has just answered is asked alone, for as long
 as its answer may take; then, or when no candidate is that sure, up to `max_candidates` of them race. Each is asked on
 an index of its own, no faster than every RETRY_MS, slower after FAST_MS; a link event starts over at once. ACK(pending)
-brings the challenge that the same request is repeated with. A voluntary switch asks its target and nobody else.
+brings the challenge that the same request is repeated with, at once, but only once before it is due again. A voluntary
+switch asks its target and nobody else.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class Lane:
     sent: int = 0
     sent_ms: int = 0
     echoed: bytes = NO_CHALLENGE
+    #: The last REQUEST was an answer to ACK(pending): another one has to wait until the next is due by itself.
+    prompted: bool = False
 
     def silent(self, now_ms: float) -> int:
         """REQUESTs that have waited for an answer long enough."""
@@ -198,6 +201,7 @@ class Requester:
         lane.tries += 1
         lane.sent += 1
         lane.sent_ms = now_ms
+        lane.prompted = False
         lane.next_ms = now_ms + self._wait_ms(path, now_ms)
         lane.echoed = path.challenge if path.validated(now_ms) else NO_CHALLENGE
         counter = self._paths.take_counter(path.index)

@@ -221,9 +221,11 @@ class Switching:
         if lane.sent == 1:
             path.health.on_round_trip((now_ms - lane.sent_ms) * NS, now_ms * NS)
         if ack.result is Result.PENDING:
-            # A second one for the same challenge answers a REQUEST that went before it.
-            if lane.sent and path.uplink.link_up and lane.echoed != ack.challenge:
+            # A second one for the same challenge answers a REQUEST that went before it. Whatever number of them comes,
+            # each REQUEST that was due brings one more at most.
+            if lane.sent and path.uplink.link_up and lane.echoed != ack.challenge and not lane.prompted:
                 self._ask([path], attempt, now_ms)
+                lane.prompted = True
                 self._requester.rest(now_ms)
             return
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)

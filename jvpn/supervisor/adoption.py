@@ -232,6 +232,7 @@ class Adoption:
         def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
             if session.bind_seq == rebind.seq:
                 session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
+                self._core.answer_asking(session, done_ms)
             context.flush(session, done_ms)
 
         context.tell_and_ask(session.slot, msgspec.structs.replace(rebind, report=True), in_force)

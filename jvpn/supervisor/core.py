@@ -165,6 +165,10 @@ class GatewayCore:
         """Sessions whose id begins with these hex digits."""
         return [s for s in self.context.sessions.values() if s.hex_id.startswith(hex_prefix.lower())]
 
+    def answer_asking(self, session: LiveSession, now_ms: int) -> None:
+        """The bind is in force: ACK to the REQUESTs of its attempt that came before."""
+        self._reattaching.answer_asking(session, now_ms)
+
     # Workers
 
     def worker_report(self, slot: int, report: commands.Report, now_ms: int) -> None:

@@ -15,7 +15,7 @@ from jvpn.protocol.handshake import Kem
 from jvpn.protocol.indexes import IndexTable
 from jvpn.protocol.key_limits import KeyLimits
 from jvpn.protocol.keys import SessionSecrets
-from jvpn.protocol.reattach import Fail, Report
+from jvpn.protocol.reattach import Fail, Report, Request
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
 from jvpn.session.machine import Machine, Reason
@@ -118,6 +118,8 @@ class LiveSession:
         #: Of the last bind: the worker's command, and what had arrived by then, which every copy of its ACK says.
         self.bind_seq = 0
         self.bound_reports: tuple[Report, ...] = ()
+        #: REQUESTs of its attempt that came before it was in force, the one that bound among them, by index and source.
+        self.asking: dict[tuple[int, commands.Endpoint], tuple[Request, Arrival]] = {}
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()

@@ -146,13 +146,27 @@ class Reattaching:
         if verdict.kind is Kind.PENDING:
             self.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
-            # Until the worker has carried the bind out there is nothing to promise, and the ACK is coming.
-            if session.bind_seq not in context.awaiting:
-                self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+            self._same_ack(session, index, request, arrival, now_ms)
         elif verdict.kind is Kind.FAIL:
             self._fail(session, index, request, verdict, arrival, now_ms)
         elif verdict.kind is Kind.BIND:
             self._bind(session, index, request, verdict, arrival, now_ms)
+
+    def _same_ack(
+        self, session: LiveSession, index: int, request: Request, arrival: Arrival, now_ms: int
+    ) -> None:
+        """Until the worker has carried the bind out there is nothing to promise: each path that asks has its answer
+        then, at most `max_candidates` of them."""
+        if session.bind_seq not in self._context.awaiting:
+            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+        elif len(session.asking) < session.policy.max_candidates:
+            session.asking.setdefault((index, arrival.remote), (request, arrival))
+
+    def answer_asking(self, session: LiveSession, now_ms: int) -> None:
+        """ACK(BOUND) to all paths that have asked for the bind that is in force now."""
+        asking, session.asking = session.asking, {}
+        for (index, _source), (request, arrival) in asking.items():
+            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
 
     def _fail(
         self,
@@ -230,11 +244,12 @@ class Reattaching:
         resend = [IndexReport(*report) for report in request.reports] if lost else None
         rebind = session.rebind_command(context.next_seq())
         session.bind_seq, session.bound_reports = rebind.seq, ()
+        session.asking = {(index, arrival.remote): (request, arrival)}
 
         def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
             if session.bind_seq == rebind.seq:
                 session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
-            self.acknowledge(session, index, request, Result.BOUND, arrival, done_ms)
+                self.answer_asking(session, done_ms)
             # What was said to the old path, and what has waited for this ACK.
             session.channel.move(done_ms)
             context.flush(session, done_ms)

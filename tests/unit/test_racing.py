@@ -116,6 +116,26 @@ def test_each_of_them_that_is_pending_repeats_with_its_own_challenge_and_one_is_
     assert_one_bind(pair, session_id)
 
 
+def test_a_burst_of_pendings_brings_one_request_until_the_next_is_due() -> None:
+    pair = cold(uplinks=2)
+    pair.rules.insert(0, lambda flight: [] if flight.kind in (REQUEST, ACK) else None)
+    pair.link(0, False)
+    pair.wait_for(lambda: asked(pair))
+    session, (_uplink, request) = ours(pair), asked(pair)[0]
+    path = session.paths.paths[1]
+    version = session.view.state_version
+    challenges = [bytes([1 + n]) * 16 for n in range(40)]
+    for challenge in challenges:
+        pending = Ack(
+            request.attempt, Result.PENDING, 0, version, 5, pair.addresses[1].address, 40_001, challenge
+        )
+        salt = pair.random.randbytes(16)
+        pair.inject_down(reattach.seal_ack(session.secrets, salt, path.steering_id, pending), 1)
+    assert [each.challenge for _uplink, each in asked(pair)] == [bytes(16), challenges[0]]
+    pair.wait_for(lambda: len(asked(pair)) > 2, 100)
+    assert asked(pair)[-1][1].challenge == challenges[-1]
+
+
 def test_the_first_to_come_back_wins_however_it_ranks() -> None:
     pair = cold()
     session_id = pair.live.session_id

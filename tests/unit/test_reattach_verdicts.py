@@ -92,6 +92,29 @@ def test_racing_candidates_share_an_attempt_and_learn_which_index_won(forge: For
     assert pair.version == 3
 
 
+def test_each_path_that_asks_while_the_bind_is_carried_out_has_one_ack_once_it_is_in_force(
+    forge: Forge,
+) -> None:
+    pair = forge.pair
+    others = [Endpoint(to_bytes(f"10.201.{n}.2"), 40_000) for n in range(3, 9)]
+    pair.worker_delay_ms = 5
+    assert forge.send(NEW, 1, 2, forge.challenge(NEW)) == []
+    for _ in range(2):
+        # On the path that is being bound, on others of the race, and from more sources than may race.
+        assert forge.send(NEW, 1, 2, forge.challenge(NEW)) == []
+        assert [forge.send(other, 1, 3) for other in others] == [[] for _ in others]
+    before = len(pair.sent)
+    pair.advance(5)
+    acks = [flight for flight in pair.sent[before:] if flight.kind is PacketType.REATTACH_ACK]
+    assert [flight.destination for flight in acks] == [NEW, *others[: pair.policy.max_candidates - 1]]
+    answers = [reattach.open_ack(forge.secrets, flight.data) for flight in acks]
+    assert {(answer.result, answer.bound_index) for answer in answers} == {(Result.BOUND, 2)}
+    assert [answer.observed_address for answer in answers] == [flight.destination.address for flight in acks]
+    assert pair.version == 3
+    # From now on at once.
+    assert forge.ack(forge.send(others[-1], 1, 3)).bound_index == 2
+
+
 def test_an_attempt_below_the_last_bound_is_a_security_event(forge: Forge) -> None:
     pair = forge.pair
     forge.send(NEW, 5, 2, forge.challenge(NEW))
