@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -56,6 +56,8 @@ class Attempt:
     reports: tuple[bytes, ...]
     begun_at: float
     said_at: float
+    #: Paths whose last REQUEST was sent because PENDING came.
+    prompted: set[str] = field(default_factory=set)
 
 
 class ControlEnd:

@@ -116,7 +116,9 @@ class PathsEnd(ControlEnd):
         if not ack.bound:
             self.counters["pending"] += 1
             self.version = max(self.version, ack.version)
-            self._say_request(path)
+            if path.name not in self.attempt.prompted:
+                self.attempt.prompted.add(path.name)
+                self._say_request(path)
             return
         self._bind(session, ack)
 
@@ -180,6 +182,7 @@ class PathsEnd(ControlEnd):
         slower = SLOW_REPEAT_S if now - attempt.begun_at > SLOW_AFTER_S else 0.0
         if now - attempt.said_at >= max(slower, *(path.repeat_after() for path in attempt.paths)):
             attempt.said_at = now
+            attempt.prompted.clear()
             for path in attempt.paths:
                 self._say_request(path)
 

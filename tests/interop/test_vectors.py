@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from . import wire
+from .fragments import Fragments, cut
 from .inner import packet_of
 from .messages import Inbox, Outbox
 from .primitives import SUITES, NoiseInitiator, dh, mac1, open_cookie, public_of
@@ -207,9 +208,32 @@ def test_data(vector: dict[str, Any]) -> None:
         assert (index, plaintext) == (given["index"], unhex(plain))
         assert session.seal(header.type, index, plaintext) == datagram
         if header.type == wire.Type.RESENT:
+            window = session._data_windows.of(index - plaintext[0])
+            assert window is not None
+            if "highest_on_old_index" in given:
+                window.take(given["highest_on_old_index"])
             assert packet_of(session.open_resent(index, header.counter, plaintext))
             with pytest.raises(wire.Refused, match="replay"):
                 session.open_resent(index, header.counter, plaintext)
+            assert not window.take(given.get("old_counter", 5))
+
+
+@pytest.mark.parametrize("vector", vectors("data", "FRAGMENT"))
+def test_fragments(vector: dict[str, Any]) -> None:
+    given, session, fragments = vector["in"], session_of(vector), Fragments()
+    session._data_counts[given["index"]] = given["first_counter"]
+    wholes = []
+    for text in vector["out"]["datagrams"]:
+        datagram = unhex(text)
+        index, plaintext = session.open(wire.parse_header(datagram), datagram, UP)
+        assert session.seal(wire.Type.FRAGMENT, index, plaintext) == datagram
+        wholes.append(fragments.take(index, plaintext))
+    resent = "RESENT" in vector["name"]
+    assert wholes == [None, None, (unhex(given["plaintext"]), resent)]
+    if not resent:
+        first = unhex(given["plaintexts"][0])
+        made = cut(unhex(given["plaintext"]), int.from_bytes(first[:4], "big"), len(first) - 8)
+        assert [part.hex() for part in made] == given["plaintexts"]
 
 
 @pytest.mark.parametrize("vector", vectors("data", "packets"))

@@ -34,8 +34,8 @@ from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
 from jvpn.supervisor import admission, takeover
+from workers import fragments, sessions, singles
 from workers import paths as worker_paths
-from workers import sessions, singles
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "protocol.md").read_text()
 Table = list[list[str]]
@@ -191,6 +191,7 @@ STRUCTS = {
     "ack_plaintext": (jvpn.protocol.reattach._ACK, 0),
     "fail_plaintext": (jvpn.protocol.reattach._FAIL, 1),
     "offload": (offload.OFFLOAD, 0),
+    "fragment": (fragments._HEADER, 0),
 }
 
 
@@ -224,6 +225,7 @@ def test_header_layout_and_sizes_of_datagrams() -> None:
     assert said["PATH"] == [outside + jvpn.protocol.paths.PATH_SIZE, constants.MAX_UDP_PAYLOAD]
     least_data = outside + constants.OFFLOAD_HEADER_SIZE + 20
     assert said["DATA"] == [least_data, constants.MAX_UDP_PAYLOAD]
+    assert sum(fixed(LAYOUTS["resent"])) == singles._RESENT_HEADER
     assert said["RESENT"] == [least_data + singles._RESENT_HEADER, constants.MAX_UDP_PAYLOAD]
     assert said["RESET"] == [jvpn.protocol.wire._EXACT[constants.PacketType.RESET]] == [TOTALS["reset"]]
     assert said["FRAGMENT"] == [jvpn.protocol.wire._MINIMUM[constants.PacketType.FRAGMENT]]

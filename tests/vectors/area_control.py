@@ -1,13 +1,15 @@
 """CONTROL and what it carries, the rekey among it."""
 
+import base64
 import json
 from pathlib import Path
 
-from common import DOWN, EPOCH, UP, Vector, given_secrets, pattern, phase_zero, vector
+from common import DOWN, EPOCH, LATER_EPOCH, UP, Vector, given_secrets, pattern, phase_zero, vector
 
+from jvpn.policy.model import Policy
 from jvpn.protocol import keys, messages, rekey
 from jvpn.protocol.constants import Direction
-from jvpn.protocol.control import ControlChannel, ControlType, Frame
+from jvpn.protocol.control import RELIABLE, ControlChannel, ControlType, Frame
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.rekey import RekeyInitiator
 from jvpn.protocol.sealed_control import SealedControl
@@ -21,16 +23,44 @@ def control_vectors() -> list[Vector]:
         *_frames(),
         *_chunks(),
         *(_sealed_control(suite, way) for suite in SUITES.values() for way in (UP, DOWN)),
+        *(_sealed_control(suite, UP, LATER_EPOCH) for suite in SUITES.values()),
     ]
 
 
+#: The members of a policy that the page lists.
+POLICY = (
+    "name",
+    "kem",
+    "rekey_interval_ms",
+    "probe_interval_ms",
+    "idle_probe_interval_ms",
+    "max_candidates",
+    "allowed_transports",
+    "max_switches_per_minute",
+    "switch_cooldown_ms",
+    "drain_window_ms",
+    "reauthenticate_on",
+    "session_ttl_ms",
+    "transport_loss_ttl_ms",
+    "recovery_window_ms",
+    "on_recovery_window_exceeded",
+)
+
+
 def _values() -> dict[ControlType, tuple[Vector, bytes]]:
+    policy = json.loads(Policy.default().to_wire())
     config = messages.Config(
         addresses=["10.8.0.2/32", "fd00:8::2/128"],
         routes=["10.8.0.0/24"],
         mtu=1400,
-        policy=messages.raw_json('{"name":"default","max_candidates":3}'),
+        policy=messages.raw_json(json.dumps({name: policy[name] for name in POLICY}, separators=(",", ":"))),
+        dns=["10.8.0.1"],
+        tickets={str(index): base64.b64encode(pattern(index, 44)).decode() for index in range(2)},
+        reset_token=base64.b64encode(pattern(0xE0, 16)).decode(),
     )
+    response = RekeyInitiator(
+        phase_zero(SUITES[1]), Kem.NONE, pattern(0x91) + bytes(rekey.KEM_SEED_SIZE)
+    ).init_value
     health = messages.Health(EPOCH << 40 | 1, 2, 12_500, 31_000, 45_500, 0xFFFFFFFF)
     state = messages.State(EPOCH << 40 | 2, 3, "TRANSPORT_DEAD")
     ack = (7).to_bytes(4, "big") + b"\x05\x02"
@@ -51,7 +81,8 @@ def _values() -> dict[ControlType, tuple[Vector, bytes]]:
             {"state_version": state.state_version, "state": 3, "reason": "TRANSPORT_DEAD"},
             state.encode(),
         ),
-        ControlType.REKEY_REQUIRED: ({}, b""),
+        ControlType.REKEY_RESPONSE: ({"kem": 0, "gateway_private": pattern(0x91)}, response),
+        ControlType.REKEY_REQUIRED: ({"reason": "REKEY_OVERDUE"}, b"REKEY_OVERDUE"),
         ControlType.SWITCH: ({"reason": "NODE_DRAIN"}, b"NODE_DRAIN"),
         ControlType.CLOSE: ({"reason": "PEER_CLOSED"}, b"PEER_CLOSED"),
         ControlType.ACK: ({"acknowledged_id": 7, "acknowledged_chunks": [0, 2, 9]}, ack),
@@ -59,11 +90,10 @@ def _values() -> dict[ControlType, tuple[Vector, bytes]]:
 
 
 def _frames() -> list[Vector]:
-    wants_ack = {ControlType.CONFIG, ControlType.REKEY_REQUIRED, ControlType.SWITCH}
     vectors = []
     for kind, (given, value) in _values().items():
         message_id = 0 if kind is ControlType.ACK else 0x03000000 + kind
-        frame = Frame(kind, int(kind in wants_ack), message_id, 0, 1, value)
+        frame = Frame(kind, int(kind in RELIABLE), message_id, 0, 1, value)
         vectors.append(
             vector(
                 f"frame {kind.name}",
@@ -105,9 +135,9 @@ def _arriving(name: str, message_id: int, value: bytes, plaintexts: list[bytes],
     return vector(name, None, given, {"plaintexts": plaintexts, "acks": acks})
 
 
-def _sealed_control(suite: Suite, way: Direction) -> Vector:
+def _sealed_control(suite: Suite, way: Direction, epoch: int = EPOCH) -> Vector:
     secrets, generation = phase_zero(suite), 2 if way is DOWN else 0
-    control = SealedControl(secrets, EPOCH, way, generation)
+    control = SealedControl(secrets, epoch, way, generation)
     kinds = (ControlType.HEALTH, ControlType.CLOSE) if way is UP else (ControlType.CONFIG, ControlType.STATE)
     values = _values()
     plaintext = b"".join(
@@ -117,13 +147,14 @@ def _sealed_control(suite: Suite, way: Direction) -> Vector:
     steering_id = keys.steering_id(secrets, 3)
     datagrams = [control.seal(3, steering_id, plaintext), control.seal(3, steering_id, plaintext)]
     given = given_secrets(secrets) | {
-        "epoch": EPOCH,
+        "epoch": epoch,
         "direction": int(way),
         "index": 3,
         "generation": generation,
         "plaintext": plaintext,
     }
-    return vector(f"CONTROL {way.name.lower()} {suite.name}", suite, given, {"datagrams": datagrams})
+    later = "" if epoch == EPOCH else " in a later epoch"
+    return vector(f"CONTROL {way.name.lower()}{later} {suite.name}", suite, given, {"datagrams": datagrams})
 
 
 def rekey_vectors() -> list[Vector]:

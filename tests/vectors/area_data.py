@@ -1,12 +1,13 @@
 """DATA: superpackets as a TUN gives them, their plaintexts, datagrams, and the packets that come of them."""
 
-from common import EPOCH, UP, Vector, given_secrets, pattern, phase_zero, seal_data_kind, vector
+from common import EPOCH, LATER_EPOCH, UP, Vector, given_secrets, pattern, phase_zero, seal_data_kind, vector
 
 from jvpn.protocol import offload
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.suites import SUITES
+from workers.fragments import fragments
 
 
 def data_vectors() -> list[Vector]:
@@ -18,7 +19,31 @@ def data_vectors() -> list[Vector]:
             vectors.append(_data(f"DATA {name} {suite.name}", secrets, PacketType.DATA, parts))
         old = b"\x02" + (5).to_bytes(3, "big") + plaintexts["whole packet"][0]
         vectors.append(_data(f"RESENT {suite.name}", secrets, PacketType.RESENT, [old]))
+        whole = plaintexts["whole packet"]
+        vectors.append(
+            _data(f"DATA in a later epoch {suite.name}", secrets, PacketType.DATA, whole, epoch=LATER_EPOCH)
+        )
+        vectors += [_wrapping(suite.name, secrets, *counters, whole[0]) for counters in WRAPS]
+        parts = list(fragments(whole[0], 8 + 20, 7, resent=False))
+        vectors.append(
+            _data(f"FRAGMENT {suite.name}", secrets, PacketType.FRAGMENT, parts, plaintext=whole[0])
+        )
+        parts = list(fragments(old, 8 + 20, 8, resent=True))
+        vectors.append(
+            _data(f"FRAGMENT of a RESENT {suite.name}", secrets, PacketType.FRAGMENT, parts, plaintext=old)
+        )
     return vectors
+
+
+#: Highest counter received on the old index, and the old counter of the RESENT: their upper 40 bits differ.
+WRAPS = ((0x2000003, 0x1FFFFFE), (0x1FFFFFE, 0x2000003))
+
+
+def _wrapping(suite: str, secrets: SessionSecrets, highest: int, old: int, plaintext: bytes) -> Vector:
+    body = b"\x02" + (old & 0xFFFFFF).to_bytes(3, "big") + plaintext
+    name = f"RESENT of {old:#x} where {highest:#x} is the highest, {suite}"
+    facts = {"highest_on_old_index": highest, "old_counter": old}
+    return _data(name, secrets, PacketType.RESENT, [body], **facts)
 
 
 def _offload(name: str, parts: list[bytes]) -> Vector:
@@ -30,15 +55,23 @@ def _offload(name: str, parts: list[bytes]) -> Vector:
     return vector(f"packets of {name}", None, {"plaintexts": parts}, {"packets": packets})
 
 
-def _data(name: str, secrets: SessionSecrets, kind: PacketType, parts: list[bytes]) -> Vector:
-    datagrams = [seal_data_kind(secrets, UP, kind, 2, 10 + i, part) for i, part in enumerate(parts)]
+def _data(
+    name: str,
+    secrets: SessionSecrets,
+    kind: PacketType,
+    parts: list[bytes],
+    epoch: int = EPOCH,
+    **more: bytes | int,
+) -> Vector:
+    datagrams = [seal_data_kind(secrets, UP, kind, 2, 10 + i, part, epoch) for i, part in enumerate(parts)]
     given = given_secrets(secrets) | {
-        "epoch": EPOCH,
+        "epoch": epoch,
         "direction": int(UP),
         "index": 2,
         "first_counter": 10,
         "plaintexts": parts,
     }
+    given |= more
     return vector(name, secrets.suite, given, {"datagrams": datagrams})
 
 

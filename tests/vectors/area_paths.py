@@ -17,7 +17,7 @@ from common import (
 
 from jvpn.protocol import keys, paths, reattach, tickets
 from jvpn.protocol.addresses import to_bytes
-from jvpn.protocol.constants import NO_INDEX, PacketType, Transport
+from jvpn.protocol.constants import NO_INDEX, OFFLOAD_HEADER_SIZE, OVERHEAD_IPV4, PacketType, Transport
 from jvpn.protocol.reattach import NO_CHALLENGE, Ack, Cause, Fail, Report, Request, Result
 from jvpn.protocol.suites import SUITES, Suite
 
@@ -39,7 +39,30 @@ def path_vectors() -> list[Vector]:
             given = common | {"direction": 1, "counter": counter} | ack._asdict()
             datagram = seal_data_kind(secrets, DOWN, PacketType.PATH, 2, counter, ack.encode())
             vectors.append(vector(f"{name} {suite.name}", suite, given, {"datagram": datagram}))
+        vectors += _mtu(suite)
     return [*vectors, _challenge("192.0.2.10", "198.51.100.1"), _challenge("2001:db8::10", "2001:db8::1")]
+
+
+def _mtu(suite: Suite) -> list[Vector]:
+    """A probe of 1400 bytes over IPv4, and its answer; then that of a client which asks for no more than 1280."""
+    secrets, vectors = phase_zero(suite), []
+    for name, size, confirmed, settled in (("", 1400, 1280, False), (", settled", 1280, 1280, True)):
+        length = size - OVERHEAD_IPV4 + OFFLOAD_HEADER_SIZE
+        for kind, way, counter, message in (
+            ("MTU_PROBE", UP, 11, paths.MtuProbe(123_456_789, size, confirmed, settled)),
+            ("MTU_ACK", DOWN, 1 << 48 | 6, paths.MtuAck(123_456_789, size, confirmed, settled)),
+        ):
+            given = given_secrets(secrets) | {
+                "epoch": EPOCH,
+                "index": 2,
+                "direction": int(way),
+                "counter": counter,
+                **message._asdict(),
+            }
+            plaintext = message.encode(length)
+            datagram = seal_data_kind(secrets, way, PacketType.PATH, 2, counter, plaintext)
+            vectors.append(vector(f"{kind}{name} {suite.name}", suite, given, {"datagram": datagram}))
+    return vectors
 
 
 def _challenge(source: str, local: str) -> Vector:

@@ -12,6 +12,8 @@ UP, DOWN = Direction.CLIENT_TO_GATEWAY, Direction.GATEWAY_TO_CLIENT
 Vector = dict[str, Any]
 
 EPOCH = 1
+#: All three bytes of it count.
+LATER_EPOCH = 0x010203
 SESSION_ID = bytes(range(0x60, 0x70))
 SALT = bytes(range(0x40, 0x50))
 CHALLENGE = bytes(range(0x90, 0xA0))
@@ -37,10 +39,16 @@ def given_secrets(secrets: SessionSecrets) -> Vector:
 
 
 def seal_data_kind(
-    secrets: SessionSecrets, way: Direction, kind: PacketType, index: int, counter: int, plaintext: bytes
+    secrets: SessionSecrets,
+    way: Direction,
+    kind: PacketType,
+    index: int,
+    counter: int,
+    plaintext: bytes,
+    epoch: int = EPOCH,
 ) -> bytes:
     """A datagram under the data keys."""
     steering_id = keys.steering_id(secrets, index)
     header = Header(kind, steering_id, counter, secrets.phase_number & 15).encode()
-    aead = secrets.suite.aead(keys.data_key(secrets, way, EPOCH))
+    aead = secrets.suite.aead(keys.data_key(secrets, way, epoch))
     return header + aead.encrypt(keys.nonce(index, counter), plaintext, header)

@@ -34,7 +34,7 @@ AREAS: dict[str, tuple[str, Callable[[], list[Vector]]]] = {
         area_paths.reattach_vectors,
     ),
     "data": (
-        "DATA plaintexts, the packets that come of them, DATA and RESENT datagrams.",
+        "DATA plaintexts, the packets that come of them, DATA, RESENT and FRAGMENT datagrams.",
         area_data.data_vectors,
     ),
 }
