@@ -1,6 +1,6 @@
 /* Programs for steering.py, compiled as one module with bpf/jvp.h and bpf/steer.c, so that they share the map `ids`.
  *
- * bench_fill copies the entry of the packet's steering id under further ids. The others write a random one of these
+ * bench_fill copies the entry of the packet's steering id under further ids; bench_empty and bench_same leave the packet as it is. The others write a random one of these
  * ids into the packet, a DATA datagram over IPv4, and differ in what follows: nothing, a lookup, a lookup and a look
  * at the entry's source, or the real program.
  */
@@ -68,6 +68,17 @@ int bench_fill(struct xdp_md *ctx)
 int bench_empty(struct xdp_md *ctx)
 {
 	return XDP_PASS;
+}
+
+/* The lookup of a hot key: of whatever id the packet has. */
+int bench_same(struct xdp_md *ctx)
+{
+	u64 *place = bench_id(ctx), id;
+
+	if (!place)
+		return XDP_ABORTED;
+	id = *place;
+	return ids.lookup(&id) ? XDP_PASS : XDP_DROP;
 }
 
 int bench_generate(struct xdp_md *ctx)

@@ -12,7 +12,15 @@ from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES
 
 HERE = Path(__file__).resolve().parent
 PRODUCT = HERE.parent / "bpf"
-BENCH = ("bench_fill", "bench_empty", "bench_generate", "bench_lookup", "bench_read", "bench_steer")
+BENCH = (
+    "bench_fill",
+    "bench_empty",
+    "bench_same",
+    "bench_generate",
+    "bench_lookup",
+    "bench_read",
+    "bench_steer",
+)
 
 
 class NoProgram(Exception):
