@@ -3,73 +3,124 @@
     .venv/bin/python benchmarks/scaling.py --seconds 5 --json benchmarks/results/scaling.json
 
 Every client is a `jvpn client` of its own, in a namespace and behind a veth of its own whose gateway end runs native
-XDP steering; each sends one TCP stream through its tunnel to the gateway, all at the same time. Clients, gateway and
-iperf3 share this machine's CPUs, so the total says what the whole takes, not what a gateway alone could bear.
+XDP steering; each sends one TCP stream through its tunnel to the gateway, all at the same time, from one process to
+another. Clients and gateway share this machine's CPUs: the total says what the whole takes, not what a gateway alone
+could bear.
 """
 
 import argparse
 import json
 import os
 import platform
-import subprocess
+import selectors
+import signal
+import socket
 import sys
 import tempfile
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from crowd import Crowd
 from systems import cpu_seconds
 
 from jvpn.lab.namespaces import LabError
-from jvpn.lab.running import GATEWAY_INNER, wait_for
+from jvpn.lab.running import GATEWAY_INNER
 
-FIRST_PORT = 5201
 #: What all streams take to be under way; left out of the figures.
-OMIT_S = 2
+WARM_S = 2.0
+CONNECT_S = 30.0
+CHUNK = bytes(256 * 1024)
 
 
 def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
-    """One stream of each client that runs. Raises LabError."""
+    """One stream of each client that runs, all counted over the same time. Raises LabError."""
     pids = crowd.gateway_pids()
-    listening = [
-        crowd.gateway.popen(
-            ["iperf3", "-s", "-1", "-B", GATEWAY_INNER, "-p", str(FIRST_PORT + index)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for index in range(len(crowd.clients))
-    ]
-    sending: list[subprocess.Popen[str]] = []
+    with ExitStack() as stack:
+        senders, receivers = connect(crowd, stack)
+        sending = os.fork()
+        if sending == 0:
+            send_until_killed(senders)
+        stack.callback(end, sending)
+        count = Receiver(receivers)
+        count.run(WARM_S)
+        before, at_first = cpu_seconds(pids), list(count.received)
+        wall_s = count.run(seconds)
+        spent = cpu_seconds(pids) - before
+    each = [(now - then) * 8e-9 / wall_s for now, then in zip(count.received, at_first, strict=True)]
+    return figures(each, spent / wall_s)
+
+
+def connect(crowd: Crowd, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
+    """The clients' ends and the gateway's, in the same order."""
+    stream = (socket.AF_INET, socket.SOCK_STREAM)
+    listener = stack.enter_context(crowd.gateway.socket(*stream))
+    listener.bind((GATEWAY_INNER, 0))
+    listener.listen()
+    senders, receivers = [], []
+    for number, client in enumerate(crowd.clients, 1):
+        near = stack.enter_context(client.socket(*stream))
+        for waiting in (near, listener):
+            waiting.settimeout(CONNECT_S)
+        try:
+            near.connect(listener.getsockname())
+            far = stack.enter_context(listener.accept()[0])
+        except OSError as error:
+            raise LabError(f"client {number} cannot reach the gateway through its tunnel: {error}") from error
+        senders.append(near)
+        receivers.append(far)
+    for end_of_stream in (*senders, *receivers):
+        end_of_stream.setblocking(False)
+    return senders, receivers
+
+
+def send_until_killed(sockets: list[socket.socket]) -> NoReturn:
+    """In a process of its own: one for all clients, whose CPU time is not to be that of traffic tools."""
     try:
-        wait_for("the iperf3 servers", lambda: _listeners(crowd) >= len(listening), 60)
-        before, started = cpu_seconds(pids), time.monotonic()
-        for index, client in enumerate(crowd.clients):
-            words = ["iperf3", "-c", GATEWAY_INNER, "-p", str(FIRST_PORT + index), "-J"]
-            words += ["-t", f"{seconds:g}", "-O", str(OMIT_S)]
-            sending.append(client.popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        reports = [json.loads(process.communicate(timeout=seconds + 120)[0]) for process in sending]
-        spent, wall_s = cpu_seconds(pids) - before, time.monotonic() - started
-    except subprocess.TimeoutExpired as late:
-        raise LabError(f"an iperf3 client did not end: {late}") from late
+        with selectors.DefaultSelector() as ready:
+            for sender in sockets:
+                ready.register(sender, selectors.EVENT_WRITE)
+            while True:
+                for key, _ in ready.select():
+                    with suppress(BlockingIOError):
+                        cast(socket.socket, key.fileobj).send(CHUNK)
     finally:
-        for process in (*sending, *listening):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-    return _figures(reports, spent / wall_s)
+        os._exit(1)
 
 
-def _listeners(crowd: Crowd) -> int:
-    return len(crowd.gateway.run(["ss", "-Hltn", "src", GATEWAY_INNER]).stdout.splitlines())
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
 
 
-def _figures(reports: list[dict[str, Any]], gateway_cpus: float) -> dict[str, Any]:
-    broken = [str(report["error"]) for report in reports if "error" in report]
-    if broken:
-        raise LabError(f"iperf3, of {len(reports)} clients {len(broken)} failed: {broken[0]}")
-    each = sorted(report["end"]["sum_received"]["bits_per_second"] / 1e9 for report in reports)
+class Receiver:
+    """Takes what comes; `received` is bytes of each stream so far."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self.received = [0] * len(sockets)
+        self._buffer = bytearray(1 << 20)
+        self._ready = selectors.DefaultSelector()
+        for number, receiver in enumerate(sockets):
+            self._ready.register(receiver, selectors.EVENT_READ, number)
+
+    def run(self, seconds: float) -> float:
+        """Receive for so long; returns how long it was. Raises LabError when a stream ends."""
+        started = time.monotonic()
+        while (passed := time.monotonic() - started) < seconds:
+            for key, _ in self._ready.select(0.1):
+                size = cast(socket.socket, key.fileobj).recv_into(self._buffer)
+                if not size:
+                    raise LabError("the sending process ended")
+                self.received[key.data] += size
+        return passed
+
+
+def figures(rates_gbit_s: list[float], gateway_cpus: float) -> dict[str, Any]:
+    each = sorted(rates_gbit_s)
     total, squares = sum(each), sum(rate * rate for rate in each)
+    if not total:
+        raise LabError("nothing came through any tunnel")
     return {
         "gbit_s": round(total, 3),
         "min_gbit_s": round(each[0], 4),
@@ -131,12 +182,12 @@ def of_workers(workers: int, clients: list[int], seconds: float) -> list[dict[st
         for number in clients:
             crowd.grow(number)
             spread = crowd.sessions_by_worker()
-            figures = measure(crowd, seconds)
-            out.append({"workers": workers, "clients": number, "sessions_by_worker": spread, **figures})
+            found = measure(crowd, seconds)
+            out.append({"workers": workers, "clients": number, "sessions_by_worker": spread, **found})
             print(
-                f"{workers} workers, {number:2} clients: {figures['gbit_s']:5.2f} Gbit/s, slowest over fastest "
-                f"{figures['min_over_max']:.2f}, Jain {figures['fairness']:.2f}, "
-                f"gateway {figures['gateway_cpus']:.2f} CPUs, sessions {spread}",
+                f"{workers} workers, {number:2} clients: {found['gbit_s']:5.2f} Gbit/s, slowest over fastest "
+                f"{found['min_over_max']:.2f}, Jain {found['fairness']:.2f}, "
+                f"gateway {found['gateway_cpus']:.2f} CPUs, sessions {spread}",
                 flush=True,
             )
     return out
