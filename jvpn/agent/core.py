@@ -209,7 +209,7 @@ class ClientCore:
         uplink = next((u for u in self.uplinks if u.name == device), None)
         if uplink is None or self.session is None:
             return False
-        return self.session.switching.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
+        return self.session.choosing.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
 
     def stop(self, now_ns: int) -> None:
         """End the session, telling the gateway; no handshake follows."""

@@ -79,7 +79,7 @@ class Owners:
         return [one for one in ways if one not in attempt.refused]
 
     def _read_data(self, now_ms: int) -> None:
-        received_ms = self._session.received_ms()
+        received_ms = self._session.upkeep.received_ms()
         if received_ms > self._heard_ms:
             self.heard(min(received_ms, now_ms))
 

@@ -1,22 +1,24 @@
 """One session as the client holds it: keys, view of the machine, paths, control channel, the reattach in flight."""
 
-import base64
 from collections.abc import Callable
 
-from jvpn.agent.effects import ConfigureTunnel, Effect, SendDatagram
+from jvpn.agent.choosing import Choosing
+from jvpn.agent.configuring import Configuring
+from jvpn.agent.effects import Effect, SendDatagram
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.owners import Owners
 from jvpn.agent.path_mtu import MtuProbing
-from jvpn.agent.paths import NS, ClientPath, PathTable, Uplink
+from jvpn.agent.paths import NS, PathTable, Uplink
 from jvpn.agent.reattaching import Requester
 from jvpn.agent.rekeying import ClientRekeying
 from jvpn.agent.switching import Switching
+from jvpn.agent.upkeep import Upkeep
 from jvpn.agent.worker_side import RECORD, WorkerSide
-from jvpn.policy.model import Policy, PolicyError
+from jvpn.policy.model import Policy
 from jvpn.protocol import messages, reattach
-from jvpn.protocol.constants import CLOSE_REPEATS, TICKET_SIZE, Direction, PacketType
+from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
 from jvpn.protocol.control import ControlChannel, ControlType, Message
-from jvpn.protocol.handshake import HandshakeResult, Kem
+from jvpn.protocol.handshake import HandshakeResult
 from jvpn.protocol.indexes import window
 from jvpn.protocol.reattach import Cause
 from jvpn.protocol.sealed_control import SealedControl
@@ -26,9 +28,6 @@ from jvpn.session.ttl import TtlClock
 from workers import commands
 from workers.page import Activity
 
-CONFIRM_REPEAT_MS = 100
-#: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
-ACTIVITY_TICK_MS = 20
 #: Nobody is to wait long for a client that stops, however slow its path.
 CLOSE_APART_MAX_MS = 500
 
@@ -70,20 +69,17 @@ class ClientSession:
         self.mtu_probing = MtuProbing(RECORD, self.paths, seq, do)
         self.owners = Owners(self)
         self.switching = Switching(self)
+        self.choosing = Choosing(self)
+        self.configuring = Configuring(self)
+        self.upkeep = Upkeep(self, activity, now_ms)
         self.ttl = TtlClock(now_ms + policy.lifetime_ms)
         self.configured = False
         self.was_reset = False
         #: The uplink that the gateway asks for a new handshake on, before it binds anything there.
         self.anew_over: Uplink | None = None
-        self._tunnel: ConfigureTunnel | None = None
         self.ended: Reason | None = None
         #: CLOSEs, sealed, and when each is to go.
         self.farewells: list[tuple[int, SendDatagram]] = []
-        self._next_confirm_ms = now_ms
-        self._next_tick_ms = now_ms
-        self._health_repeat_ms: int | None = None
-        self._last_sent_ns = self.last_received_ns = 0
-        self._handled_ns = now_ms * NS
 
     # Datagrams
 
@@ -113,13 +109,13 @@ class ClientSession:
                 self._on_message(message, now_ms)
             except WireError as error:
                 refused = error
-        self._flush(now_ms)
+        self.flush(now_ms)
         if refused is not None:
             raise refused
 
     def _on_message(self, message: Message, now_ms: int) -> None:
         if message.kind is ControlType.CONFIG:
-            self._on_config(messages.decode_config(message.value), now_ms)
+            self.configuring.on_config(messages.decode_config(message.value), now_ms)
         elif message.kind is ControlType.STATE:
             self._on_state(messages.State.decode(message.value), now_ms)
         elif message.kind is ControlType.REKEY_RESPONSE:
@@ -127,7 +123,7 @@ class ClientSession:
         elif message.kind is ControlType.REKEY_REQUIRED:
             self.rekeying.require(now_ms)
         elif message.kind is ControlType.SWITCH:
-            self.switching.on_switch(message.value, now_ms)
+            self.choosing.on_switch(message.value, now_ms)
         elif message.kind is ControlType.CLOSE:
             self.end(self._reason_of_close(messages.decode_reason(message.value)), now_ms, tell=False)
         else:
@@ -140,53 +136,21 @@ class ClientSession:
 
     def _on_rekey_response(self, value: bytes, now_ms: int) -> None:
         self.rekeying.on_response(value, now_ms)
-        self._schedule_rekey(now_ms)
+        self.schedule_rekey(now_ms)
         if self.configured:
             self.worker.add()
         # Whatever comes first under the new phase puts it in force at the gateway.
         self.send_health(now_ms)
 
-    def _schedule_rekey(self, now_ms: int) -> None:
+    def schedule_rekey(self, now_ms: int) -> None:
         """The keys are new from here on."""
         seen = self._activity(RECORD)
-        self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, self._packets())
+        self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, self.packets())
         self.worker.begin_phase(seen.sent_packets, seen.forged)
 
-    def _packets(self) -> int:
+    def packets(self) -> int:
         seen = self._activity(RECORD)
         return seen.sent_packets + seen.received_packets
-
-    def _on_config(self, config: messages.Config, now_ms: int) -> None:
-        try:
-            self.policy = self.paths.policy = Policy.from_wire(bytes(config.policy))
-        except PolicyError as error:
-            raise WireError("bad_control") from error
-        self.narrator.policy_version = f"{self.policy.name}@{self.policy.version}"
-        self._take_tickets(config)
-        tunnel = ConfigureTunnel(tuple(config.addresses), tuple(config.routes), config.mtu, tuple(config.dns))
-        if tunnel != self._tunnel:
-            self._tunnel = tunnel
-            self.do(tunnel)
-        if self.configured:
-            return
-        self.configured = True
-        self._schedule_rekey(now_ms)
-        self.worker.add()
-        for uplink in self.paths.uplinks:
-            if uplink.number not in self.paths.paths:
-                self.paths.open(uplink, now_ms)
-        self.worker.tell_indexes()
-
-    def _take_tickets(self, config: messages.Config) -> None:
-        """Raises WireError when one is no ticket; nothing has changed then."""
-        try:
-            tickets = {int(n): base64.b64decode(text, validate=True) for n, text in config.tickets.items()}
-            token = base64.b64decode(config.reset_token, validate=True)
-        except ValueError as error:
-            raise WireError("bad_control") from error
-        if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
-            raise WireError("bad_control")
-        self.requester.tickets, self.owners.token = tickets, token
 
     def reset(self, ways: int, now_ms: int) -> None:
         """No end of the gateway, of the `ways` that answer, knows the session: it is over, and that is said."""
@@ -199,7 +163,7 @@ class ClientSession:
         self.channel = ControlChannel()
         self.control = SealedControl(self.rekeying.secrets, epoch, Direction.CLIENT_TO_GATEWAY)
         self.rekeying.move(self.control, self.channel, now_ms)
-        self._last_sent_ns = self.last_received_ns = 0
+        self.upkeep.enter_epoch()
         # The page begins anew with the keys.
         self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, 0)
         self.worker.begin_phase(0, 0)
@@ -230,9 +194,9 @@ class ClientSession:
             _microseconds(seen.jitter_ms),
         )
         self.channel.send(ControlType.HEALTH, health.encode(), now_ms)
-        self._flush(now_ms)
+        self.flush(now_ms)
 
-    def _flush(self, now_ms: int) -> None:
+    def flush(self, now_ms: int) -> None:
         for datagram in self._sealed(now_ms):
             self.do(datagram)
 
@@ -272,98 +236,17 @@ class ClientSession:
     # Time
 
     def get_timer(self) -> float:
-        if not self.configured:
-            return self._next_confirm_ms
-        due: list[float | None] = [self._next_tick_ms, self.requester.get_timer(), self._health_repeat_ms]
-        due += [self.ttl.next_deadline_ms(), self.rekeying.get_timer(), self.owners.get_timer()]
-        if self.paths.active is not None:
-            due.append(self.channel.get_timer())
-        due += [self._probe_due_ns(path) / NS for path in self._probed()]
-        return min(at for at in due if at is not None)
-
-    def _probe_due_ns(self, path: ClientPath) -> int:
-        """Only the active path has a verdict to wait for; a candidate's, once over, would be due for ever."""
-        if path is self.paths.active_path:
-            return path.health.get_timer()
-        return path.health.next_probe_at(self._handled_ns)
-
-    def _probed(self) -> list[ClientPath]:
-        return [path for path in self.paths.paths.values() if path.uplink.link_up]
+        """When `handle_timer` is due."""
+        return self.upkeep.get_timer()
 
     def handle_timer(self, now_ms: int, now_ns: int) -> None:
-        self._handled_ns = now_ns
-        self._expire(now_ms)
-        self.owners.handle_timer(now_ms)
-        if self.ended is not None:
-            return
-        if not self.configured:
-            if now_ms >= self._next_confirm_ms:
-                self._next_confirm_ms = now_ms + CONFIRM_REPEAT_MS
-                self._confirm(now_ms)
-            return
-        if self.rekeying.handle_timer(now_ms, self._packets()):
-            self.worker.add()
-        self._read_activity(now_ms)
-        active = self.paths.active_path
-        if active is not None and active.health.dead(now_ns):
-            self.switching.lose(Cause.TRANSPORT_DEAD, now_ms)
-        for path in self._probed():
-            if path.health.next_probe_at(now_ns) <= now_ns:
-                self.worker.probe(path, now_ms, now_ns)
-        self.switching.request(now_ms)
-        self.mtu_probing.handle_timer(now_ns, self._last_sent_ns)
-        due = self.channel.get_timer()
-        if due is not None and due <= now_ms:
-            self._flush(now_ms)
-        self.switching.fail_back(now_ms)
-
-    def _confirm(self, now_ms: int) -> None:
-        """Prove the keys until CONFIG comes: by the first rekey where there is a KEM, else by any CONTROL."""
-        if self.rekeying.kem is Kem.MLKEM768 and self.rekeying.secrets.phase_number == 0:
-            self.rekeying.begin(now_ms)
-            self._flush(now_ms)
-        else:
-            self.send_health(now_ms)
-
-    def _read_activity(self, now_ms: int) -> None:
-        if now_ms < self._next_tick_ms:
-            return
-        self._next_tick_ms = now_ms + ACTIVITY_TICK_MS
-        active, seen = self.paths.active_path, self._activity(RECORD)
-        if active is None:
-            return
-        if seen.sent_ns > self._last_sent_ns:
-            active.health.on_data_sent(min(seen.sent_ns, now_ms * NS))
-        if seen.received_ns > self.last_received_ns:
-            active.health.on_data_received(min(seen.received_ns, now_ms * NS))
-        self._last_sent_ns, self.last_received_ns = seen.sent_ns, seen.received_ns
-
-    def _expire(self, now_ms: int) -> None:
-        terminates = self.policy.on_recovery_window_exceeded == "terminate"
-        fired = self.ttl.fired(self.view.state, self.view.active_bindings, now_ms, terminates)
-        if fired is None:
-            return
-        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
-        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
-            self.end(fired.reason, now_ms, tell=True)
-            return
-        if fired.reason is Reason.REATTACH_FAIL:
-            attempt, self.requester.attempt = self.requester.attempt, None
-            if attempt is not None:
-                version = self.view.state_version
-                self.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
-        self.view.apply(fired.reason, now_ms, fired.to)
-        self.clocks(now_ms)
+        self.upkeep.handle_timer(now_ms, now_ns)
 
     def clocks(self, now_ms: int) -> None:
         view, policy = self.view, self.policy
         self.ttl = self.ttl.entered(
             view.state, view.active_bindings, now_ms, policy.transport_loss_ttl_ms, policy.recovery_window_ms
         )
-
-    def received_ms(self) -> int:
-        """When the worker last took authenticated DATA."""
-        return self._activity(RECORD).received_ns // NS
 
     def end(
         self, reason: Reason, now_ms: int, *, tell: bool, details: dict[str, object] | None = None

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from jvpn.agent.narrator import path_ref
 from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.agent.reattaching import Attempt
-from jvpn.protocol import messages, reattach
+from jvpn.protocol import reattach
 from jvpn.protocol.reattach import Ack, Cause, Report, Result
-from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, split_version
 from workers import commands
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 #: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
 #: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
 REPORT_WAIT_MS = 50
-#: What a SWITCH may ask for; such a choice holds until its path is lost.
-_ASKED = frozenset({Cause.OPERATOR_SWITCH.name, Cause.NODE_DRAIN.name})
 #: The gateway's policy binds no session to where the REQUEST came from but one whose handshake comes from there.
 REAUTHENTICATE = "REAUTHENTICATE"
 
@@ -35,9 +32,6 @@ class Switching:
         #: What had arrived when the path was lost, and the command whose Done will say so.
         self._reports: tuple[Report, ...] = ()
         self._report_seq = -1
-        #: Uplink number that the operator or a draining node had us switch to: preference leaves it alone until that
-        #: path is lost.
-        self._chosen: int | None = None
         #: Why the gateway refused the last attempt, "" when it did not.
         self.refused = ""
 
@@ -78,50 +72,6 @@ class Switching:
             self._paths.open(uplink, now_ms)
             self._session.worker.tell_indexes()
 
-    def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
-        """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""
-        if (
-            not self._session.configured
-            or self._requester.attempt is not None
-            or self._paths.active == uplink.number
-        ):
-            return False
-        if uplink.number not in self._paths.paths or not self._view.allows(Reason[cause.name]):
-            return False
-        active = self._paths.active_path
-        old = None if active is None else path_ref(active)
-        self._requester.begin(cause, now_ms, 0.0, old, self._paths.active, uplink.number)
-        self.refused = ""
-        self._view.apply(Reason[cause.name], now_ms)
-        self._session.clocks(now_ms)
-        return True
-
-    def on_switch(self, value: bytes, now_ms: int) -> None:
-        """SWITCH: the gateway wants the session on another path. Raises WireError for a wish that is none."""
-        code = messages.decode_reason(value)
-        if code not in _ASKED:
-            raise WireError("unexpected_control")
-        cause, uplink = Cause[code], self._another(now_ms)
-        if uplink is None:
-            denied = "NO_CANDIDATE"
-        elif self.switch(uplink, cause, now_ms):
-            return
-        else:
-            denied = "SWITCH_IN_FLIGHT"
-        self._narrator.denied(cause.name, denied, self._view.state_version)
-
-    def _another(self, now_ms: int) -> Uplink | None:
-        """The best candidate that is not known to be dead, if it can be on another endpoint than the active path."""
-        here = self._paths.active_path
-        alive = [
-            path
-            for path in self._paths.candidates(now_ms, without=self._paths.active)
-            if not path.health.dead(now_ms * NS)
-        ]
-        if here is not None:
-            alive.sort(key=lambda path: path.uplink.remote == here.uplink.remote)
-        return alive[0].uplink if alive else None
-
     def lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
         """The active path is no path any more. `stay`: the same uplink is the best candidate (its source changed)."""
         active = self._paths.active_path
@@ -130,7 +80,7 @@ class Switching:
         seen = active.health.snapshot(now_ms * NS)
         detect_ms = 0.0
         if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
-            detect_ms = now_ms - max(seen.last_answer_ms, self._session.last_received_ns // NS)
+            detect_ms = now_ms - max(seen.last_answer_ms, self._session.upkeep.last_received_ns // NS)
         self._give_up_switch(cause)
         reason = Reason[cause.name]
         if not self._view.allows(reason):
@@ -253,10 +203,7 @@ class Switching:
         self._paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
         bound.bound_us = now_ms * 1000
-        if attempt.cause.name in _ASKED:
-            self._chosen = bound.uplink.number
-        elif bound.uplink.number != self._chosen:
-            self._chosen = None
+        self._session.choosing.bound(bound.uplink, attempt.cause)
         draining = None
         if attempt.voluntary and previous is not None and previous.index != bound.index:
             draining = previous.index
@@ -330,16 +277,3 @@ class Switching:
             )
             again.next_ms = now_ms + max(retry_after_ms, 50)
         self._session.clocks(now_ms)
-
-    def fail_back(self, now_ms: int) -> None:
-        """Return to a preferred uplink once it has been steady for the stability window."""
-        active = self._paths.active_path
-        if active is None or self._requester.attempt is not None or self._paths.active == self._chosen:
-            return
-        for path in self._paths.candidates(now_ms, without=self._paths.active):
-            steady = path.health.snapshot(now_ms * NS).steady_since_ms
-            if path.uplink.preference <= active.uplink.preference or steady is None:
-                continue
-            if now_ms - steady >= self._session.policy.stability_window_ms and path.validated(now_ms):
-                self.switch(path.uplink, Cause.PREFERENCE_SWITCH, now_ms)
-                return

@@ -20,7 +20,7 @@ import jvpn.protocol.reattach
 import jvpn.protocol.rekey
 import jvpn.protocol.wire
 from jvpn.agent import core, handshaking, owners, paths, reattaching, rekeying
-from jvpn.agent import session as client_session
+from jvpn.agent import upkeep as client_upkeep
 from jvpn.policy import health
 from jvpn.policy.model import Policy
 from jvpn.protocol import constants, control, messages, offload, sealed_control
@@ -286,7 +286,7 @@ def test_numbers_of_the_implementation() -> None:
         "client: first INIT repeated after": handshaking.FIRST_RETRY_MS,
         "client: INIT repeated at most every": handshaking.LAST_RETRY_MS,
         "client: gives up confirming after": core.CONFIRM_TIMEOUT_MS,
-        "client: confirmation repeated every": client_session.CONFIRM_REPEAT_MS,
+        "client: confirmation repeated every": client_upkeep.CONFIRM_REPEAT_MS,
         "client: REKEY_INIT said again after": rekeying.AGAIN_MS,
         "client: datagrams under a phase before a rekey": rekeying.PACKETS_PER_PHASE,
         "client: REQUEST repeated every, at first": reattaching.RETRY_MS,

@@ -1,0 +1,94 @@
+"""Changes of path by choice, while the present one delivers: an operator's, the gateway's, or preference's."""
+
+from typing import TYPE_CHECKING
+
+from jvpn.agent.narrator import path_ref
+from jvpn.agent.paths import NS, Uplink
+from jvpn.protocol import messages
+from jvpn.protocol.reattach import Cause
+from jvpn.protocol.wire import WireError
+from jvpn.session.machine import Reason
+
+if TYPE_CHECKING:
+    from jvpn.agent.session import ClientSession
+
+#: What a SWITCH may ask for; such a choice holds until its path is lost.
+_ASKED = frozenset({Cause.OPERATOR_SWITCH.name, Cause.NODE_DRAIN.name})
+
+
+class Choosing:
+    """A part of its session: when to ask for another path, and for which. Asking and binding is `Switching`'s."""
+
+    def __init__(self, session: "ClientSession") -> None:
+        self._session = session
+        self._paths = session.paths
+        self._requester = session.requester
+        self._view = session.view
+        self._narrator = session.narrator
+        #: Uplink number that the operator or a draining node had us switch to: preference leaves it alone until that
+        #: path is lost.
+        self._chosen: int | None = None
+
+    def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
+        """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""
+        if (
+            not self._session.configured
+            or self._requester.attempt is not None
+            or self._paths.active == uplink.number
+        ):
+            return False
+        if uplink.number not in self._paths.paths or not self._view.allows(Reason[cause.name]):
+            return False
+        active = self._paths.active_path
+        old = None if active is None else path_ref(active)
+        self._requester.begin(cause, now_ms, 0.0, old, self._paths.active, uplink.number)
+        self._session.switching.refused = ""
+        self._view.apply(Reason[cause.name], now_ms)
+        self._session.clocks(now_ms)
+        return True
+
+    def on_switch(self, value: bytes, now_ms: int) -> None:
+        """SWITCH: the gateway wants the session on another path. Raises WireError for a wish that is none."""
+        code = messages.decode_reason(value)
+        if code not in _ASKED:
+            raise WireError("unexpected_control")
+        cause, uplink = Cause[code], self._another(now_ms)
+        if uplink is None:
+            denied = "NO_CANDIDATE"
+        elif self.switch(uplink, cause, now_ms):
+            return
+        else:
+            denied = "SWITCH_IN_FLIGHT"
+        self._narrator.denied(cause.name, denied, self._view.state_version)
+
+    def _another(self, now_ms: int) -> Uplink | None:
+        """The best candidate that is not known to be dead, if it can be on another endpoint than the active path."""
+        here = self._paths.active_path
+        alive = [
+            path
+            for path in self._paths.candidates(now_ms, without=self._paths.active)
+            if not path.health.dead(now_ms * NS)
+        ]
+        if here is not None:
+            alive.sort(key=lambda path: path.uplink.remote == here.uplink.remote)
+        return alive[0].uplink if alive else None
+
+    def fail_back(self, now_ms: int) -> None:
+        """Return to a preferred uplink once it has been steady for the stability window."""
+        active = self._paths.active_path
+        if active is None or self._requester.attempt is not None or self._paths.active == self._chosen:
+            return
+        for path in self._paths.candidates(now_ms, without=self._paths.active):
+            steady = path.health.snapshot(now_ms * NS).steady_since_ms
+            if path.uplink.preference <= active.uplink.preference or steady is None:
+                continue
+            if now_ms - steady >= self._session.policy.stability_window_ms and path.validated(now_ms):
+                self.switch(path.uplink, Cause.PREFERENCE_SWITCH, now_ms)
+                return
+
+    def bound(self, uplink: Uplink, cause: Cause) -> None:
+        """The session has been bound to a path over `uplink`, for this cause."""
+        if cause.name in _ASKED:
+            self._chosen = uplink.number
+        elif uplink.number != self._chosen:
+            self._chosen = None

@@ -1,0 +1,132 @@
+"""What a session of the client does when time passes: proves its keys, probes, reads what moved, keeps deadlines."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from jvpn.agent.paths import NS, ClientPath
+from jvpn.agent.worker_side import RECORD
+from jvpn.protocol.handshake import Kem
+from jvpn.protocol.reattach import Cause
+from jvpn.session.machine import Reason, State
+from workers.page import Activity
+
+if TYPE_CHECKING:
+    from jvpn.agent.session import ClientSession
+
+CONFIRM_REPEAT_MS = 100
+#: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
+ACTIVITY_TICK_MS = 20
+
+
+class Upkeep:
+    """A part of its session. Times are CLOCK_BOOTTIME ms, but for names that end in `_ns`."""
+
+    def __init__(self, session: "ClientSession", activity: Callable[[int], Activity], now_ms: int) -> None:
+        self._session = session
+        self._paths = session.paths
+        self._requester = session.requester
+        self._activity = activity
+        self._next_confirm_ms = now_ms
+        self._next_tick_ms = now_ms
+        self._last_sent_ns = self.last_received_ns = 0
+        self._handled_ns = now_ms * NS
+
+    def enter_epoch(self) -> None:
+        """The page begins anew with the keys of another epoch."""
+        self._last_sent_ns = self.last_received_ns = 0
+
+    def received_ms(self) -> int:
+        """When the worker last took authenticated DATA."""
+        return self._activity(RECORD).received_ns // NS
+
+    def get_timer(self) -> float:
+        session = self._session
+        if not session.configured:
+            return self._next_confirm_ms
+        due: list[float | None] = [self._next_tick_ms, self._requester.get_timer()]
+        due += [
+            session.ttl.next_deadline_ms(),
+            session.rekeying.get_timer(),
+            session.owners.get_timer(),
+        ]
+        if self._paths.active is not None:
+            due.append(session.channel.get_timer())
+        due += [self._probe_due_ns(path) / NS for path in self._probed()]
+        return min(at for at in due if at is not None)
+
+    def _probe_due_ns(self, path: ClientPath) -> int:
+        """Only the active path has a verdict to wait for; a candidate's, once over, would be due for ever."""
+        if path is self._paths.active_path:
+            return path.health.get_timer()
+        return path.health.next_probe_at(self._handled_ns)
+
+    def _probed(self) -> list[ClientPath]:
+        return [path for path in self._paths.paths.values() if path.uplink.link_up]
+
+    def handle_timer(self, now_ms: int, now_ns: int) -> None:
+        session = self._session
+        self._handled_ns = now_ns
+        self._expire(now_ms)
+        session.owners.handle_timer(now_ms)
+        if session.ended is not None:
+            return
+        if not session.configured:
+            if now_ms >= self._next_confirm_ms:
+                self._next_confirm_ms = now_ms + CONFIRM_REPEAT_MS
+                self._confirm(now_ms)
+            return
+        if session.rekeying.handle_timer(now_ms, session.packets()):
+            session.worker.add()
+        self._read_activity(now_ms)
+        active = self._paths.active_path
+        if active is not None and active.health.dead(now_ns):
+            session.switching.lose(Cause.TRANSPORT_DEAD, now_ms)
+        for path in self._probed():
+            if path.health.next_probe_at(now_ns) <= now_ns:
+                session.worker.probe(path, now_ms, now_ns)
+        session.switching.request(now_ms)
+        session.mtu_probing.handle_timer(now_ns, self._last_sent_ns)
+        due = session.channel.get_timer()
+        if due is not None and due <= now_ms:
+            session.flush(now_ms)
+        session.choosing.fail_back(now_ms)
+
+    def _confirm(self, now_ms: int) -> None:
+        """Prove the keys until CONFIG comes: by the first rekey where there is a KEM, else by any CONTROL."""
+        session = self._session
+        if session.rekeying.kem is Kem.MLKEM768 and session.rekeying.secrets.phase_number == 0:
+            session.rekeying.begin(now_ms)
+            session.flush(now_ms)
+        else:
+            session.send_health(now_ms)
+
+    def _read_activity(self, now_ms: int) -> None:
+        if now_ms < self._next_tick_ms:
+            return
+        self._next_tick_ms = now_ms + ACTIVITY_TICK_MS
+        active, seen = self._paths.active_path, self._activity(RECORD)
+        if active is None:
+            return
+        if seen.sent_ns > self._last_sent_ns:
+            active.health.on_data_sent(min(seen.sent_ns, now_ms * NS))
+        if seen.received_ns > self.last_received_ns:
+            active.health.on_data_received(min(seen.received_ns, now_ms * NS))
+        self._last_sent_ns, self.last_received_ns = seen.sent_ns, seen.received_ns
+
+    def _expire(self, now_ms: int) -> None:
+        session = self._session
+        terminates = session.policy.on_recovery_window_exceeded == "terminate"
+        fired = session.ttl.fired(session.view.state, session.view.active_bindings, now_ms, terminates)
+        if fired is None:
+            return
+        # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
+        if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
+            session.end(fired.reason, now_ms, tell=True)
+            return
+        if fired.reason is Reason.REATTACH_FAIL:
+            attempt, self._requester.attempt = self._requester.attempt, None
+            if attempt is not None:
+                version = session.view.state_version
+                session.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
+        session.view.apply(fired.reason, now_ms, fired.to)
+        session.clocks(now_ms)
