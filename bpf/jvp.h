@@ -63,6 +63,10 @@ enum jvp_role {
 #define JVP_BUCKETS 65536
 #define JVP_ANY_CPU 0xffffffff
 #define JVP_SAMPLE_INTERVAL_NS 1000000000ULL
+/* REQUESTs on an installed id, 200 a second and 100 at once: far above what the supervisor takes, so that this is its
+ * shelter and never what holds a client back. */
+#define JVP_REATTACH_INTERVAL_NS 5000000ULL
+#define JVP_REATTACH_BURST_NS (99 * JVP_REATTACH_INTERVAL_NS)
 
 #define JVP_FLAG_CPUMAP 1       /* frames may be redirected to the owner's CPU */
 #define JVP_FLAG_SUPERPACKETS 2 /* generic XDP runs behind GRO: one header may stand for many datagrams */
@@ -143,10 +147,11 @@ struct settings_entry {
 	u32 zero;
 };
 
-/* Theoretical arrival times of GCRA (ITU-T I.371), one for all datagrams, one for wrong-source samples. */
+/* Theoretical arrival times of GCRA (ITU-T I.371): of PATH and DATA, of wrong-source samples, of REQUESTs. */
 struct id_bucket {
 	u64 arrival_ns;
 	u64 sample_ns;
+	u64 reattach_ns;
 };
 
 struct inner4_key {

@@ -59,6 +59,21 @@ static __always_inline u32 within_id_bucket(u64 id, const struct settings_entry 
 	return passes;
 }
 
+/* A stranger who has seen an id can send REQUESTs on it, which nobody can tell from genuine ones before their proof.
+ * They have a bucket of their own: neither do they use up that of probes, nor these theirs. */
+static __always_inline u32 reattach(u64 id)
+{
+	u64 now_ns = bpf_ktime_get_boot_ns();
+	struct id_bucket *bucket = id_buckets.lookup(&id);
+	struct id_bucket fresh = {.reattach_ns = now_ns + JVP_REATTACH_INTERVAL_NS};
+
+	if (!bucket)
+		id_buckets.update(&id, &fresh);
+	else if (!admit(&bucket->reattach_ns, JVP_REATTACH_INTERVAL_NS, JVP_REATTACH_BURST_NS, now_ns))
+		return JVP_COUNT_DROP_BUCKET_ID;
+	return JVP_COUNT_PASS_REATTACH;
+}
+
 /* DATA from a source that the id is not bound to: one a second lets the worker find out that a NAT has rebound. */
 static __always_inline u32 sample(u64 id)
 {
@@ -89,7 +104,7 @@ static __always_inline u32 judge_pending(u8 type, const struct datagram *datagra
 static __always_inline u32 judge_installed(u8 type, u64 id, const struct settings_entry *config)
 {
 	if (type == JVP_TYPE_REATTACH_REQUEST)
-		return JVP_COUNT_PASS_REATTACH;
+		return reattach(id);
 	if (type == JVP_TYPE_PATH)
 		return within_id_bucket(id, config, JVP_COUNT_OWNER_PATH);
 	if (is_data(type))
@@ -101,7 +116,7 @@ static __always_inline u32 judge_bound(u8 type, u64 id, const struct datagram *d
 				       const struct id_entry *entry, const struct settings_entry *config)
 {
 	if (type == JVP_TYPE_REATTACH_REQUEST)
-		return JVP_COUNT_PASS_REATTACH;
+		return reattach(id);
 	if (entry->role == JVP_ROLE_DRAINING && bpf_ktime_get_boot_ns() >= entry->drain_until_ns)
 		return JVP_COUNT_DROP_DRAINED;
 	if (is_data(type))

@@ -241,6 +241,29 @@ def test_id_bucket(steering: Steering, family: Family, role: Role) -> None:
     assert run(steering, frame(family, datagram(T.REATTACH_REQUEST)))[0] == PASS
 
 
+@pytest.mark.parametrize("role", [Role.INSTALLED, Role.ACTIVE, Role.DRAINING])
+def test_requests_on_one_id_have_a_bucket(steering: Steering, family: Family, role: Role) -> None:
+    put(steering, family, role, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + HOUR_NS)
+    steering.put_id(OTHER_ID, 3, Role.INSTALLED)
+    forged = frame(family, datagram(T.REATTACH_REQUEST), family.other)
+    assert [run(steering, forged) for _ in range(20)] == [(PASS, {"pass_reattach": 1})] * 20, (
+        "a client's burst"
+    )
+    before = steering.counters()
+    flood = 20_000
+    bpf.prog_test_run(steering.steer_fd, forged, repeat=flood)
+    counters = counted(steering, before)
+    assert counters.keys() == {"pass_reattach", "drop_bucket_id"}
+    assert sum(counters.values()) == flood
+    assert run(steering, frame(family, datagram(T.REATTACH_REQUEST, OTHER_ID)))[0] == PASS, (
+        "other ids unharmed"
+    )
+    # The buckets of PATH and of samples are others.
+    assert run(steering, frame(family, datagram(T.PATH), family.other))[0] == PASS
+    if role is not Role.INSTALLED:
+        assert run(steering, frame(family, datagram(T.DATA), family.other)) == (PASS, {"owner_sample": 1})
+
+
 def test_no_limit(steering: Steering, family: Family) -> None:
     steering.set_rates(Rates(Rate(0, 0), Rate(0, 0), Rate(0, 0)))
     init = frame(family, datagram(T.HANDSHAKE_INIT))

@@ -8,6 +8,7 @@ import pytest
 from jvpn.holder import loader
 from jvpn.protocol import constants
 from jvpn.protocol.constants import PacketType, Role
+from jvpn.session.bucket import DATAGRAM_RATE
 from jvpn.supervisor import steering, steering_backend
 from jvpn.supervisor.steering_backend import Rate, cpumap_supported
 
@@ -109,6 +110,17 @@ def test_every_map_and_program_is_pinned() -> None:
 )
 def test_cpumap_needs_linux_6_15(release: str, supported: bool) -> None:
     assert cpumap_supported(release) is supported
+
+
+def test_the_bucket_of_requests_is_shelter_for_the_supervisors() -> None:
+    found = re.search(r"^#define JVP_REATTACH_INTERVAL_NS (\d+)ULL$", HEADER, re.MULTILINE)
+    ahead = re.search(
+        r"^#define JVP_REATTACH_BURST_NS \((\d+) \* JVP_REATTACH_INTERVAL_NS\)$", HEADER, re.MULTILINE
+    )
+    assert found
+    assert ahead
+    assert 10**9 / int(found[1]) >= 4 * DATAGRAM_RATE.per_s
+    assert int(ahead[1]) + 1 >= 4 * DATAGRAM_RATE.burst
 
 
 def test_rates_become_intervals() -> None:
