@@ -39,6 +39,7 @@ class Counter(IntEnum):
     SEND_TOO_BIG = 37
     SEND_ERROR = 38
     ANSWERED_TOO_BIG = 39
+    SENT_CROWDED_OUT = 40
 
     # From the network: dropped datagrams. The first five are wire.WireError's reasons.
     TRUNCATED = 48
@@ -62,6 +63,7 @@ class Counter(IntEnum):
     UDP_READ_ERROR = 67
     BAD_FRAGMENT = 68
     FRAGMENT_INCOMPLETE = 69
+    RECEIVED_CROWDED_OUT = 70
 
     # Between the worker and its supervisor.
     CHANNEL_FULL = 80

@@ -26,11 +26,12 @@ from jvpn.protocol.constants import (
 from workers.answers import Answers
 from workers.counters import Counter
 from workers.deliver import Delivery
+from workers.fair import QUEUED, READ_AHEAD, Crowd
 from workers.keys import IntoCall
 from workers.layouts import LayoutCache, ReceiveLayout, consecutive
 from workers.page import Page
 from workers.paths import PathEntry
-from workers.sessions import NO_COUNTER
+from workers.sessions import NO_COUNTER, Session
 from workers.singles import Singles
 from workers.table import SessionTable
 from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
@@ -38,6 +39,9 @@ from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
 #: GRO runs of one socket per turn of the loop.
 TURN: Final = 8
 _PREFIX: Final = 12
+#: Datagrams of a run that cost as much as one alone.
+_CHEAP: Final = 8
+_STRANGERS: Final[Address] = ("", 0)
 _COUNTER: Final = struct.Struct(">Q")
 _HEADER: Final = struct.Struct(">12sQ")
 _NONCE: Final = struct.Struct(">IQ")
@@ -65,12 +69,17 @@ class Decryptor:
         self._view = memoryview(self._buffer)
         self._tail = memoryview(bytearray(RECEIVE_BYTES))
         self.layouts: LayoutCache[int, ReceiveLayout] = LayoutCache()
+        self.crowd: Crowd[Address | Session, tuple[UdpSocket, Received, bytes]] = Crowd()
 
     # 1 receive
 
     def turn(self, udp: UdpSocket, now_ns: int) -> None:
         """Take what the socket has, at most this turn's share."""
-        for _ in range(TURN):
+        if self.crowd.active:
+            self._crowded_turn(udp, now_ns)
+            return
+        owner: Address | Session | None = None
+        for at in range(TURN):
             try:
                 received = udp.receive(self._view)
             except OSError:
@@ -78,12 +87,63 @@ class Decryptor:
                 continue
             if received is None:
                 return
-            self._counters[Counter.UDP_READS] += 1
-            self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
-            self._counters[Counter.TRUNCATED] += not received.size
-            done = self._batch if received.size > received.segment else self._lone
-            if not done(received, now_ns):
-                self._one_by_one(udp, received, now_ns)
+            self.crowd.seen(received.source, now_ns)
+            if at == TURN - 1 and self._table.gateway:
+                owner = self._owner(received, now_ns)
+            self._take(udp, received, now_ns)
+        self.crowd.full_turn(owner, now_ns)
+
+    def _take(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
+        """What is in the buffer."""
+        self._counters[Counter.UDP_READS] += 1
+        self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
+        self._counters[Counter.TRUNCATED] += not received.size
+        done = self._batch if received.size > received.segment else self._lone
+        if not done(received, now_ns):
+            self._one_by_one(udp, received, now_ns)
+
+    def _crowded_turn(self, udp: UdpSocket, now_ns: int) -> None:
+        """As `turn`, while one source floods the socket's buffer (fair.py)."""
+        crowd = self.crowd
+        crowd.begin_turn()
+        self.take_crowded(now_ns)
+        emptied = False
+        for _ in range(READ_AHEAD if crowd.reads_ahead else 0):
+            try:
+                received = udp.receive(self._view)
+            except OSError:
+                self._counters[Counter.UDP_READ_ERROR] += 1
+                continue
+            if received is None:
+                emptied = True
+                break
+            datagrams = -(-received.size // received.segment)
+            cost = 1 + datagrams // _CHEAP
+            owner = self._owner(received, now_ns)
+            if crowd.may_go(owner, cost):
+                self._take(udp, received, now_ns)
+                continue
+            if crowd.has_room(owner, received.size, datagrams):
+                kept = udp, received, bytes(self._view[: received.size])
+                crowd.add(owner, kept, cost, received.size, datagrams)
+        self._counters[Counter.RECEIVED_CROWDED_OUT] += crowd.take_dropped()
+        crowd.end_turn(emptied=emptied)
+
+    def _owner(self, received: Received, now_ns: int) -> Address | Session:
+        """Whose share of a turn it uses up: the session that it may be for; all others have one together."""
+        entry = self._table.by_id.get(bytes(self._buffer[4:_PREFIX])) if received.size >= _MIN_DATA else None
+        if entry is None or entry.refusal(received.source, now_ns, self._table.gateway):
+            return _STRANGERS
+        return entry.session
+
+    def take_crowded(self, now_ns: int) -> None:
+        """Take of what waits since a flood, each session in its turn."""
+        left = QUEUED
+        while left > 0 and (taken := self.crowd.take()):
+            for _owner, (udp, received, data), cost in taken:
+                left -= cost
+                self._buffer[: received.size] = data
+                self._take(udp, received, now_ns)
 
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         authentic = self._singles.handle(udp, received, self._view, now_ns)

@@ -29,6 +29,7 @@ from jvpn.protocol.offload import (
     segment,
 )
 from workers.counters import Counter
+from workers.fair import QUEUED, READ_AHEAD, Crowd
 from workers.kept import Waited
 from workers.layouts import COUNT, MIN_FAST_SEGMENT, LayoutCache, SendLayout
 from workers.narrow import clamp_mss, packet_too_big
@@ -60,11 +61,16 @@ class Encryptor:
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
         self._batch = SmallBatch(counters, keep=True)
         self._mtu = mtu
+        self.crowd: Crowd[Session, bytes] = Crowd()
 
     # 1 read
 
     def turn(self, now_ns: int) -> None:
         """Read until nothing is left or this turn's share is done; everything read is sent on return."""
+        if self.crowd.active:
+            self._crowded_turn(now_ns)
+            return
+        path: SendPath | None = None
         budget = TURN
         while budget > 0:
             layout = self._layout
@@ -84,6 +90,8 @@ class Encryptor:
             if path is not None:
                 self._send(layout, size, path, now_ns)
             budget -= _SUPERPACKET_COST if layout.buffer[1] else 1
+        else:
+            self.crowd.full_turn(None if path is None else path.session, now_ns)
         self._batch.flush(now_ns)
         if self._table.pool.lost:
             self.count_lost()
@@ -174,6 +182,15 @@ class Encryptor:
 
     def _route(self, layout: SendLayout, size: int, now_ns: int) -> SendPath | None:
         """Where it goes now; None when it goes nowhere, or waits."""
+        session = self._session(layout)
+        if session is None:
+            return None
+        self.crowd.seen(session, now_ns)
+        if session.direct is None:
+            self._wait(session, layout.read(size), now_ns)
+        return session.direct
+
+    def _session(self, layout: SendLayout) -> Session | None:
         buffer = layout.buffer
         if buffer[_V] >> 4 == 4:
             session = self._table.route(bytes(buffer[_V + 16 : _V + 20]))
@@ -181,10 +198,57 @@ class Encryptor:
             session = self._table.route(bytes(buffer[_V + 24 : _V + 40]))
         if session is None:
             self._counters[Counter.NO_SESSION] += 1
-            return None
-        if session.direct is None:
-            self._wait(session, layout.read(size), now_ns)
-        return session.direct
+        return session
+
+    # What is more than can be sent
+
+    def _crowded_turn(self, now_ns: int) -> None:
+        """As `turn`, while one session floods the TUN's queue (fair.py)."""
+        crowd = self.crowd
+        crowd.begin_turn()
+        self.send_crowded(now_ns)
+        emptied = False
+        for _ in range(READ_AHEAD if crowd.reads_ahead else 0):
+            layout = self._layout
+            try:
+                size = self._tun.readv(layout.scatter)
+            except OSError as error:
+                emptied = True
+                self._counters[Counter.TUN_READ_ERROR] += not isinstance(error, BlockingIOError)
+                break
+            self._counters[Counter.TUN_READS] += 1
+            if size < _V + 20:
+                self._counters[Counter.BAD_TUN_PACKET] += 1
+                continue
+            session = self._session(layout)
+            if session is None:
+                continue
+            cost = _SUPERPACKET_COST if layout.buffer[1] else 1
+            if not crowd.may_go(session, cost):
+                if crowd.has_room(session, size):
+                    crowd.add(session, layout.read(size), cost, size)
+            elif session.direct is None:
+                self._wait(session, layout.read(size), now_ns)
+            else:
+                self._send(layout, size, session.direct, now_ns)
+        self._batch.flush(now_ns)
+        if self._table.pool.lost:
+            self.count_lost()
+        self._counters[Counter.SENT_CROWDED_OUT] += crowd.take_dropped()
+        crowd.end_turn(emptied=emptied)
+
+    def send_crowded(self, now_ns: int) -> None:
+        """Send of what waits since a flood, each session in its turn."""
+        left = QUEUED
+        while left > 0 and (taken := self.crowd.take()):
+            for session, packet, cost in taken:
+                left -= cost
+                if session.direct is None:
+                    self._wait(session, packet, now_ns)
+                else:
+                    self._layout.fill(packet)
+                    self._send(self._layout, len(packet), session.direct, now_ns)
+        self._batch.flush(now_ns)
 
     # What cannot go now
 

@@ -84,14 +84,33 @@ class Pipelines:
 
     # Time
 
+    @property
+    def _crowded(self) -> bool:
+        """Whether something waits since a flood (fair.py)."""
+        encryptor, decryptor = self.encryptor, self.decryptor
+        return (encryptor is not None and encryptor.crowd.waits) or (
+            decryptor is not None and decryptor.crowd.waits
+        )
+
+    def _go_on(self, now_ns: int) -> None:
+        """The kernel's queues may have nothing more to wake us with."""
+        if self.encryptor is not None:
+            self.encryptor.send_crowded(now_ns)
+        if self.decryptor is not None:
+            self.decryptor.take_crowded(now_ns)
+
     def timeout_s(self) -> float | None:
         """How long the loop may sleep; None: until something comes."""
+        if self._crowded:
+            return 0.0
         if self._backlog is not None and self._backlog.busy:
             return TICK_S
         return SWEEP_NS / 1e9 if self.table.pool.in_use or self.table.held else None
 
     def tick(self, now_ns: int) -> None:
         """Send what may go by now, forget what is too old."""
+        if self._crowded:
+            self._go_on(now_ns)
         if self._backlog is not None and self._backlog.busy:
             self._backlog.turn(now_ns)
         if now_ns >= self._next_sweep_ns:
