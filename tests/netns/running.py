@@ -37,7 +37,7 @@ from jvpn.supervisor.process import serve
 GATEWAY_KEY = b"\x11" * 32
 PORT = 51820
 PINS = Path("/sys/fs/bpf/jvpn")
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def client_key(number: int) -> bytes:
