@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +25,22 @@ _SYSCTLS: dict[str, str | int] = {
     "net.ipv4.tcp_rmem": "4096 262144 67108864",
     "net.ipv4.tcp_wmem": "4096 262144 67108864",
 }
+#: Of the working folders, whose names the gateways' pins have too; the process id follows.
+FOLDER = "jvpn-scaling-"
+PINS = Path("/sys/fs/bpf/jvpn")
+
+
+def sweep() -> None:
+    """Remove what runs left that did not live to clean up."""
+    for parent in (Path(tempfile.gettempdir()), PINS):
+        for left in parent.glob(f"{FOLDER}*-*"):
+            if not Path("/proc", left.name.removeprefix(FOLDER).split("-")[0]).exists():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 class Crowd:
-    """A context manager. `grow` adds clients to those that run; `work` is a folder of its own. Raises LabError."""
+    """A context manager. `grow` adds clients to those that run; `work` is a folder of its own, whose name begins with
+    FOLDER and the process id. Raises LabError."""
 
     def __init__(self, work: Path, *, workers: int, most: int) -> None:
         self._stack = ExitStack()
@@ -36,7 +49,7 @@ class Crowd:
         self._private = [os.urandom(32) for _ in range(most + 1)]
         self._links: list[DirectLink] = []
         self._nodes: list[Node] = []
-        self._node_id = f"bench-{work.name[-24:]}"
+        self._node_id = work.name
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -48,7 +61,7 @@ class Crowd:
             for number in range(2, len(self._private)):
                 self._links.append(self._add_link(number))
             self._write_gateway()
-            undo.callback(shutil.rmtree, f"/sys/fs/bpf/jvpn/{self._node_id}", ignore_errors=True)
+            undo.callback(shutil.rmtree, PINS / self._node_id, ignore_errors=True)
             undo.callback(self._stop)
             gateway = self._start("server", self.gateway, "gateway")
             wait_for("the gateway", gateway.running, START_TIMEOUT_S)

@@ -9,6 +9,8 @@ could bear.
 """
 
 import argparse
+import ctypes
+import errno
 import json
 import os
 import platform
@@ -22,16 +24,17 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from crowd import Crowd
+from crowd import FOLDER, Crowd, sweep
 from systems import cpu_seconds
 
 from jvpn.lab.namespaces import LabError
-from jvpn.lab.running import GATEWAY_INNER
+from jvpn.lab.running import GATEWAY_INNER, wait_for
 
 #: What all streams take to be under way; left out of the figures.
 WARM_S = 2.0
 CONNECT_S = 30.0
 CHUNK = bytes(256 * 1024)
+PR_SET_PDEATHSIG = 1
 
 
 def measure(crowd: Crowd, seconds: float) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def connect(crowd: Crowd, stack: ExitStack) -> tuple[list[socket.socket], list[s
         for waiting in (near, listener):
             waiting.settimeout(CONNECT_S)
         try:
-            near.connect(listener.getsockname())
+            wait_for("a route into the tunnel", lambda near=near: routed(near, listener), CONNECT_S)  # type: ignore[misc]
             far = stack.enter_context(listener.accept()[0])
         except OSError as error:
             raise LabError(f"client {number} cannot reach the gateway through its tunnel: {error}") from error
@@ -75,9 +78,21 @@ def connect(crowd: Crowd, stack: ExitStack) -> tuple[list[socket.socket], list[s
     return senders, receivers
 
 
+def routed(near: socket.socket, listener: socket.socket) -> bool:
+    """Connect; False while the client, whose session is up, has not set its routes yet."""
+    try:
+        near.connect(listener.getsockname())
+    except OSError as error:
+        if error.errno == errno.ENETUNREACH:
+            return False
+        raise
+    return True
+
+
 def send_until_killed(sockets: list[socket.socket]) -> NoReturn:
     """In a process of its own: one for all clients, whose CPU time is not to be that of traffic tools."""
     try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         with selectors.DefaultSelector() as ready:
             for sender in sockets:
                 ready.register(sender, selectors.EVENT_WRITE)
@@ -157,6 +172,8 @@ def main() -> int:
         parser.error("--workers and --clients take numbers, comma-separated")
     if clients[0] < 1 or clients[-1] > 250 or workers[0] < 1:
         parser.error("1 to 250 clients and at least 1 worker")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is taken away
+    sweep()
     runs: list[dict[str, Any]] = []
     try:
         for number in workers:
@@ -176,7 +193,7 @@ def of_workers(workers: int, clients: list[int], seconds: float) -> list[dict[st
     """One gateway, the clients added to it step by step."""
     out = []
     with (
-        tempfile.TemporaryDirectory(prefix="jvpn-scaling-") as folder,
+        tempfile.TemporaryDirectory(prefix=f"{FOLDER}{os.getpid()}-") as folder,
         Crowd(Path(folder), workers=workers, most=clients[-1]) as crowd,
     ):
         for number in clients:
