@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import multiprocess
 from refusing import refuse
 
-from jvpn.lab.links import direct_links
+from jvpn.lab.links import Network, direct_links
 from jvpn.lab.namespaces import Lab, Namespace
 from jvpn.protocol.addresses import ANY, to_bytes
 from jvpn.protocol.offload import fill_checksum
@@ -120,9 +120,10 @@ class Driven:
         self.attach_socket(0, port)
         self.must(commands.Start, 2, self.cpu, self.gateway, NOBODY, NOBODY)
 
-    def add(self, binding: commands.Binding | None, suite: int) -> None:
+    def add(self, binding: commands.Binding | None, suite: int, behind: tuple[str, ...] = ()) -> None:
+        """`behind`: networks behind the client."""
         up, down = (DOWN, UP) if self.gateway else (UP, DOWN)
-        inner = [f"{CLIENT_4}/32", f"{CLIENT_6}/128"] if self.gateway else ["0.0.0.0/0", "::/0"]
+        inner = [f"{CLIENT_4}/32", f"{CLIENT_6}/128", *behind] if self.gateway else ["0.0.0.0/0", "::/0"]
         phases = [commands.PhaseKeys(0, up, down)]
         self.must(commands.AddSession, 0, b"s" * 16, suite, 0, phases, inner, inner, IDS, binding)
 
@@ -149,21 +150,25 @@ def _refused_worker(channel: socket.socket, refused: tuple[Refusal, ...]) -> Non
 
 
 class Tunnel:
-    """`client` and `gateway`: further arguments of Driven."""
+    """`client` and `gateway`: further arguments of Driven; `network`: instead of direct links A and B."""
 
     def __init__(
-        self, lab: Lab, client: dict[str, Any] | None = None, gateway: dict[str, Any] | None = None
+        self,
+        lab: Lab,
+        client: dict[str, Any] | None = None,
+        gateway: dict[str, Any] | None = None,
+        network: Network[Any] | None = None,
     ) -> None:
-        self.network = direct_links(lab, ("A", "B"))
+        self.network: Network[Any] = network or direct_links(lab, ("A", "B"))
         cpus = sorted(os.sched_getaffinity(0))
         self.client = Driven(self.network.client, gateway=False, cpu=cpus[0], **client or {})
         self.gateway = Driven(self.network.gateway, gateway=True, cpu=cpus[-1], **gateway or {})
 
-    def open(self, *, outer_ipv6: bool = False, suite: int = 1) -> None:
+    def open(self, *, outer_ipv6: bool = False, suite: int = 1, behind: tuple[str, ...] = ()) -> None:
         self.client.start(CLIENT_4, CLIENT_6, CLIENT_PORT)
         self.gateway.start(GATEWAY_4, GATEWAY_6, GATEWAY_PORT)
         self.client.add(self.client_path(0, "A", outer_ipv6), suite)
-        self.gateway.add(self.gateway_path(0, "A", outer_ipv6), suite)
+        self.gateway.add(self.gateway_path(0, "A", outer_ipv6), suite, behind)
 
     @staticmethod
     def client_path(index: int, link: str, outer_ipv6: bool = False) -> commands.Binding:
