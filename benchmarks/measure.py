@@ -24,8 +24,8 @@ def iperf(network: Network[Any], server: str, seconds: float, *extra: str) -> di
         stderr=subprocess.STDOUT,
         text=True,
     )
+    assert listening.stdout is not None
     try:
-        assert listening.stdout is not None
         for line in listening.stdout:
             if "listening" in line:
                 break

@@ -1,4 +1,4 @@
-"""CPU time of a worker's own code per superpacket and per small packet, without the kernel: fakes stand for TUN and UDP.
+"""CPU time of a worker's own code per superpacket and per small packet; fakes stand for TUN and UDP.
 
     .venv/bin/python benchmarks/pipeline.py [--rounds N] [--json FILE]
 
@@ -38,7 +38,11 @@ Run = tuple[bytes, int]
 def superpacket() -> bytes:
     """The longest that the kernel hands out, TCP with timestamps, virtio_net_hdr in front."""
     payload = (longest_superpacket(TUN_MTU) - RESERVE) // SLICE * SLICE
-    ip = struct.pack(">BBHHHBBH", 0x45, 0, HEADERS + payload, 1, 0x4000, 64, 6, 0) + INNER_CLIENT + INNER_GATEWAY
+    ip = (
+        struct.pack(">BBHHHBBH", 0x45, 0, HEADERS + payload, 1, 0x4000, 64, 6, 0)
+        + INNER_CLIENT
+        + INNER_GATEWAY
+    )
     tcp = struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 0x80, 0x10, 500, 0, 0) + bytes(12)
     return struct.pack("=BBHHHH", 1, 1, HEADERS, SLICE, 20, 16) + ip + tcp + bytes(payload)
 
@@ -46,7 +50,12 @@ def superpacket() -> bytes:
 def datagram(length: int) -> bytes:
     """A UDP packet with `length` bytes, its checksum left to the device."""
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 28 + length, 1, 0x4000, 64, 17, 0) + INNER_CLIENT + INNER_GATEWAY
-    return struct.pack("=BBHHHH", 1, 0, 0, 0, 20, 6) + ip + struct.pack(">HHHH", 1, 2, 8 + length, 0) + bytes(length)
+    return (
+        struct.pack("=BBHHHH", 1, 0, 0, 0, 20, 6)
+        + ip
+        + struct.pack(">HHHH", 1, 2, 8 + length, 0)
+        + bytes(length)
+    )
 
 
 class Repeating:
@@ -185,7 +194,9 @@ def aead(suite: int, packet: bytes, rounds: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args()

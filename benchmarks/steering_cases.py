@@ -30,16 +30,22 @@ T = PacketType
 FREE = Rates(Rate(0, 0), Rate(0, 0), Rate(0, 0))
 #: Refills within no run's life; what is over, the source's bucket or the one of all, is the one that refuses.
 DRY = Rate(1e-6, 1)
+#: REQUESTs of a known id that pass at once (JVP_REATTACH_BURST_NS in bpf/jvp.h); settings do not change that.
+REATTACH_BURST = 100
 
 
 @dataclass(frozen=True)
 class Case:
-    """`counter` is where steer.c counts such a packet (jvpn.supervisor.steering.COUNTERS)."""
+    """`counter` is where steer.c counts such a packet (jvpn.supervisor.steering.COUNTERS).
+
+    `admitted`: of HOT_ID, so many pass at once, then a bucket refuses; 0: each one meets the same fate.
+    """
 
     name: str
     counter: str
     frame: bytes
     rates: Rates = FREE
+    admitted: int = 0
 
 
 def datagram(kind: PacketType, steering_id: bytes, size: int = BODY) -> bytes:
@@ -75,12 +81,17 @@ def prepare(steering: Steering) -> None:
     steering.allow_cpumap(True)
     steering.set_slot(HERE, None, HERE, 0)
     source, source6 = mapped(SOURCE), mapped(SOURCE6)
-    steering.put_id(HOT_ID, HERE, Role.ACTIVE, source, SOURCE_PORT)
+    put_hot_id(steering)
     steering.put_id(HOT6_ID, HERE, Role.ACTIVE, source6, SOURCE_PORT)
     steering.put_id(AWAY_ID, AWAY, Role.ACTIVE, source, SOURCE_PORT)
     steering.put_id(PENDING_ID, 0, Role.PENDING, source, SOURCE_PORT)
     steering.put_id(INSTALLED_ID, HERE, Role.INSTALLED)
     steering.put_id(DRAINED_ID, HERE, Role.DRAINING, source, SOURCE_PORT, drain_until_ns=1)
+
+
+def put_hot_id(steering: Steering) -> None:
+    """With its buckets full."""
+    steering.put_id(HOT_ID, HERE, Role.ACTIVE, mapped(SOURCE), SOURCE_PORT)
 
 
 def other_worker(steering: Steering, cpu: int) -> None:
@@ -102,7 +113,10 @@ def cases(other_cpu: bool) -> list[Case]:
         Case("owner PATH", "owner_path", frame(datagram(T.PATH, HOT_ID))),
         Case("installed DATA", "owner_data", frame(datagram(T.DATA, INSTALLED_ID))),
         Case("CONTROL, slot 0", "pass_control", frame(datagram(T.CONTROL, HOT_ID))),
-        Case("reattach, slot 0", "pass_reattach", frame(datagram(T.REATTACH_REQUEST, HOT_ID))),
+        Case(
+            "reattach, slot 0", "pass_reattach",
+            frame(datagram(T.REATTACH_REQUEST, HOT_ID)), admitted=REATTACH_BURST,
+        ),
         Case("reattach, unknown id", "pass_reattach_unknown", frame(datagram(T.REATTACH_REQUEST, STRANGER_ID))),
         Case("handshake", "pass_handshake", frame(datagram(T.HANDSHAKE_INIT, STRANGER_ID))),
         Case("not ours", "pass_not_ours", frame(b"", protocol=socket.IPPROTO_TCP)),
@@ -126,6 +140,7 @@ def cases(other_cpu: bool) -> list[Case]:
             "flood of one id", "drop_bucket_id",
             frame(datagram(T.DATA, INSTALLED_ID)), Rates(Rate(0, 0), Rate(0, 0), DRY),
         ),
+        Case("flood of reattaches", "drop_bucket_id", frame(datagram(T.REATTACH_REQUEST, HOT_ID))),
     ]  # fmt: skip
     if other_cpu:
         out.insert(1, Case("owner DATA redirect", "redirected", data_frame(AWAY_ID)))

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,7 +157,7 @@ class OpenVpn:
             )
             self._ends.append(namespace.popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for namespace, number in ((network.gateway, 1), (network.client, 0)):
-            wait_for("OpenVPN's device", lambda n=namespace: _has(n, "ovpn0"), 30)
+            wait_for("OpenVPN's device", partial(_has, namespace, "ovpn0"), 30)
             _address(namespace, "ovpn0", number, six_only=True)
 
     def _identity(self, work: Path, name: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 
 from bcc import BPF
 
@@ -33,5 +34,5 @@ def attach_passing(network: Network[DirectLink]) -> BPF:
     program = BPF(text=_PASS)
     function = program.load_func("bench_pass", BPF.XDP)
     for link in network:
-        network.gateway.call(lambda link=link: xdp.attach(link.gateway_device, function.fd, "native"))
+        network.gateway.call(partial(xdp.attach, link.gateway_device, function.fd, "native"))
     return program
