@@ -1,8 +1,9 @@
 /* Programs for steering.py, compiled as one module with bpf/jvp.h and bpf/steer.c, so that they share the map `ids`.
  *
- * bench_fill copies the entry of the packet's steering id under further ids; bench_empty and bench_same leave the packet as it is. The others write a random one of these
- * ids into the packet, a DATA datagram over IPv4, and differ in what follows: nothing, a lookup, a lookup and a look
- * at the entry's source, or the real program.
+ * bench_fill copies the entry of the packet's steering id under further ids, into `bound` too, as the supervisor does;
+ * bench_empty and bench_same leave the packet as it is. The others write a random one of these ids into the packet, a
+ * DATA datagram over IPv4, and differ in what follows: nothing, a lookup, a lookup and a look at the entry's source, or
+ * the real program.
  */
 #define BENCH_ID_OFFSET (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr) + JVP_OFFSET_STEERING_ID)
 
@@ -49,6 +50,27 @@ static __always_inline u64 bench_generate_id(struct xdp_md *ctx)
 	return id;
 }
 
+static __always_inline void bench_bind(u64 id, const struct id_entry *entry)
+{
+	u32 index = (id & 0xffffffff) * JVP_BOUND_BUCKETS >> 32;
+	struct bound_bucket *bucket = bound.lookup(&index);
+
+	if (!bucket)
+		return;
+#pragma unroll
+	for (int i = 0; i < JVP_BOUND_PLACES; i++) {
+		struct bound_id *place = &bucket->places[i];
+
+		if (place->id)
+			continue;
+		place->source = entry->source;
+		place->port = entry->port;
+		place->slot = entry->slot;
+		place->id = id;
+		return;
+	}
+}
+
 int bench_fill(struct xdp_md *ctx)
 {
 	u64 *place = bench_id(ctx), template_id, id;
@@ -62,7 +84,10 @@ int bench_fill(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	entry = *template;
 	id = bench_mix(bench_run());
-	return ids.update(&id, &entry) ? XDP_ABORTED : XDP_PASS;
+	if (ids.update(&id, &entry))
+		return XDP_ABORTED;
+	bench_bind(id, &entry);
+	return XDP_PASS;
 }
 
 int bench_empty(struct xdp_md *ctx)

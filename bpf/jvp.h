@@ -61,6 +61,9 @@ enum jvp_role {
 #define JVP_MAX_SLOTS 256
 #define JVP_MAX_PORTS 8
 #define JVP_BUCKETS 65536
+#define JVP_BOUND_PLACES 4
+/* With JVP_CAPACITY ids there, all of them bound, one in 27 finds its bucket full. */
+#define JVP_BOUND_BUCKETS (JVP_CAPACITY / 2 + 1)
 #define JVP_ANY_CPU 0xffffffff
 #define JVP_SAMPLE_INTERVAL_NS 1000000000ULL
 /* REQUESTs on an installed id, 200 a second and 100 at once: far above what the supervisor takes, so that this is its
@@ -125,6 +128,19 @@ struct id_entry {
 	u64 drain_until_ns; /* CLOCK_BOOTTIME, for JVP_ROLE_DRAINING */
 };
 
+/* What is bound to `source` and `port`, with JVP_ROLE_ACTIVE; id 0: nothing. */
+struct bound_id {
+	u64 id;
+	union address source;
+	__be16 port;
+	u16 slot;
+	u32 zero;
+};
+
+struct bound_bucket {
+	struct bound_id places[JVP_BOUND_PLACES];
+};
+
 /* Each program reads one field only, so a torn write of an entry cannot mix two workers. */
 struct slot_entry {
 	u32 cpu;
@@ -166,6 +182,10 @@ struct inner6_key {
 
 /* steering id, as its bytes stand in the packet → who owns it and what it may be used for. */
 BPF_HASH(ids, u64, struct id_entry, JVP_CAPACITY);
+/* What of `ids` has JVP_ROLE_ACTIVE, by the range in which the id's first 32 bits lie; ids are pseudo-random. A lookup in
+ * an array is a few instructions in place; one in a hash calls the kernel, which costs several returns. The supervisor
+ * writes it through shared memory: jvpn/supervisor/bound_table.py. */
+BPF_F_TABLE("array", u32, struct bound_bucket, bound, JVP_BOUND_BUCKETS, BPF_F_MMAPABLE);
 /* slot → the worker's CPU, its socket in the reuseport group and its TUN queue: one write moves a worker. */
 BPF_ARRAY(slots, struct slot_entry, JVP_MAX_SLOTS);
 /* inner IPv4 destination prefix → slot. */

@@ -7,7 +7,7 @@
  *   4. Delivery: to the owner's CPU, or up the stack where the reuseport program (pick.c) chooses the socket.
  *
  * This is speed and shelter. The worker judges every datagram again: it alone sees inside a GRO superpacket, and
- * an entry of `ids` that is deleted while it is read here may already hold another session's values.
+ * an entry of `ids` or `bound` that is deleted while it is read here may already hold another session's values.
  */
 #include "jvp.h"
 
@@ -128,6 +128,28 @@ static __always_inline u32 judge_bound(u8 type, u64 id, const struct datagram *d
 	return type == JVP_TYPE_CONTROL ? JVP_COUNT_PASS_CONTROL : JVP_COUNT_DROP_WRONG_ROLE;
 }
 
+/* Whether the sender is the one that the id is bound to: in `bound` is nothing that `ids` does not say too. What is not
+ * found may be bound all the same. */
+static __always_inline int in_bound(u64 id, const struct datagram *datagram, u32 *slot)
+{
+	u32 index = (id & 0xffffffff) * JVP_BOUND_BUCKETS >> 32;
+	struct bound_bucket *bucket = bound.lookup(&index);
+
+	if (!bucket || !id)
+		return 0;
+#pragma unroll /* kernels before 5.3 refuse loops */
+	for (int i = 0; i < JVP_BOUND_PLACES; i++) {
+		struct bound_id *place = &bucket->places[i];
+
+		if (place->id != id || datagram->source.half[0] != place->source.half[0] ||
+		    datagram->source.half[1] != place->source.half[1] || datagram->source_port != place->port)
+			continue;
+		*slot = place->slot;
+		return 1;
+	}
+	return 0;
+}
+
 static __always_inline u32 judge(const struct datagram *datagram, const struct settings_entry *config, u32 *slot)
 {
 	u8 type = datagram->payload[0];
@@ -137,6 +159,9 @@ static __always_inline u32 judge(const struct datagram *datagram, const struct s
 
 	if (type == JVP_TYPE_HANDSHAKE_INIT) /* its id is the client's random bytes */
 		return unauthenticated(datagram, config, JVP_COUNT_PASS_HANDSHAKE);
+	/* Nearly every datagram; its row of the table is judge_bound's. */
+	if ((is_data(type) || type == JVP_TYPE_PATH) && in_bound(id, datagram, slot))
+		return type == JVP_TYPE_PATH ? JVP_COUNT_OWNER_PATH : JVP_COUNT_OWNER_DATA;
 	entry = ids.lookup(&id);
 	if (!entry)
 		return type == JVP_TYPE_REATTACH_REQUEST ?

@@ -26,6 +26,7 @@ from jvpn.holder import bpf_syscall, headers
 PROGRAMS: Final = ("jvp_steer", "jvp_pick", "jvp_tun_queue")
 MAPS: Final = (
     "ids",
+    "bound",
     "slots",
     "inner4",
     "inner6",
@@ -60,7 +61,7 @@ def load(
     source_dir: Path | None = None,
     run_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Compile, verify and pin. `capacity`: steering ids at most (about 100 bytes of kernel memory each).
+    """Compile, verify and pin. `capacity`: steering ids at most (about 165 bytes of kernel memory each).
 
     Returns {"pin_dir", "headers", "capacity", "compile_ms", "verify_ms", "programs": {name: id}, "maps": {name: id}};
     its `pin_dir` differs from the one asked for when no bpffs could be mounted there. Raises LoaderError.

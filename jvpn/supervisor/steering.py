@@ -1,6 +1,6 @@
 """What the supervisor tells the BPF programs: which steering id may do what, and who owns it.
 
-`Steering` writes the maps that the loader pinned. The contract of its verbs stands in steering_backend.py, beside
+`Steering` writes the maps that the loader pinned; active ids twice, see bound_table.py. The contract of its verbs stands in steering_backend.py, beside
 `NoSteering`, which takes its place where BPF is not to be had, so that the supervisor does not branch. Layouts are
 those of bpf/jvp.h (a test holds them against each other). Nothing here is the gate: the worker judges every datagram
 again.
@@ -18,6 +18,7 @@ from typing import Final
 
 from jvpn.holder import bpf_syscall as bpf
 from jvpn.protocol.constants import Role
+from jvpn.supervisor.bound_table import BoundTable
 from jvpn.supervisor.steering_backend import (
     MAX_PORTS,
     MAX_SLOTS,
@@ -90,8 +91,9 @@ class Steering(SteeringBackend):
                 self._fds[name] = bpf.obj_get(Path(pin_dir) / name)
             for name in ("jvp_steer", "jvp_pick", "jvp_tun_queue"):
                 self._fds[name] = bpf.obj_get(Path(pin_dir) / name)
+            self._bound = BoundTable.of_map(Path(pin_dir) / "bound")
         except OSError:
-            self.close()
+            self._close_descriptors()
             raise
         self._cpus = bpf.possible_cpus()
         *rates, flags, ports, _ = _SETTINGS.unpack(self._lookup("settings", _SLOT.pack(0), _SETTINGS.size))
@@ -156,11 +158,15 @@ class Steering(SteeringBackend):
             raise ValueError("a steering id has 8 bytes, a source 16, and a slot is below 256")
         address = source or bytes(16)
         entry = _ID_ENTRY.pack(slot, role, 0, port.to_bytes(2, "big"), address, drain_until_ns)
+        self._bound.remove(steering_id)
         self._update("ids", steering_id, entry)
+        if role is Role.ACTIVE:
+            self._bound.put(steering_id, slot, address, port)
         # The first datagram from another source than the new one is a sample again.
         bpf.map_delete(self._fds["id_buckets"], steering_id)
 
     def remove_id(self, steering_id: bytes) -> bool:
+        self._bound.remove(steering_id)
         return bpf.map_delete(self._fds["ids"], steering_id)
 
     def steering_ids(self) -> list[bytes]:
@@ -198,6 +204,10 @@ class Steering(SteeringBackend):
         return values
 
     def close(self) -> None:
+        self._bound.close()
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         while self._fds:
             os.close(self._fds.popitem()[1])
 

@@ -9,7 +9,7 @@ from jvpn.holder import loader
 from jvpn.protocol import constants
 from jvpn.protocol.constants import PacketType, Role
 from jvpn.session.bucket import DATAGRAM_RATE
-from jvpn.supervisor import steering, steering_backend
+from jvpn.supervisor import bound_table, steering, steering_backend
 from jvpn.supervisor.steering_backend import Rate, cpumap_supported
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
@@ -68,6 +68,7 @@ def test_protocol_numbers(name: str) -> None:
 
 def test_implementation_numbers() -> None:
     assert define("JVP_MAX_PORTS") == steering_backend.MAX_PORTS
+    assert define("JVP_BOUND_PLACES") == bound_table.PLACES
     assert define("JVP_MAX_SLOTS") == steering_backend.MAX_SLOTS
     assert define("JVP_CAPACITY") == loader.DEFAULT_CAPACITY
     assert define("JVP_ANY_CPU") == steering.ANY_CPU
@@ -88,7 +89,7 @@ def test_every_counter_is_counted_somewhere() -> None:
 
 def test_every_map_and_program_is_pinned() -> None:
     maps = re.findall(
-        r'^BPF_(?:HASH|ARRAY|LPM_TRIE|CPUMAP|PERCPU_ARRAY)\((\w+)|^BPF_TABLE\("\w+", [^,]+, [^,]+, (\w+)',
+        r'^BPF_(?:HASH|ARRAY|LPM_TRIE|CPUMAP|PERCPU_ARRAY)\((\w+)|^BPF_(?:F_)?TABLE\("\w+", [^,]+, [^,]+, (\w+)',
         HEADER,
         re.MULTILINE,
     )
