@@ -1,9 +1,9 @@
 """What the supervisor tells the BPF programs: which steering id may do what, and who owns it.
 
-`Steering` writes the maps that the loader pinned; active ids twice, see bound_table.py. The contract of its verbs stands in steering_backend.py, beside
-`NoSteering`, which takes its place where BPF is not to be had, so that the supervisor does not branch. Layouts are
-those of bpf/jvp.h (a test holds them against each other). Nothing here is the gate: the worker judges every datagram
-again.
+`Steering` writes the maps that the loader pinned, active ids into two of them (bound_table.py). The contract of its
+verbs stands in steering_backend.py, beside `NoSteering`, which takes its place where BPF is not to be had, so that the
+supervisor does not branch. Layouts are those of bpf/jvp.h (a test holds them against each other). Nothing here is the
+gate: the worker judges every datagram again.
 """
 
 import contextlib
