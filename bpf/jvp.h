@@ -285,12 +285,11 @@ static __always_inline u32 parse_ipv6(struct cursor *cursor, struct datagram *da
 
 static __always_inline int is_our_port(const struct settings_entry *config, __be16 port)
 {
-	int ours = 0;
-
 #pragma unroll /* kernels before 5.3 refuse loops */
 	for (int i = 0; i < JVP_MAX_PORTS; i++)
-		ours |= config->ports[i] == port;
-	return ours && port;
+		if (config->ports[i] == port)
+			return port != 0;
+	return 0;
 }
 
 /* Ethernet to UDP: finds a datagram for one of our ports, long enough or not. */
