@@ -5,6 +5,8 @@ import os
 import struct
 from pathlib import Path
 
+import pytest
+
 from jvpn.protocol.offload import PARTIAL, VIRTIO, Segmentation
 from workers.commands import AddSession, InstalledIndex, PhaseKeys
 from workers.counters import Counter
@@ -91,6 +93,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.timeout(600)  # a million packets: half a minute of CPU, and more on a busy machine
 def test_a_million_packets_leave_nothing_behind() -> None:
     tunnel = Tunnel()
     # Until what is kept has reached its bounds.
