@@ -182,7 +182,11 @@ def main() -> int:
         print(f"scaling: {error}", file=sys.stderr)
         return 1
     if given.json:
-        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
+        machine = {
+            "kernel": platform.release().partition("-")[0],
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        }
         document = {"runs": runs, "seconds": given.seconds, "machine": machine}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(document, indent=1) + "\n")

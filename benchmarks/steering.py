@@ -149,7 +149,7 @@ def run(sessions: int, pins: Path) -> dict[str, Any]:
         "hot": hot,
         "random": random,
         "machine": {
-            "kernel": platform.release(),
+            "kernel": platform.release().partition("-")[0],
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
         },

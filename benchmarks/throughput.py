@@ -141,7 +141,11 @@ def main() -> int:
     table = medians(runs)
     found = ratios(table)
     if given.json:
-        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
+        machine = {
+            "kernel": platform.release().partition("-")[0],
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+        }
         document = {**found, "medians": table, "ciphers": ciphers, "machine": machine, "runs": runs}
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -104,7 +104,7 @@ def test_every_map_and_program_is_pinned() -> None:
         ("6.1.0-56-amd64", False),
         ("6.14.9", False),
         ("6.15.0", True),
-        ("6.18.44-fc-v657", True),
+        ("6.18.44-cloud-2", True),
         ("7.0-rc1", True),
         ("5.19.0+", False),
     ],
