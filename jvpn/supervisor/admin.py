@@ -149,6 +149,8 @@ class GatewayAdmin:
         session, at_ms = self._one(prefix), now_ms()
         if session.bindings.active is None:
             raise AdminError("the session has no path just now; its client looks for one already")
+        if not session.policy.max_switches_per_minute:
+            raise AdminError("the session's policy allows no voluntary switch: max_switches_per_minute is 0")
         wait_ms = session.switches.wait_ms(session.policy, at_ms)
         if wait_ms:
             raise AdminError(f"the session's policy allows no switch for another {wait_ms} ms")

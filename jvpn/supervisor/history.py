@@ -15,7 +15,9 @@ class SwitchHistory:
     times_ms: list[int] = field(default_factory=list)
 
     def wait_ms(self, policy: Policy, now_ms: int) -> int:
-        """0 when a voluntary switch may happen now, else how long until it may."""
+        """0 when a voluntary switch may happen now, else how long until it may; a minute where none may ever."""
+        if not policy.max_switches_per_minute:
+            return MINUTE_MS
         self.times_ms = [at for at in self.times_ms if now_ms - at < MINUTE_MS]
         waits = [0]
         if self.times_ms:

@@ -121,6 +121,24 @@ def test_a_switch_that_the_policy_would_refuse_is_refused_at_once(monkeypatch: p
     assert [event for event in pair.events(AuditEvent) if event.check == "switch"] == []
 
 
+def test_a_policy_without_switches_refuses_client_and_operator_and_nobody_falls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = CorePair(fast_policy(max_switches_per_minute=0)).attach()
+    live = pair.live
+    with pytest.raises(AdminError, match="max_switches_per_minute is 0"):
+        admin_of(pair, monkeypatch).handle({"command": "switch", "session": live.hex_id})
+    assert pair.client.session is not None
+    switching = pair.client.session.switching
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: switching.refused == "SWITCH_RATE_LIMITED")
+    pair.wait_for(lambda: pair.attached)
+    assert live.bindings.active is not None
+    assert live.bindings.active.index == 0
+    pair.link(0, up=False)
+    pair.wait_for(lambda: pair.attached and live.bindings.active.index != 0)
+
+
 def test_a_session_without_a_path_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = CorePair(fast_policy(idle_probe_interval_ms=500)).attach()
     pair.rules += [silent(0), silent(1)]
