@@ -7,6 +7,7 @@ import json
 import os
 import selectors
 import socket
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,9 @@ class AdminServer:
             answer = {"ok": self._handler(request if isinstance(request, dict) else {})}
         except (AdminError, ValueError, RecursionError) as error:
             answer = {"error": str(error)}
+        except Exception as error:  # noqa: BLE001  what an operator asks must never end the traffic of others
+            traceback.print_exc()
+            answer = {"error": f"a mistake in this program: {error!r}; its log has where. Please report it"}
         return msgspec.json.encode(answer) + b"\n"
 
     def _drop(self, connection: _Connection) -> None:

@@ -29,6 +29,8 @@ class Served:
         self._thread.start()
 
     def handle(self, request: dict[str, Any]) -> object:
+        if request.get("command") == "broken":
+            raise KeyError("a mistake of ours")
         if request.get("command") == "big":
             return "x" * int(request["size"])
         if request.get("command") != "echo":
@@ -66,6 +68,13 @@ def served() -> Iterator[Served]:
 
 def test_an_answer(served: Served) -> None:
     assert ask(served.folder, {"command": "echo", "text": "ü"}) == {"command": "echo", "text": "ü"}
+
+
+def test_a_mistake_of_ours_ends_no_gateway(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AdminError, match="a mistake in this program"):
+        ask(served.folder, {"command": "broken"})
+    assert "Traceback" in capfd.readouterr().err
+    assert ask(served.folder, {"command": "echo"}) == {"command": "echo"}
 
 
 def test_a_refusal_is_an_error_in_words(served: Served) -> None:
