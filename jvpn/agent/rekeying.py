@@ -40,12 +40,14 @@ class ClientRekeying:
         self._initiator: RekeyInitiator | None = None
         self._old_until_ms = 0
         self._again_ms = 0
+        self._message_id: int | None = None
         self._due_ms: int | None = None
         self._packets_at_start = 0
 
     def move(self, control: SealedControl, channel: ControlChannel, now_ms: int) -> None:
         """A new epoch has its own keys and messages; a rekey under way is asked for again there."""
         self._control, self._channel = control, channel
+        self._message_id = None
         if self.old_secrets is not None:
             control.add_phase(self.old_secrets)
         if self._initiator is not None:
@@ -75,7 +77,10 @@ class ClientRekeying:
 
     def _say(self, now_ms: int) -> None:
         assert self._initiator is not None
-        self._channel.send(ControlType.REKEY_INIT, self._initiator.init_value, now_ms)
+        # In place of the last one: without a path they would pile up, and all go at once when one returns.
+        if self._message_id is not None:
+            self._channel.withdraw(self._message_id)
+        self._message_id = self._channel.send(ControlType.REKEY_INIT, self._initiator.init_value, now_ms)
         self._again_ms = now_ms + AGAIN_MS
 
     def on_response(self, value: bytes, now_ms: int) -> None:

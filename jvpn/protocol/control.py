@@ -150,6 +150,10 @@ class ControlChannel:
             self._once += frames
         return message_id
 
+    def withdraw(self, message_id: int) -> None:
+        """Say a message no more, acknowledged or not: another has taken its place."""
+        self._pending.pop(message_id, None)
+
     @property
     def unacknowledged(self) -> int:
         return len(self._pending)

@@ -319,3 +319,16 @@ def test_the_leave_of_one_session_does_not_hold_the_next_one_up() -> None:
     assert pair.live.session_id != first
     pair.advance(1_000)
     assert pair.attached
+
+
+def test_a_rekey_that_finds_no_path_piles_nothing_up() -> None:
+    pair = attached(fast_policy(rekey_interval_ms=10_000, transport_loss_ttl_ms=600_000))
+    for uplink in (0, 1):
+        pair.link(uplink, up=False)
+    pair.advance(60_000)
+    assert ours(pair).channel.unacknowledged <= 1
+    pair.sent.clear()
+    pair.link(0, up=True)
+    pair.wait_for(lambda: pair.attached and not ours(pair).rekeying.under_way)
+    assert pair.client.counters["bad_rekey"] == 0
+    assert len(pair.of_kind(PacketType.CONTROL, up=True)) < 20
