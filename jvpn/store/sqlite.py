@@ -155,7 +155,9 @@ class SqliteStore:
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                # On a full disk SQLite has rolled back by itself, and an error of ours would hide its own.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
             raise StoreError(f"cannot write the session store {self._path}: {error}") from error

@@ -169,3 +169,15 @@ def test_a_store_that_cannot_be_opened_is_named(path: Path, damage: str) -> None
         path.parent.write_text("a file where a folder should be")
     with pytest.raises(StoreError, match=str(path)):
         SqliteStore(path)
+
+
+def test_a_full_disk_is_called_full(path: Path) -> None:
+    store = SqliteStore(path)
+    # As SQLite does when a disk is full: it rolls the transaction back by itself.
+    store._database.execute(
+        "CREATE TEMP TRIGGER full BEFORE INSERT ON sessions "
+        "BEGIN SELECT RAISE(ROLLBACK, 'database or disk is full'); END"
+    )
+    with pytest.raises(StoreError, match="database or disk is full"):
+        store.save(RECORD, 1)
+    store.close()
