@@ -134,7 +134,11 @@ class ClientCore:
         if result.kem < self._identity.kem:
             # A weaker session than configured is never a fallback.
             self.counters["kem_refused"] += 1
-            self._effects.append(SessionOver("HANDSHAKE_FAIL", again=False))
+            note = (
+                "the gateway's policy offers no post-quantum keys and this client's `kem` asks for them; "
+                "set kem in that policy, or kem: none here"
+            )
+            self._effects.append(SessionOver("HANDSHAKE_FAIL", again=False, note=note))
             self.stopped = True
             return
         uplink = self._handshaking.uplink

@@ -206,7 +206,8 @@ class Agent:
             self._complained = True
             self._say(
                 f"no answer from the gateway to {UNANSWERED_TO_COMPLAIN} handshakes; still trying. Does it run and can "
-                "it be reached, does it know this client's public key, and is gateway.public_key its own?"
+                "it be reached, does it know this client's public key, is gateway.public_key its own, and "
+                "is this machine's clock right?"
             )
 
     def _on_worker(self, worker: DataWorker) -> None:
