@@ -163,7 +163,7 @@ def test_single_lost_packets_move_nothing(two_uplinks: Net) -> None:
 
 def test_an_operators_switch_is_a_choice_and_drains_the_old_path(two_uplinks: Net) -> None:
     with (
-        running(two_uplinks) as system,
+        running(two_uplinks, Setup(policy={"probe_interval_ms": 300})) as system,
         TcpEcho(two_uplinks.client, two_uplinks.gateway, "10.8.0.1") as tcp,
         StreamGauge(two_uplinks.client, two_uplinks.gateway, "10.8.0.1", hz=200) as gauge,
     ):
