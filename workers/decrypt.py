@@ -185,6 +185,29 @@ class Decryptor:
         self._replay_and_deliver(entry, layout, count, last, received.size, now_ns)
         return True
 
+    def _lone(self, received: Received, now_ns: int) -> bool:
+        """One DATA datagram by itself, as acknowledgements come; False, and nothing done, when anything is unusual."""
+        size = received.size
+        if size < _MIN_DATA or self._buffer[0] != PacketType.DATA:
+            return False
+        prefix, counter = _HEADER.unpack_from(self._buffer)
+        entry = self._accepts(prefix, received.source, now_ns)
+        phase = None if entry is None else entry.session.receive.get(prefix[1] & 15)
+        if entry is None or phase is None:
+            return False
+        view = self._view
+        plaintext = self._tail[: size - HEADER_SIZE - TAG_SIZE]
+        try:
+            nonce = _NONCE.pack(entry.index, counter)
+            phase.opener()(nonce, view[HEADER_SIZE:size], view[:HEADER_SIZE], plaintext)
+        except InvalidTag:
+            return False
+        self._answers.heard(entry, phase, now_ns)
+        new = self._singles.new(PacketType.DATA, entry, counter, plaintext, size, now_ns)
+        if new is not None:
+            self._delivery.deliver(entry.session, (plaintext,))
+        return True
+
     def _accepts(self, prefix: bytes, source: Address, now_ns: int) -> PathEntry | None:
         entry = self._table.by_id.get(prefix[4:])
         if entry is None or prefix[1] >> 4 != VERSION or prefix[2] or prefix[3]:
@@ -209,35 +232,6 @@ class Decryptor:
         nonce = index.to_bytes(4, "big") + bytes(header[_PREFIX:])
         opener(nonce, self._view[at + HEADER_SIZE : at + tail], header, last)
         return last
-
-    def _lone(self, received: Received, now_ns: int) -> bool:
-        """One DATA datagram by itself, as acknowledgements come; False, and nothing done, when anything is unusual."""
-        size = received.size
-        if size < _MIN_DATA or self._buffer[0] != PacketType.DATA:
-            return False
-        prefix, counter = _HEADER.unpack_from(self._buffer)
-        entry = self._accepts(prefix, received.source, now_ns)
-        phase = None if entry is None else entry.session.receive.get(prefix[1] & 15)
-        if entry is None or phase is None:
-            return False
-        view = self._view
-        plaintext = self._tail[: size - HEADER_SIZE - TAG_SIZE]
-        try:
-            nonce = _NONCE.pack(entry.index, counter)
-            phase.opener()(nonce, view[HEADER_SIZE:size], view[:HEADER_SIZE], plaintext)
-        except InvalidTag:
-            return False
-        self._answers.heard(entry, phase, now_ns)
-        session = entry.session
-        window = session.window(entry.index)
-        if window is None or counter == NO_COUNTER or not window.check_and_set(counter):
-            self._counters[Counter.REPLAYED] += 1
-            return True
-        self._page.write_highest(session.record, entry.index, window.highest)
-        entry.count(counter, 1)
-        session.received(now_ns, size, 1)
-        self._delivery.deliver(session, (plaintext,))
-        return True
 
     # 4 replay, 5 deliver
 

@@ -124,9 +124,9 @@ class Singles:
         plaintext = self._open(datagram, header, entry, now_ns)
         if plaintext is None:
             return None
-        return self._new(header.type, entry, header.counter, plaintext, len(datagram), now_ns)
+        return self.new(header.type, entry, header.counter, plaintext, len(datagram), now_ns)
 
-    def _new(
+    def new(
         self, kind: PacketType, entry: PathEntry, counter: int, plaintext: memoryview, size: int, now_ns: int
     ) -> tuple[Session, memoryview] | None:
         """The session and what to deliver of an authentic datagram of `size` bytes; None when there is nothing new."""
@@ -176,7 +176,7 @@ class Singles:
         self._counters[Counter.NOT_BOUND] += dropped
         plaintexts = []
         for one in early:
-            new = self._new(one.kind, one.entry, one.counter, one.plaintext, one.size, now_ns)
+            new = self.new(one.kind, one.entry, one.counter, one.plaintext, one.size, now_ns)
             if new is not None:
                 plaintexts.append(new[1])
         self._counters[Counter.HELD_DELIVERED] += len(plaintexts)
