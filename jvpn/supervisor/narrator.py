@@ -95,28 +95,24 @@ class Narrator:
 
     def adopted(self, result: str) -> None:
         """A restarted supervisor has taken over a running data plane."""
-        self._sink.emit(
-            AuditEvent(
-                ts_ms=self._wall_ms(),
-                node_id=self._node_id,
-                origin=Origin.GATEWAY,
-                reason_code="SUPERVISOR_RESTARTED",
-                check="adoption",
-                result=result,
-            )
-        )
+        self._audit("SUPERVISOR_RESTARTED", "adoption", result)
 
     def clock_reset(self, peer: Peer, forgot_us: int | None, by: str) -> None:
         """An operator had a peer's handshake timestamp forgotten. `by` is who that operator says to be."""
         forgot = "nothing to forget" if forgot_us is None else f"forgot {forgot_us} us"
+        result = f"peer {peer.name}: {forgot}, asked by {by or 'somebody without a name'}"
+        self._audit("OPERATOR_RESET_CLOCK", "reset-clock", result)
+
+    def _audit(self, reason: str, check: str, result: str) -> None:
+        """Something of the node's, not of one session's."""
         self._sink.emit(
             AuditEvent(
                 ts_ms=self._wall_ms(),
                 node_id=self._node_id,
                 origin=Origin.GATEWAY,
-                reason_code="OPERATOR_RESET_CLOCK",
-                check="reset-clock",
-                result=f"peer {peer.name}: {forgot}, asked by {by or 'somebody without a name'}",
+                reason_code=reason,
+                check=check,
+                result=result,
             )
         )
 
