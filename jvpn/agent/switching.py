@@ -8,6 +8,7 @@ from jvpn.agent.reattaching import Attempt
 from jvpn.protocol import reattach
 from jvpn.protocol.reattach import Ack, Cause, Report, Result
 from jvpn.session.machine import Reason, State, split_version
+from jvpn.session.ownership import Code
 from workers import commands
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 #: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
 #: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
 REPORT_WAIT_MS = 50
-#: The gateway's policy binds no session to where the REQUEST came from but one whose handshake comes from there.
-REAUTHENTICATE = "REAUTHENTICATE"
+#: FAILs after which there is nothing left to reattach.
+_OVER = frozenset({Code.SESSION_OVER, Code.SESSION_TTL_EXPIRED, Code.TRANSPORT_LOSS_TTL_EXPIRED})
 
 
 class Switching:
@@ -243,10 +244,11 @@ class Switching:
             return
         owners = self._session.owners
         owners.heard(now_ms)
-        if fail.reason == "NOT_OWNER" and not attempt.voluntary and owners.not_owner(attempt, path, now_ms):
+        elsewhere = fail.reason == Code.NOT_OWNER and not attempt.voluntary
+        if elsewhere and owners.not_owner(attempt, path, now_ms):
             self.request(now_ms)
             return
-        if fail.reason == REAUTHENTICATE:
+        if fail.reason == Code.REAUTHENTICATE:
             self._session.anew_over = path.uplink
         self.refuse(attempt, fail.reason, fail.retry_after_ms, now_ms)
 
@@ -255,11 +257,11 @@ class Switching:
         self._requester.attempt = None
         self.refused = reason
         self._narrator.result(attempt.number, "failed", reason, self._view.state_version, retry_after_ms)
-        if reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
+        if reason in _OVER:
             end = Reason(reason) if reason in Reason.__members__ else Reason.PEER_CLOSED
             self._session.end(end, now_ms, tell=False)
             return
-        if reason == REAUTHENTICATE:
+        if reason == Code.REAUTHENTICATE:
             # Not told: the gateway keeps the session until the new one is confirmed, and then says SUPERSEDED.
             self._session.end(Reason.POLICY_TERMINATED, now_ms, tell=False, details={"fail": reason})
             return
