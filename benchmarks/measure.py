@@ -1,6 +1,7 @@
 """What is measured of one system on one wire: throughput, packets, round trips, CPU. All figures come from outside."""
 
 import json
+import math
 import re
 import subprocess
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from systems import System, cpu_seconds
 
+from jvpn.lab.iperf import Iperf
 from jvpn.lab.links import Network
 from jvpn.lab.namespaces import LabError
 
@@ -77,24 +79,8 @@ def ping(network: Network[Any], system: System, seconds: float) -> Figures:
 
 def ping_under_load(network: Network[Any], system: System, seconds: float) -> Figures:
     """The same beside one TCP stream."""
-    listening = network.gateway.popen(
-        ["iperf3", "-s", "-1", "-B", system.server], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    load = None
+    load = Iperf(network.client, network.gateway, system.server, seconds=math.ceil(seconds) + 2).start()
     try:
-        for _ in range(50):
-            load = network.client.popen(
-                ["iperf3", "-c", system.server, "-t", f"{seconds + 1:g}"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            try:
-                load.wait(0.2)
-            except subprocess.TimeoutExpired:
-                break
         return ping(network, system, seconds)
     finally:
-        for process in (load, listening):
-            if process is not None:
-                process.kill()
-                process.wait()
+        load.kill()

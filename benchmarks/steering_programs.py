@@ -1,14 +1,12 @@
 """bpf/steer.c as the product has it and the programs of steering.c beside it, compiled as one module."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from bcc import BPF
 
 from jvpn.holder import bpf_syscall as bpf
-from jvpn.holder import headers
-from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES
+from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES, LoaderError, kernel_headers
 
 HERE = Path(__file__).resolve().parent
 PRODUCT = HERE.parent / "bpf"
@@ -43,11 +41,10 @@ class Programs:
     """Loaded programs and their maps, with room for `capacity` steering ids. Raises NoProgram."""
 
     def __init__(self, capacity: int) -> None:
-        tree = headers.find()
-        if tree is None and not Path("/sys/kernel/kheaders.tar.xz").exists():
-            raise NoProgram(f"bcc needs kernel headers: {headers.remedy()}")
-        if tree is not None:
-            os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+        try:
+            kernel_headers()
+        except LoaderError as error:
+            raise NoProgram(str(error)) from error
         files = [*(PRODUCT / name for name in SOURCES), HERE / "steering.c"]
         text = "".join(f'#line 1 "{file.name}"\n{_callable(file)}' for file in files)
         # The loader's own flags: other bounds would be another program.

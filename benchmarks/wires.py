@@ -1,13 +1,13 @@
 """The two wires of the throughput measurements: a plain veth pair, and one whose gateway end runs native XDP."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from functools import partial
 
 from bcc import BPF
 
-from jvpn.holder import headers, xdp
+from jvpn.holder import xdp
+from jvpn.holder.loader import kernel_headers
 from jvpn.lab.faults import DirectLink
 from jvpn.lab.links import Network, direct_links
 from jvpn.lab.namespaces import Lab
@@ -28,9 +28,7 @@ def attach_passing(network: Network[DirectLink]) -> BPF:
 
     It stays attached until the namespace is gone.
     """
-    tree = headers.find()
-    if tree is not None:
-        os.environ["BCC_KERNEL_SOURCE"] = str(tree)
+    kernel_headers()
     program = BPF(text=_PASS)
     function = program.load_func("bench_pass", BPF.XDP)
     for link in network:

@@ -68,7 +68,7 @@ def load(
     """
     if not bpf_privileged():
         raise LoaderError("verify", "BPF programs may be loaded by root only", "start the loader as root")
-    tree = _kernel_headers(run_dir)
+    tree = kernel_headers(run_dir)
     started = time.monotonic()
     module = _compile(source_dir or Path(__file__).resolve().parents[2] / "bpf", capacity)
     compiled = time.monotonic()
@@ -95,8 +95,11 @@ def bpf_privileged() -> bool:
     return bool(int(effective.split()[1], 16) >> 21 & 1)
 
 
-def _kernel_headers(run_dir: Path | None) -> Path | None:
-    """None when bcc will unpack the kernel's own /sys/kernel/kheaders.tar.xz."""
+def kernel_headers(run_dir: Path | None = None) -> Path | None:
+    """Find headers and tell bcc. None when it will unpack the kernel's own /sys/kernel/kheaders.tar.xz.
+
+    Raises LoaderError when there are none.
+    """
     try:
         try:
             tree = headers.find()
