@@ -15,7 +15,7 @@ import msgspec
 from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import OLD_PHASE_MS, Transport
 from jvpn.protocol.handshake import Kem
-from jvpn.protocol.reattach import Fail, Report
+from jvpn.protocol.reattach import Fail
 from jvpn.session.machine import InvariantBroken, Machine, Reason, State, split_version
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
@@ -230,9 +230,7 @@ class Adoption:
         session.bind_seq = rebind.seq
 
         def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
-            if session.bind_seq == rebind.seq:
-                session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
-                self._core.answer_asking(session, done_ms)
+            self._core.in_force(session, rebind.seq, reports, done_ms)
             context.flush(session, done_ms)
 
         context.tell_and_ask(session.slot, msgspec.structs.replace(rebind, report=True), in_force)

@@ -165,9 +165,11 @@ class GatewayCore:
         """Sessions whose id begins with these hex digits."""
         return [s for s in self.context.sessions.values() if s.hex_id.startswith(hex_prefix.lower())]
 
-    def answer_asking(self, session: LiveSession, now_ms: int) -> None:
-        """The bind is in force: ACK to the REQUESTs of its attempt that came before."""
-        self._reattaching.answer_asking(session, now_ms)
+    def in_force(
+        self, session: LiveSession, seq: int, reports: Sequence[commands.IndexReport], now_ms: int
+    ) -> None:
+        """The worker has carried out the bind of command `seq`: ACK to the REQUESTs of its attempt that came before."""
+        self._reattaching.in_force(session, seq, reports, now_ms)
 
     # Workers
 

@@ -53,6 +53,21 @@ class Arrival:
         return self.transport.name.lower() in policy.allowed_transports
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One REQUEST with its proof: of which session, on which index, how it came."""
+
+    session: "LiveSession"
+    index: int
+    request: Request
+    arrival: Arrival
+
+    @property
+    def way(self) -> tuple[int, commands.Endpoint]:
+        """What tells the paths of one attempt apart: index and source."""
+        return self.index, self.arrival.remote
+
+
 class LiveSession:
     """A session between HANDSHAKE and TERMINATED. `record` is its row of the shared page, `slot` its worker."""
 
@@ -118,8 +133,8 @@ class LiveSession:
         #: Of the last bind: the worker's command, and what had arrived by then, which every copy of its ACK says.
         self.bind_seq = 0
         self.bound_reports: tuple[Report, ...] = ()
-        #: REQUESTs of its attempt that came before it was in force, the one that bound among them, by index and source.
-        self.asking: dict[tuple[int, commands.Endpoint], tuple[Request, Arrival]] = {}
+        #: REQUESTs of its attempt that came before it was in force, the one that bound among them, by their ways.
+        self.asking: dict[tuple[int, commands.Endpoint], Asked] = {}
         self._datagrams: dict[int, TokenBucket] = {}
         self.binds = TokenBucket(BIND_RATE)
         self.switches = SwitchHistory()

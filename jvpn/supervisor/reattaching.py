@@ -12,7 +12,7 @@ from jvpn.policy.reauthentication import must_prove_anew
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
 from jvpn.protocol.constants import NO_INDEX
-from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
+from jvpn.protocol.reattach import Ack, Fail, Report, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
 from jvpn.session.ownership import (
@@ -29,7 +29,7 @@ from jvpn.session.record import Binding
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.draining import drain_ms_of
 from jvpn.supervisor.history import LastSwitch
-from jvpn.supervisor.live_session import Arrival, LiveSession, PathFact, path_fact, path_text
+from jvpn.supervisor.live_session import Arrival, Asked, LiveSession, PathFact, path_fact, path_text
 from workers.commands import IndexReport
 
 NS_PER_MS = 1_000_000
@@ -54,23 +54,26 @@ class Reattaching:
             return None
         if session.indexes.saw(index):
             self._context.refresh_indexes(session)
-        if self._refused_before(session, index, request, arrival):
+        asked = Asked(session, index, request, arrival)
+        if self._refused_before(asked):
             return None
-        verdict = self._judge(session, request, arrival, now_ms)
-        self._carry_out(session, index, request, verdict, arrival, now_ms)
+        verdict = self._judge(asked, now_ms)
+        self._carry_out(asked, verdict, now_ms)
         return verdict.terminate
 
-    def _refused_before(self, session: LiveSession, index: int, request: Request, arrival: Arrival) -> bool:
+    def _refused_before(self, asked: Asked) -> bool:
         """A refusal is final for its attempt: a copy that comes later neither binds nor counts a second time."""
+        session, attempt = asked.session, asked.request.attempt
         refused = session.refused
-        if refused is None or not session.last_attempt < request.attempt <= refused.attempt:
+        if refused is None or not session.last_attempt < attempt <= refused.attempt:
             return False
         self._context.counters["reattach_refused_before"] += 1
-        if request.attempt == refused.attempt:
-            self._send_fail(session, index, refused, arrival)
+        if attempt == refused.attempt:
+            self._send_fail(asked, refused)
         return True
 
-    def _judge(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> Verdict:
+    def _judge(self, asked: Asked, now_ms: int) -> Verdict:
+        session, request = asked.session, asked.request
         machine, ttl = session.machine, session.ttl
         node_id = self._context.facts.node_id
         return judge(
@@ -78,7 +81,7 @@ class Reattaching:
                 admitted=True,
                 known=True,
                 proven=True,
-                challenged=self.challenged(session, request, arrival, now_ms),
+                challenged=self.challenged(asked, now_ms),
                 attempt=request.attempt,
                 version=request.state_version,
                 cause=Reason[request.cause.name],
@@ -95,10 +98,12 @@ class Reattaching:
             ),
             NodeFacts(node_id),
             now_ms,
-            self._policy_facts(session, request, arrival, now_ms),
+            self._policy_facts(asked, now_ms),
         )
 
-    def challenged(self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int) -> bool:
+    def challenged(self, asked: Asked, now_ms: int) -> bool:
+        """Whether the REQUEST echoes a challenge of the path that it came over."""
+        session, request, arrival = asked.session, asked.request, asked.arrival
         return paths.challenge_valid(
             request.challenge,
             self._context.facts.challenge_key,
@@ -111,9 +116,8 @@ class Reattaching:
             paths.challenge_slot(now_ms * NS_PER_MS),
         )
 
-    def _policy_facts(
-        self, session: LiveSession, request: Request, arrival: Arrival, now_ms: int
-    ) -> PolicyFacts:
+    def _policy_facts(self, asked: Asked, now_ms: int) -> PolicyFacts:
+        session, request, arrival = asked.session, asked.request, asked.arrival
         if request.transport is not arrival.transport or not arrival.allowed_by(session.policy):
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
         if must_prove_anew(session.policy, session.proven_from, to_text(arrival.remote.address)):
@@ -126,59 +130,45 @@ class Reattaching:
 
     # Carrying out a verdict
 
-    def _carry_out(
-        self,
-        session: LiveSession,
-        index: int,
-        request: Request,
-        verdict: Verdict,
-        arrival: Arrival,
-        now_ms: int,
-    ) -> None:
-        context = self._context
+    def _carry_out(self, asked: Asked, verdict: Verdict, now_ms: int) -> None:
+        context, session = self._context, asked.session
         context.counters[f"reattach_{verdict.kind.value}"] += 1
         if verdict.security_event is not None:
             violation = verdict.security_event.value
-            context.narrator.security(session, violation, remote_text(arrival), now_ms)
+            context.narrator.security(session, violation, remote_text(asked.arrival), now_ms)
         if verdict.counts_against_session:
             session.security_failures += 1
-            self._context.write_row(session)
+            context.write_row(session)
         if verdict.kind is Kind.PENDING:
-            self.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
+            self.acknowledge(asked, Result.PENDING, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
-            self._same_ack(session, index, request, arrival, now_ms)
+            self._same_ack(asked, now_ms)
         elif verdict.kind is Kind.FAIL:
-            self._fail(session, index, request, verdict, arrival, now_ms)
+            self._fail(asked, verdict)
         elif verdict.kind is Kind.BIND:
-            self._bind(session, index, request, verdict, arrival, now_ms)
+            self._bind(asked, verdict, now_ms)
 
-    def _same_ack(
-        self, session: LiveSession, index: int, request: Request, arrival: Arrival, now_ms: int
-    ) -> None:
+    def _same_ack(self, asked: Asked, now_ms: int) -> None:
         """Until the worker has carried the bind out there is nothing to promise: each path that asks has its answer
         then, at most `max_candidates` of them."""
+        session = asked.session
         if session.bind_seq not in self._context.awaiting:
-            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+            self.acknowledge(asked, Result.BOUND, now_ms)
         elif len(session.asking) < session.policy.max_candidates:
-            session.asking.setdefault((index, arrival.remote), (request, arrival))
+            session.asking.setdefault(asked.way, asked)
 
-    def answer_asking(self, session: LiveSession, now_ms: int) -> None:
-        """ACK(BOUND) to all paths that have asked for the bind that is in force now."""
+    def in_force(self, session: LiveSession, seq: int, reports: Sequence[IndexReport], now_ms: int) -> None:
+        """The worker has carried out the bind of command `seq`: ACK(BOUND) to all paths that have asked for it."""
+        if session.bind_seq != seq:
+            return
+        session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
         asking, session.asking = session.asking, {}
-        for (index, _source), (request, arrival) in asking.items():
-            self.acknowledge(session, index, request, Result.BOUND, arrival, now_ms)
+        for asked in asking.values():
+            self.acknowledge(asked, Result.BOUND, now_ms)
 
-    def _fail(
-        self,
-        session: LiveSession,
-        index: int,
-        request: Request,
-        verdict: Verdict,
-        arrival: Arrival,
-        now_ms: int,
-    ) -> None:
-        context = self._context
-        path = PathFact(index, arrival.transport, remote_text(arrival))
+    def _fail(self, asked: Asked, verdict: Verdict) -> None:
+        context, session, request = self._context, asked.session, asked.request
+        path = PathFact(asked.index, asked.arrival.transport, remote_text(asked.arrival))
         if context.narrator.attempt(session, request, path):
             context.narrator.result(session, request, verdict)
             if verdict.denied_switch:
@@ -191,22 +181,15 @@ class Reattaching:
         )
         session.refused = fail
         context.write_row(session)
-        self._send_fail(session, index, fail, arrival)
+        self._send_fail(asked, fail)
 
-    def _send_fail(self, session: LiveSession, index: int, fail: Fail, arrival: Arrival) -> None:
-        salt = self._context.random_bytes(16)
-        steering_id = session.indexes.ids[index]
-        self._context.send(arrival, reattach.seal_fail(session.secrets, salt, steering_id, fail))
+    def _send_fail(self, asked: Asked, fail: Fail) -> None:
+        session, salt = asked.session, self._context.random_bytes(16)
+        steering_id = session.indexes.ids[asked.index]
+        self._context.send(asked.arrival, reattach.seal_fail(session.secrets, salt, steering_id, fail))
 
-    def _bind(
-        self,
-        session: LiveSession,
-        index: int,
-        request: Request,
-        verdict: Verdict,
-        arrival: Arrival,
-        now_ms: int,
-    ) -> None:
+    def _bind(self, asked: Asked, verdict: Verdict, now_ms: int) -> None:
+        session, index, request, arrival = asked.session, asked.index, asked.request, asked.arrival
         context, machine = self._context, session.machine
         old = session.bindings.active
         lost = (verdict.enter or Reason[request.cause.name]) in LOSS_CAUSES
@@ -244,12 +227,10 @@ class Reattaching:
         resend = [IndexReport(*report) for report in request.reports] if lost else None
         rebind = session.rebind_command(context.next_seq())
         session.bind_seq, session.bound_reports = rebind.seq, ()
-        session.asking = {(index, arrival.remote): (request, arrival)}
+        session.asking = {asked.way: asked}
 
         def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
-            if session.bind_seq == rebind.seq:
-                session.bound_reports = tuple(Report(r.index, r.next_counter, r.missing) for r in reports)
-                self.answer_asking(session, done_ms)
+            self.in_force(session, rebind.seq, reports, done_ms)
             # What was said to the old path, and what has waited for this ACK.
             session.channel.move(done_ms)
             context.flush(session, done_ms)
@@ -268,15 +249,8 @@ class Reattaching:
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
 
-    def acknowledge(
-        self,
-        session: LiveSession,
-        index: int,
-        request: Request,
-        result: Result,
-        arrival: Arrival,
-        now_ms: int,
-    ) -> None:
+    def acknowledge(self, asked: Asked, result: Result, now_ms: int) -> None:
+        session, index, request, arrival = asked.session, asked.index, asked.request, asked.arrival
         context, active = self._context, session.bindings.active
         if session.machine.terminated or index not in session.indexes.ids:
             return

@@ -26,7 +26,7 @@ from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, ForgetSession, PutPrefix
 from jvpn.supervisor.history import Answered
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 
@@ -108,9 +108,10 @@ class Takeover:
         if session is None:
             self._context.counters["unknown_peer"] += 1
             return None
-        if not self._reattaching.challenged(session, request, arrival, now_ms):
+        asked = Asked(session, index, request, arrival)
+        if not self._reattaching.challenged(asked, now_ms):
             self._context.counters["takeover_pending"] += 1
-            self._reattaching.acknowledge(session, index, request, Result.PENDING, arrival, now_ms)
+            self._reattaching.acknowledge(asked, Result.PENDING, now_ms)
             return None
         clock = self._lifetime(record, session, now_ms)
         if isinstance(clock, Reason):
