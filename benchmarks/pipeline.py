@@ -18,6 +18,7 @@ from typing import Any
 
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.offload import longest_superpacket
+from workers.bulk import find
 from workers.commands import AddSession, InstalledIndex, PhaseKeys
 from workers.decrypt import Decryptor
 from workers.encrypt import Encryptor
@@ -108,8 +109,8 @@ class Pair:
 
     def __init__(self, suite: int) -> None:
         network = FakeNetwork()
-        self.client = FakeWorker(network, CLIENT, gateway=False)
-        self.gateway = FakeWorker(network, GATEWAY, gateway=True)
+        self.client = FakeWorker(network, CLIENT, gateway=False, bulk=find())
+        self.gateway = FakeWorker(network, GATEWAY, gateway=True, bulk=find())
         ids = [InstalledIndex(n, bytes((n,)) * 8) for n in range(3)]
         for worker, keys, inner, remote in (
             (self.client, (b"u" * 32, b"d" * 32), ["0.0.0.0/0"], GATEWAY),

@@ -98,7 +98,10 @@ class DetachSocket(msgspec.Struct, frozen=True, tag=True):
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """Begin to work as `slot`, pinned to `cpu` (-1: not pinned); drops privileges to `uid`/`gid` first (-1: keep)."""
+    """Begin to work as `slot`, pinned to `cpu` (-1: not pinned); drops privileges to `uid`/`gid` first (-1: keep).
+
+    `bulk`: seal and open whole runs by libipsec-mb (`workers.bulk`).
+    """
 
     seq: int
     slot: int
@@ -106,6 +109,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     gateway: bool
     uid: int
     gid: int
+    bulk: bool = False
 
 
 class AddSession(msgspec.Struct, frozen=True, tag=True):

@@ -2,7 +2,7 @@
 
     1  receive   one run of datagrams into the one buffer
     2  judge     type, version, phase, steering id, role, source: vectorised when all headers say the same
-    3  open      one `map` over the AEAD's decrypt_into
+    3  open      one call for all (bulk.py), or one `map` over the AEAD's decrypt_into
     4  replay    the window takes the whole batch, the page learns the highest counter
     5  deliver   checked, joined and written to the TUN (deliver.py)
 
@@ -27,7 +27,7 @@ from workers.answers import Answers
 from workers.counters import Counter
 from workers.deliver import Delivery
 from workers.fair import QUEUED, READ_AHEAD, Crowd
-from workers.keys import IntoCall
+from workers.keys import Phase
 from workers.layouts import LayoutCache, ReceiveLayout, consecutive
 from workers.page import Page
 from workers.paths import PathEntry
@@ -178,7 +178,7 @@ class Decryptor:
         if phase is None:
             return False
         try:
-            last = self._open(phase.opener(), entry.index, layout, count, tail)
+            last = self._open(phase, entry.index, layout, count, tail)
         except InvalidTag:
             return False
         self._answers.heard(entry, phase, now_ns)
@@ -217,13 +217,20 @@ class Decryptor:
     # 3 open
 
     def _open(
-        self, opener: IntoCall, index: int, layout: ReceiveLayout, count: int, tail: int
+        self, phase: Phase, index: int, layout: ReceiveLayout, count: int, tail: int
     ) -> memoryview | None:
-        """Decrypt `count` whole datagrams into the layout and return the plaintext of the shorter last one."""
+        """Decrypt `count` whole datagrams into the layout and return the plaintext of the shorter last one.
+
+        Raises InvalidTag when any tag is wrong; what stands in the layout then may not be looked at.
+        """
         layout.stamp(index)
         layout.nonce_counters[:count] = layout.counters[:count]
-        nonces = layout.nonces[:count]
-        deque(map(opener, nonces, layout.ciphertexts, layout.aads, layout.plaintexts), maxlen=0)
+        opener, bulk = phase.opener(), phase.bulk_opener()
+        if bulk is None or not bulk.run(layout.opening, count):
+            nonces = layout.nonces[:count]
+            deque(map(opener, nonces, layout.ciphertexts, layout.aads, layout.plaintexts), maxlen=0)
+        elif not layout.tags_hold(count):
+            raise InvalidTag
         if not tail:
             return None
         at = count * layout.segment

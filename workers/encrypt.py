@@ -4,7 +4,7 @@
 2  route     inner destination → session → active path
 3  cut       into slices of what the sender's kernel and the path carry
 4  number    counters, nonces, headers, offload headers of all datagrams at once
-5  seal      one `map` over the AEAD's encrypt_into
+5  seal      one call for all (bulk.py), or one `map` over the AEAD's encrypt_into
 6  send      one sendmsg with UDP_SEGMENT; small packets of one size to one place share one
 """
 
@@ -309,8 +309,10 @@ class Encryptor:
         layout.write_offload(word, LAST << 56, count)
         layout.header_rows[1:count] = layout.header_rows[0]
 
-        seal = path.session.phase.sealer()
-        deque(map(seal, layout.nonces, layout.plaintexts[:full], layout.aads, layout.sealed), maxlen=0)
+        phase = path.session.phase
+        seal, bulk = phase.sealer(), phase.bulk_sealer()
+        if bulk is None or not bulk.run(layout.sealing, full):
+            deque(map(seal, layout.nonces, layout.plaintexts[:full], layout.aads, layout.sealed), maxlen=0)
         end = full * layout.datagram
         if tail:
             short = len(layout.plaintexts[0]) - layout.size + tail

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jvpn.protocol.constants import MAX_SEGMENTS, MAX_UDP_PAYLOAD, TUN_MTU
+from workers.bulk import Bulk
 from workers.commands import Binding, Endpoint, Report
 from workers.counters import Counter
 from workers.page import Page
@@ -143,7 +144,15 @@ class FakeWorker:
     `turn` lets it do everything there is to do; `reports` is what it told its supervisor.
     """
 
-    def __init__(self, network: FakeNetwork, address: Address, *, gateway: bool, uso: bool = True) -> None:
+    def __init__(
+        self,
+        network: FakeNetwork,
+        address: Address,
+        *,
+        gateway: bool,
+        uso: bool = True,
+        bulk: Bulk | None = None,
+    ) -> None:
         descriptor = Page.create(8, b"c" * 32)
         self.page = Page(descriptor)
         os.close(descriptor)
@@ -152,7 +161,7 @@ class FakeWorker:
         self.local = socket.inet_pton(socket.AF_INET6, address[0])
         self.tun = FakeTun(uso=uso)
         self.socket = network.socket(address, self.local)
-        self.table = SessionTable(self.page, gateway=gateway)
+        self.table = SessionTable(self.page, gateway=gateway, bulk=bulk)
         self.udp = self.table.sockets[0] = UdpSocket(0, self.socket, segment=True)
         self.counters = self.page.counters(2)
         self.reports: list[Report] = []

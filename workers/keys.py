@@ -1,7 +1,7 @@
 """A session's data keys of one phase, and the AEAD objects made from them when traffic needs them.
 
-An AEAD object takes about 2.5 KB, a key 32 bytes: a dormant session keeps keys only. At most WARM phases have AEAD
-objects at a time, the first made first dropped (and made again when needed).
+An AEAD object takes about 2.5 KB, what a bulk one needs (bulk.py) another, a key 32 bytes: a dormant session keeps keys
+only. At most WARM phases have such objects at a time, the first made first dropped (and made again when needed).
 """
 
 from collections import OrderedDict
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from jvpn.protocol.suites import suite
+from workers.bulk import Bulk, BulkKey
 from workers.commands import PhaseKeys
 
 WARM: Final = 8192
@@ -26,9 +27,10 @@ class _BatchAead(Protocol):
 
 
 class Warm:
-    """The phases that have AEAD objects."""
+    """The phases that have AEAD objects, and bulk ones if there is a `bulk`."""
 
-    def __init__(self, limit: int = WARM) -> None:
+    def __init__(self, limit: int = WARM, bulk: Bulk | None = None) -> None:
+        self.bulk = bulk
         self._limit = limit
         self._phases: OrderedDict[Phase, None] = OrderedDict()
 
@@ -44,7 +46,7 @@ class Warm:
 class Phase:
     """One PhaseKeys of a session. `nibble` is what the header carries of the phase number."""
 
-    __slots__ = ("_open", "_seal", "_suite", "_warm", "keys", "nibble")
+    __slots__ = ("_bulk_open", "_bulk_seal", "_open", "_seal", "_suite", "_warm", "keys", "nibble")
 
     def __init__(self, suite_number: int, keys: PhaseKeys, warm: Warm) -> None:
         """Raises ValueError on an unknown suite or keys of another length than 32 bytes."""
@@ -57,6 +59,8 @@ class Phase:
         self._warm = warm
         self._seal: IntoCall | None = None
         self._open: IntoCall | None = None
+        self._bulk_seal: BulkKey | None = None
+        self._bulk_open: BulkKey | None = None
 
     def matches(self, suite_number: int, keys: PhaseKeys) -> bool:
         return self._suite == suite_number and self.keys == keys
@@ -73,6 +77,17 @@ class Phase:
             self._warm.admit(self)
         return self._open
 
+    def bulk_sealer(self) -> BulkKey | None:
+        """For whole runs; None when there is no such thing here."""
+        if self._bulk_seal is None:
+            self._bulk_seal = self._bulk_key(self.keys.send_key)
+        return self._bulk_seal
+
+    def bulk_opener(self) -> BulkKey | None:
+        if self._bulk_open is None:
+            self._bulk_open = self._bulk_key(self.keys.receive_key)
+        return self._bulk_open
+
     def reopener(self) -> IntoCall:
         """Opens what this end sealed itself; made anew for each use, which is rare."""
         return self._aead(self.keys.send_key).decrypt_into
@@ -80,6 +95,10 @@ class Phase:
     def cool(self) -> None:
         """Drop the AEAD objects."""
         self._seal = self._open = None
+        for key in (self._bulk_seal, self._bulk_open):
+            if key is not None:
+                key.wipe()
+        self._bulk_seal = self._bulk_open = None
 
     def discard(self) -> None:
         """The session has no more use for this phase."""
@@ -88,3 +107,10 @@ class Phase:
 
     def _aead(self, key: bytes) -> _BatchAead:
         return cast(_BatchAead, suite(self._suite).aead(key))
+
+    def _bulk_key(self, key: bytes) -> BulkKey | None:
+        if self._warm.bulk is None:
+            return None
+        made = self._warm.bulk.key(self._suite, key)
+        self._warm.admit(self)
+        return made

@@ -10,12 +10,14 @@ with a handful of C calls. At most LAYOUTS of each kind are kept, least recently
 
 import struct
 from collections import OrderedDict
+from hmac import compare_digest
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from jvpn.protocol.constants import HEADER_SIZE, NONCE_SIZE, OFFLOAD_HEADER_SIZE, TAG_SIZE
+from workers.bulk import OPEN, SEAL, Batch, Place
 from workers.tun import VNET_HEADER_BYTES
 
 LAYOUTS: Final = 32
@@ -98,7 +100,18 @@ class SendLayout:
         self.sealed = [out[at + HEADER_SIZE : at + datagram] for at in range(0, len(out), datagram)]
         self._prefixes = _rows(self.out, 0, count, datagram, 12)
         self.counters = _column(self.out, 12, count, datagram, ">u8")
-        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(count)
+        nonces = bytearray(count * NONCE_SIZE)
+        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(nonces, count)
+        self.sealing = Batch(
+            SEAL,
+            slot,
+            count,
+            source=Place(self.buffer, gap, slot),
+            target=Place(self.out, HEADER_SIZE, datagram),
+            nonce=Place(nonces, 0, NONCE_SIZE),
+            aad=Place(self.out, 0, datagram),
+            tag=Place(self.out, HEADER_SIZE + slot, datagram),
+        )
         self._stamped: tuple[bytes, int] | None = None
         self._offload: tuple[int, int] | None = None
 
@@ -148,7 +161,8 @@ class ReceiveLayout:
         self.aads = [view[end - segment : end - segment + HEADER_SIZE] for end in ends]
         self.prefixes = _column(buffer, 0, count, segment, "V12")
         self.counters = _column(buffer, 12, count, segment, ">u8")
-        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(count)
+        nonces = bytearray(count * NONCE_SIZE)
+        self.nonces, self._nonce_indexes, self.nonce_counters = _nonces(nonces, count)
         self._index: int | None = None
 
         self.plaintext = slot = segment - _ENVELOPE
@@ -156,6 +170,19 @@ class ReceiveLayout:
         opened = memoryview(self.opened)
         self.plaintexts = [opened[at : at + slot] for at in range(0, slot * count, slot)]
         self.offload_words = _column(self.opened, 0, count, slot, ">u8")
+        #: As received, and as they should be.
+        self._tags = _column(buffer, segment - TAG_SIZE, count, segment, f"V{TAG_SIZE}")
+        self._own_tags = bytearray(count * TAG_SIZE)
+        self.opening = Batch(
+            OPEN,
+            slot,
+            count,
+            source=Place(buffer, HEADER_SIZE, segment),
+            target=Place(self.opened, 0, slot),
+            nonce=Place(nonces, 0, NONCE_SIZE),
+            aad=Place(buffer, 0, segment),
+            tag=Place(self._own_tags, 0, TAG_SIZE),
+        )
         self._shapes: dict[int, tuple[Column, list[memoryview]]] = {}
         self._flows: dict[int, Flow] = {}
 
@@ -163,6 +190,10 @@ class ReceiveLayout:
         if self._index != index:
             self._nonce_indexes[:] = index
             self._index = index
+
+    def tags_hold(self, count: int) -> bool:
+        """Whether the first `count` datagrams carry the tags that `opening` found; in constant time."""
+        return compare_digest(self._tags[:count].tobytes(), self._own_tags[: count * TAG_SIZE])
 
     def shape(self, headers: int) -> tuple[Column, list[memoryview]]:
         """For plaintexts with inner headers of that length: the headers (one item each), the slices."""
@@ -209,9 +240,8 @@ class Flow:
         return self.ids[:count].tobytes() == ids.astype(">u2").tobytes()
 
 
-def _nonces(count: int) -> tuple[list[memoryview], Column, Column]:
+def _nonces(buffer: bytearray, count: int) -> tuple[list[memoryview], Column, Column]:
     """Nonces (index 4 ‖ counter 8) as views, and both parts as columns to write."""
-    buffer = bytearray(count * NONCE_SIZE)
     view = memoryview(buffer)
     views = [view[at : at + NONCE_SIZE] for at in range(0, len(buffer), NONCE_SIZE)]
     return views, _column(buffer, 0, count, NONCE_SIZE, ">u4"), _column(buffer, 4, count, NONCE_SIZE, ">u8")

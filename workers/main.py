@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 
-from workers import privileges
+from workers import bulk, privileges
 from workers.commands import Ready
 from workers.loop import Loop
 
@@ -17,6 +17,8 @@ def worker_main(channel: socket.socket, parent_pid: int = 0) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     privileges.die_with_parent(parent_pid or os.getppid())
     loop = Loop(channel)
+    # While files may still be opened.
+    bulk.find()
     # What is imported lives as long as the process: keep the collector from walking it.
     gc.collect()
     gc.freeze()

@@ -1,25 +1,30 @@
-"""What the kernel takes off our hands on this machine: found out by trying, at start."""
+"""What the kernel, and a library, take off our hands on this machine: found out by trying, at start."""
 
 import socket
 
 import msgspec
 
-from workers import tun, udp
+from workers import bulk, tun, udp
 
 
 class Offload(msgspec.Struct, frozen=True):
-    """`vnet_header`, `tso`, `uso`: of the TUN. `gso` (UDP_SEGMENT) and `gro` (UDP_GRO): of UDP sockets."""
+    """`vnet_header`, `tso`, `uso`: of the TUN. `gso` (UDP_SEGMENT) and `gro` (UDP_GRO): of UDP sockets.
+
+    `bulk`: whole runs through the AEAD by libipsec-mb.
+    """
 
     vnet_header: bool = False
     tso: bool = False
     uso: bool = False
     gso: bool = False
     gro: bool = False
+    bulk: bool = False
 
     def __str__(self) -> str:
         """For people: what there is, and what is missing."""
         names = {"vnet header": self.vnet_header, "TSO": self.tso, "USO": self.uso}
-        return f"TUN {_told(names)}; UDP {_told({'GSO': self.gso, 'GRO': self.gro})}"
+        udp_names = {"GSO": self.gso, "GRO": self.gro}
+        return f"TUN {_told(names)}; UDP {_told(udp_names)}; AEAD {_told({'libipsec-mb': self.bulk})}"
 
 
 def _told(names: dict[str, bool]) -> str:
@@ -31,4 +36,5 @@ def find(queue: int) -> Offload:
     vnet_header = tun.has_vnet_header(queue)
     found = tun.negotiate_offload(queue) if vnet_header else tun.Negotiated(False, False)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        return Offload(vnet_header, found.tso, found.uso, udp.can_segment(probe), udp.receive_joined(probe))
+        segments, joins = udp.can_segment(probe), udp.receive_joined(probe)
+    return Offload(vnet_header, found.tso, found.uso, segments, joins, bulk.find() is not None)

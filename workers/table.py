@@ -8,6 +8,7 @@ from hashlib import blake2s
 from typing import Final
 
 from jvpn.protocol.constants import Role
+from workers.bulk import Bulk
 from workers.commands import (
     AddSession,
     Binding,
@@ -38,7 +39,7 @@ class TableError(ValueError):
 class SessionTable:
     """`gateway`: many sessions, DATA only from bound sources; else a client's one session."""
 
-    def __init__(self, page: Page, *, gateway: bool) -> None:
+    def __init__(self, page: Page, *, gateway: bool, bulk: Bulk | None = None) -> None:
         self.page = page
         self.gateway = gateway
         self.by_id: dict[bytes, PathEntry] = {}
@@ -47,7 +48,7 @@ class SessionTable:
         self.pool = Pool()
         self.held = Held()
         self._routes: PrefixMap[Session] = PrefixMap()
-        self._warm = Warm()
+        self._warm = Warm(bulk=bulk)
         self._only: Session | None = None
         #: Digest of a removed session's send key → generation it was used under.
         self._retired: OrderedDict[bytes, int] = OrderedDict()

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from workers import privileges
+from workers import bulk, privileges
 from workers.channel import Channel
 from workers.commands import (
     AddSession,
@@ -180,7 +180,7 @@ class Worker:
         if command.cpu >= 0:
             os.sched_setaffinity(0, {command.cpu})
         privileges.drop(command.uid, command.gid)
-        table = SessionTable(self._page, gateway=command.gateway)
+        table = SessionTable(self._page, gateway=command.gateway, bulk=bulk.find() if command.bulk else None)
         table.sockets = self._sockets
         counters = self._page.counters(command.slot)
         self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel.offer, counters)

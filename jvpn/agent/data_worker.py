@@ -51,7 +51,7 @@ class DataWorker:
         )
         for number, opened in sockets.items():
             self.attach(number, opened)
-        self.tell(commands.Start(0, 0, -1, False, NOBODY, NOBODY))
+        self.tell(commands.Start(0, 0, -1, False, NOBODY, NOBODY, self._offload.bulk))
         # Only the worker reads the sockets: a handshake begun before it is ready would wait for it, and seem lost.
         channel.settimeout(START_S)
         channel.recv(commands.MAX_MESSAGE)

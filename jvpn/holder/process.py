@@ -108,7 +108,7 @@ class Holder:
             attach = commands.AttachSocket(0, number, gro=self.offload.gro, segment=self.offload.gso)
             member = group[SLOT_FIRST_WORKER + slot].fileno()
             descriptors.send(worker.channel, commands.encode(attach), [member])
-        start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid)
+        start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid, self.offload.bulk)
         descriptors.send(worker.channel, commands.encode(start))
 
     def _on_exit(self, worker: Worker) -> None:

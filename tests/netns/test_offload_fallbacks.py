@@ -15,6 +15,7 @@ from jvpn.cli.checks import USO_KERNEL, kernel_version
 from jvpn.lab.links import direct_links
 from jvpn.lab.namespaces import Lab
 from jvpn.lab.running import GATEWAY_INNER
+from workers.bulk import find
 from workers.counters import Counter
 from workers.offload import Offload
 from workers.udp import UDP_GRO, UDP_SEGMENT
@@ -34,17 +35,21 @@ NO_GRO: Refusal = ("setsockopt", UDP_GRO, None)
 NO_GSO: Refusal = ("setsockopt", UDP_SEGMENT, None)
 
 USO = kernel_version(os.uname().release) >= USO_KERNEL
-ALL = Offload(vnet_header=True, tso=True, uso=USO, gso=True, gro=True)
+BULK = find() is not None
+ALL = Offload(vnet_header=True, tso=True, uso=USO, gso=True, gro=True, bulk=BULK)
 OFF = Offload()
 #: What an end is told or lacks, and what it finds then.
 ENDS: dict[str, tuple[dict[str, Any], Offload]] = {
     "auto": ({}, ALL),
     "off": ({"wanted": False}, OFF),
-    "no vnet header": ({"refused": (NO_VNET_HEADER,)}, Offload(gso=True, gro=True)),
-    "no TUN offload": ({"refused": (NO_TUN_OFFLOAD,)}, Offload(vnet_header=True, gso=True, gro=True)),
-    "no USO": ({"refused": (NO_USO,)}, Offload(vnet_header=True, tso=True, gso=True, gro=True)),
-    "no GRO": ({"refused": (NO_GRO,)}, Offload(vnet_header=True, tso=True, uso=USO, gso=True)),
-    "no GSO": ({"refused": (NO_GSO,)}, Offload(vnet_header=True, tso=True, uso=USO, gro=True)),
+    "no vnet header": ({"refused": (NO_VNET_HEADER,)}, Offload(gso=True, gro=True, bulk=BULK)),
+    "no TUN offload": (
+        {"refused": (NO_TUN_OFFLOAD,)},
+        Offload(vnet_header=True, gso=True, gro=True, bulk=BULK),
+    ),
+    "no USO": ({"refused": (NO_USO,)}, Offload(vnet_header=True, tso=True, gso=True, gro=True, bulk=BULK)),
+    "no GRO": ({"refused": (NO_GRO,)}, Offload(vnet_header=True, tso=True, uso=USO, gso=True, bulk=BULK)),
+    "no GSO": ({"refused": (NO_GSO,)}, Offload(vnet_header=True, tso=True, uso=USO, gro=True, bulk=BULK)),
 }
 
 

@@ -118,7 +118,7 @@ class Driven:
         self.must(commands.AttachTun, self.found.vnet_header, MTU, fd=tun)
         os.close(tun)
         self.attach_socket(0, port)
-        self.must(commands.Start, 2, self.cpu, self.gateway, NOBODY, NOBODY)
+        self.must(commands.Start, 2, self.cpu, self.gateway, NOBODY, NOBODY, self.found.bulk)
 
     def add(self, binding: commands.Binding | None, suite: int, behind: tuple[str, ...] = ()) -> None:
         """`behind`: networks behind the client."""
