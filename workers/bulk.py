@@ -25,6 +25,7 @@ LIBRARY: Final = "libIPSec_MB.so.1"
 _VERSION: Final = 0x0103
 #: IMB_ARCH of AVX: below it a burst gains nothing, or AES is even emulated.
 _MIN_ARCHITECTURE: Final = 3
+_INSTALL: Final = "apt-get install libipsec-mb1, of Debian 12; it is quicker"
 
 # struct IMB_MGR: functions, and the ring that a burst's jobs lie in.
 _GCM256_PRE, _SUBMIT_BURST, _NEXT_JOB, _RING = 464, 960, 1020, 1024
@@ -56,6 +57,15 @@ OPEN: Final = (2, 2)
 
 # struct gcm_key_data, which wants a cache line of its own.
 _GCM_KEY_BYTES, _CACHE_LINE = 1008, 64
+
+
+class Unusable(Exception):
+    """`why` the library is not used; `remedy`: what to do about it, empty where nothing is to be gained."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.remedy = remedy
 
 
 class Place(NamedTuple):
@@ -128,27 +138,18 @@ class BulkKey:
 class Bulk:
     """The library, with one manager and its ring of jobs.
 
-    Raises OSError when it is not there, is of another version, or finds no CPU that it is worth it on.
+    Raises Unusable when it is not there, is of another version, or finds no CPU that it is worth it on.
     """
 
     def __init__(self) -> None:
-        # PyDLL: the calls are shorter than giving the interpreter's lock away and taking it again.
-        library = ctypes.PyDLL(LIBRARY)
-        version = library.imb_get_version()
-        if version >> 8 != _VERSION:
-            raise OSError(f"{LIBRARY} is version {version >> 16}.{version >> 8 & 255}, not 1.3")
-        library.alloc_mb_mgr.restype = ctypes.c_void_p
-        library.alloc_mb_mgr.argtypes = [ctypes.c_uint64]
-        library.init_mb_mgr_auto.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
-        library.init_mb_mgr_auto.restype = None
-        library.imb_get_errno.argtypes = [ctypes.c_void_p]
+        library = _library()
         manager = library.alloc_mb_mgr(0)
         if not manager:
-            raise OSError(f"{LIBRARY} has no memory for its manager")
+            raise Unusable(f"{LIBRARY} has no memory for its manager", "give the machine more memory")
         architecture = ctypes.c_int()
         library.init_mb_mgr_auto(manager, architecture)
         if library.imb_get_errno(manager) or architecture.value < _MIN_ARCHITECTURE:
-            raise OSError(f"{LIBRARY} knows no fast way on this CPU")
+            raise Unusable(f"{LIBRARY} knows no fast way on this CPU: it takes AVX")
         self._manager: int = manager
         self._expand = self._function(_GCM256_PRE, None, ctypes.c_char_p, ctypes.c_void_p)
         self._submit = self._function(
@@ -185,16 +186,50 @@ class Bulk:
         return done == count
 
 
-@functools.cache
 def find() -> Bulk | None:
     """The library, loaded and found to agree with `cryptography`; None where there is none to use."""
-    if platform.machine() != "x86_64":
-        return None
+    found = look()
+    return found if isinstance(found, Bulk) else None
+
+
+@functools.cache
+def look() -> Bulk | Unusable:
+    """As `find`, and why there is none to use. Looks once, so that it is known before a process may open no files."""
     try:
-        bulk = Bulk()
-    except (OSError, AttributeError):
-        return None
-    return bulk if all(_agrees(bulk, number, size) for number in SUITES for size in (40, 1371)) else None
+        return _load()
+    except Unusable as unusable:
+        return unusable.with_traceback(None)
+
+
+def _library() -> ctypes.PyDLL:
+    """The functions that a manager is made with; the others stand in the manager."""
+    try:
+        # PyDLL: the calls are shorter than giving the interpreter's lock away and taking it again.
+        library = ctypes.PyDLL(LIBRARY)
+        version = library.imb_get_version()
+        if version >> 8 != _VERSION:
+            raise Unusable(f"{LIBRARY} is version {version >> 16}.{version >> 8 & 255}, not 1.3", _INSTALL)
+        library.alloc_mb_mgr.restype = ctypes.c_void_p
+        library.alloc_mb_mgr.argtypes = [ctypes.c_uint64]
+        library.init_mb_mgr_auto.argtypes = [ctypes.c_void_p, ctypes.POINTER(ctypes.c_int)]
+        library.init_mb_mgr_auto.restype = None
+        library.imb_get_errno.argtypes = [ctypes.c_void_p]
+    except (OSError, AttributeError) as error:
+        raise Unusable(str(error), _INSTALL) from error
+    return library
+
+
+def _load() -> Bulk:
+    machine = platform.machine()
+    if machine != "x86_64":
+        raise Unusable(f"it is for x86-64, and this machine is {machine}")
+    bulk = Bulk()
+    if not all(_agrees(bulk, number, size) for number in SUITES for size in (40, 1371)):
+        raise Unusable(
+            f"{LIBRARY} does not encrypt as cryptography does",
+            "reinstall libipsec-mb1 from Debian 12, and report it if that does not help",
+        )
+    return bulk
 
 
 def _agrees(bulk: Bulk, number: int, size: int) -> bool:

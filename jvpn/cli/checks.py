@@ -17,6 +17,7 @@ from typing import Final, Literal
 from jvpn.holder import headers
 from jvpn.holder.loader import bpf_privileged, is_bpffs
 from jvpn.supervisor.steering import cpumap_supported
+from workers import bulk
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -140,7 +141,16 @@ def crypto() -> list[Check]:
         library = Check("cryptography", "problem", f"version {version} cannot encrypt in place", remedy)
     else:
         library = Check("cryptography", "ok", f"version {version}")
-    return [library, processor(Path("/proc/cpuinfo").read_text())]
+    return [library, bulk_crypto(), processor(Path("/proc/cpuinfo").read_text())]
+
+
+def bulk_crypto() -> Check:
+    """Whether workers have the library for whole runs, and if not, why. They work without it."""
+    found = bulk.look()
+    if isinstance(found, bulk.Unusable):
+        level: Level = "warning" if found.remedy else "ok"
+        return Check("libipsec-mb", level, f"not used: {found.why}", found.remedy)
+    return Check("libipsec-mb", "ok", "version 1.3, agrees with cryptography: whole runs in one call")
 
 
 def processor(cpuinfo: str) -> Check:

@@ -14,6 +14,7 @@ from jvpn.cli import checks, checks_config, doctor
 from jvpn.cli.checks import Check
 from jvpn.cli.doctor import STEPS, Report, as_text, ladder
 from jvpn.holder import xdp
+from workers import bulk
 
 NATIVE, GENERIC, REUSEPORT, ONE_WORKER = STEPS
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -158,6 +159,27 @@ def test_the_suite_advice_follows_the_processor(cpuinfo: str, level: str):
     check = checks.processor(cpuinfo)
     assert check.level == level
     assert ("suite: 2" in check.remedy) is (level == "warning")
+
+
+@pytest.mark.parametrize(
+    ("why_not", "level"),
+    [
+        (bulk.Unusable("libIPSec_MB.so.1: cannot open", "apt-get install libipsec-mb1"), "warning"),
+        (bulk.Unusable("it is for x86-64, and this machine is aarch64"), "ok"),
+    ],
+)
+def test_a_library_that_is_not_used_is_said_with_its_reason_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, why_not: bulk.Unusable, level: str
+):
+    monkeypatch.setattr(bulk, "look", lambda: why_not)
+    check = next(check for check in checks.crypto() if check.name == "libipsec-mb")
+    assert (check.level, check.found, check.remedy) == (level, f"not used: {why_not.why}", why_not.remedy)
+    assert not check.blocks_bpf
+
+
+def test_a_library_that_is_used_is_said():
+    check = next(check for check in checks.crypto() if check.name == "libipsec-mb")
+    assert check.found.startswith("not used: ") is (bulk.find() is None)
 
 
 # Configurations
