@@ -6,13 +6,15 @@ reorders and mixes datagrams in between, opens them itself, and takes what the g
 
 import random
 import struct
+from typing import NamedTuple
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jvpn.protocol import offload
 from jvpn.protocol.keys import nonce
+from jvpn.protocol.suites import suite
+from workers import bulk
 from workers.commands import AddSession, InstalledIndex, PhaseKeys, Rebind
 from workers.fakes import FakeNetwork, FakeWorker
 
@@ -210,13 +212,31 @@ def traffic(draw: st.DrawFn, least: int, most: int) -> list[bytes]:
 # --- two workers ----------------------------------------------------------------------------------------------------
 
 
+class Setup(NamedTuple):
+    """`suite`; whether client and gateway use libipsec-mb, where there is one; whether the gateway's TUN has USO."""
+
+    suite: int
+    client_bulk: bool
+    gateway_bulk: bool
+    uso: bool
+
+
+setups = st.builds(Setup, st.sampled_from((1, 2)), st.booleans(), st.booleans(), st.booleans())
+
+
 class Tunnel:
     """A client and a gateway; `arrive` decides what the gateway gets of what the client has sent."""
 
-    def __init__(self, *, uso: bool) -> None:
+    def __init__(self, setup: Setup) -> None:
+        self.suite = setup.suite
         self.network = FakeNetwork()
-        self.client = FakeWorker(self.network, CLIENT, gateway=False)
-        self.gateway = FakeWorker(self.network, GATEWAY, gateway=True, uso=uso)
+        library = bulk.find()
+        self.client = FakeWorker(
+            self.network, CLIENT, gateway=False, bulk=library if setup.client_bulk else None
+        )
+        self.gateway = FakeWorker(
+            self.network, GATEWAY, gateway=True, uso=setup.uso, bulk=library if setup.gateway_bulk else None
+        )
         self.network.impair = lambda datagrams: []
         everything = ["0.0.0.0/0", "::/0"]
         for worker, send, receive, remote in (
@@ -226,7 +246,9 @@ class Tunnel:
             keys = [PhaseKeys(0, send, receive)]
             inner = ["10.8.0.2/32", "fd08::2/128"] if worker is self.gateway else everything
             worker.table.add(
-                AddSession(1, 0, b"s" * 16, 1, 0, keys, inner, everything, IDS, worker.path(0, remote))
+                AddSession(
+                    1, 0, b"s" * 16, setup.suite, 0, keys, inner, everything, IDS, worker.path(0, remote)
+                )
             )
 
     def move(self) -> None:
@@ -254,31 +276,32 @@ class Tunnel:
         return [packet for written in self.gateway.tun.written for packet in kernel_segments(written)]
 
 
-def reference(arrived: list[bytes]) -> list[bytes]:
+def reference(suite_number: int, arrived: list[bytes]) -> list[bytes]:
     """The same by the protocol's reference: open each datagram, drop those seen before, deliver singly."""
+    aead = suite(suite_number).aead(UP)
     seen = set()
     plaintexts = []
     for datagram in arrived:
         index, counter = datagram[4], int.from_bytes(datagram[12:20], "big")
         if (index, counter) not in seen:
             seen.add((index, counter))
-            plaintexts.append(AESGCM(UP).decrypt(nonce(index, counter), datagram[20:], datagram[:20]))
+            plaintexts.append(aead.decrypt(nonce(index, counter), datagram[20:], datagram[:20]))
     return [
         packet for virtio, whole in offload.deliver(plaintexts) for packet in kernel_segments(virtio + whole)
     ]
 
 
 @settings(max_examples=150, deadline=None)
-@given(traffic(1, 6), st.booleans())
+@given(traffic(1, 6), setups)
 def test_an_undisturbed_path_delivers_exactly_what_the_senders_kernel_would_have_sent(
-    packets: list[bytes], uso: bool
+    packets: list[bytes], setup: Setup
 ) -> None:
-    tunnel = Tunnel(uso=uso)
+    tunnel = Tunnel(setup)
     tunnel.client.tun.pending.extend(packets)
     tunnel.client.turn()
     expected = [segment for packet in packets for segment in kernel_segments(packet)]
     assert tunnel.arrive([[datagram] for datagram in tunnel.sent()]) == expected
-    again = Tunnel(uso=uso)
+    again = Tunnel(setup)
     again.warm(packets)
     again.client.tun.pending.extend(packets)
     again.client.turn()
@@ -291,12 +314,12 @@ def test_an_undisturbed_path_delivers_exactly_what_the_senders_kernel_would_have
     traffic(1, 4),
     traffic(0, 3),
     st.randoms(use_true_random=False),
-    st.booleans(),
+    setups,
 )
 def test_a_bad_path_delivers_what_the_reference_delivers(
-    before: list[bytes], after: list[bytes], chance: random.Random, uso: bool
+    before: list[bytes], after: list[bytes], chance: random.Random, setup: Setup
 ) -> None:
-    tunnel = Tunnel(uso=uso)
+    tunnel = Tunnel(setup)
     tunnel.warm(before + after)
     tunnel.client.tun.pending.extend(before)
     tunnel.client.turn()
@@ -318,14 +341,16 @@ def test_a_bad_path_delivers_what_the_reference_delivers(
         if chance.random() < 0.05:
             runs.append([])
         runs[-1].append(datagram)
-    assert tunnel.arrive(runs) == reference(arrived)
+    assert tunnel.arrive(runs) == reference(setup.suite, arrived)
     assert tunnel.gateway.dropped().keys() <= {"REPLAYED"}
 
 
 @settings(max_examples=100, deadline=None)
-@given(traffic(1, 3), st.randoms(use_true_random=False))
-def test_forged_datagrams_in_a_run_cost_only_themselves(packets: list[bytes], chance: random.Random) -> None:
-    tunnel = Tunnel(uso=True)
+@given(traffic(1, 3), st.randoms(use_true_random=False), setups)
+def test_forged_datagrams_in_a_run_cost_only_themselves(
+    packets: list[bytes], chance: random.Random, setup: Setup
+) -> None:
+    tunnel = Tunnel(setup)
     tunnel.warm(packets)
     tunnel.client.tun.pending.extend(packets)
     tunnel.client.turn()
@@ -339,15 +364,15 @@ def test_forged_datagrams_in_a_run_cost_only_themselves(packets: list[bytes], ch
             changed[chance.randrange(12, len(changed))] ^= 1 << chance.randrange(8)
         arrived.append(bytes(changed))
     genuine = [datagram for number, datagram in enumerate(sent) if number not in forged]
-    assert tunnel.arrive([arrived]) == reference(genuine)
+    assert tunnel.arrive([arrived]) == reference(setup.suite, genuine)
     assert tunnel.gateway.dropped() == {"BAD_TAG": len(forged)}
     # And they have not used up the counters of the genuine ones.
-    assert len(tunnel.arrive([sent])) == len(reference(sent))
+    assert len(tunnel.arrive([sent])) == len(reference(setup.suite, sent))
 
 
 def test_a_train_of_udp_is_one_write_to_a_kernel_that_can_cut_it() -> None:
     for uso, writes in ((True, 1), (False, 40)):
-        tunnel = Tunnel(uso=uso)
+        tunnel = Tunnel(Setup(1, client_bulk=True, gateway_bulk=True, uso=uso))
         packet = bytearray(struct.pack(">IHBB", 6 << 28, 0, UDP, 64) + SOURCE_6 + SOURCE_6[:15] + b"\1")
         packet += struct.pack(">HHHH", 7, 9, 208, 0) + bytes(200)
         set_length(packet)

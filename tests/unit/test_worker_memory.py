@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jvpn.protocol.offload import PARTIAL, VIRTIO, Segmentation
+from workers import bulk
 from workers.commands import AddSession, InstalledIndex, PhaseKeys
 from workers.counters import Counter
 from workers.fakes import FakeNetwork, FakeWorker
@@ -23,11 +24,14 @@ GROWTH_BYTES = 8 << 20
 
 
 class Tunnel:
-    """A client and a gateway over fakes, with one session at a time; 50 ms of what was sent are kept."""
+    """A client and a gateway over fakes, with one session at a time; 50 ms of what was sent are kept.
+
+    The client seals and opens by libipsec-mb where there is one, the gateway without; sessions take turns in suites.
+    """
 
     def __init__(self) -> None:
         self.network = FakeNetwork()
-        self.client = FakeWorker(self.network, CLIENT, gateway=False)
+        self.client = FakeWorker(self.network, CLIENT, gateway=False, bulk=bulk.find())
         self.gateway = FakeWorker(self.network, GATEWAY, gateway=True)
         self.now_ns = STEP_NS
         self.sessions = 0
@@ -47,7 +51,7 @@ class Tunnel:
                     1,
                     0,
                     struct.pack(">16s", up),
-                    1,
+                    1 + number % 2,
                     0,
                     keys,
                     inner,
