@@ -25,7 +25,7 @@ LIBRARY: Final = "libIPSec_MB.so.1"
 _VERSION: Final = 0x0103
 #: IMB_ARCH of AVX: below it a burst gains nothing, or AES is even emulated.
 _MIN_ARCHITECTURE: Final = 3
-_INSTALL: Final = "apt-get install libipsec-mb1, of Debian 12; it is quicker"
+_INSTALL: Final = "apt-get install libipsec-mb1, version 1.3 as in Debian 12; without it all works, slower"
 
 # struct IMB_MGR: functions, and the ring that a burst's jobs lie in.
 _GCM256_PRE, _SUBMIT_BURST, _NEXT_JOB, _RING = 464, 960, 1020, 1024

@@ -50,6 +50,10 @@ ENDS: dict[str, tuple[dict[str, Any], Offload]] = {
     "no USO": ({"refused": (NO_USO,)}, Offload(vnet_header=True, tso=True, gso=True, gro=True, bulk=BULK)),
     "no GRO": ({"refused": (NO_GRO,)}, Offload(vnet_header=True, tso=True, uso=USO, gso=True, bulk=BULK)),
     "no GSO": ({"refused": (NO_GSO,)}, Offload(vnet_header=True, tso=True, uso=USO, gro=True, bulk=BULK)),
+    "no libipsec-mb": (
+        {"library": False},
+        Offload(vnet_header=True, tso=True, uso=USO, gso=True, gro=True),
+    ),
 }
 
 
@@ -73,6 +77,8 @@ def tunnel(client: str, gateway: str) -> Iterator[Tunnel]:
         ("no USO", "no TUN offload"),
         ("no GRO", "no USO"),
         ("no GSO", "no GRO"),
+        ("no libipsec-mb", "auto"),
+        ("auto", "no libipsec-mb"),
     ],
 )
 def test_everything_passes_with_what_the_kernels_of_both_ends_have(client: str, gateway: str) -> None:

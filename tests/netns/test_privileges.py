@@ -16,6 +16,7 @@ from streams import TcpEcho
 from jvpn.lab.faults import EmulatedLink
 from jvpn.lab.links import Network
 from jvpn.lab.namespaces import module_environment
+from workers.bulk import find
 
 pytestmark = [
     pytest.mark.netns,
@@ -233,6 +234,29 @@ def test_what_a_worker_needs_it_may_do() -> None:
         "    phase.sealer()(bytes(12), b'text', b'', out)\n"
         "print('done')",
         "from workers.main import worker_main\n",
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done
+
+
+@pytest.mark.skipif(find() is None, reason="libipsec-mb is not used here")
+def test_it_seals_and_opens_whole_runs_by_a_library_that_it_loaded_before() -> None:
+    done = confined(
+        "assert library is bulk.find()\n"
+        "for suite in (1, 2):\n"
+        "    phase = Phase(suite, PhaseKeys(0, bytes(32), bytes(32)), Warm(bulk=library))\n"
+        "    sent, received = SendLayout(40, 1000), bytearray(65_536)\n"
+        "    assert phase.bulk_sealer().run(sent.sealing, 45)\n"
+        "    received[: 45 * sent.datagram] = sent.out[: 45 * sent.datagram]\n"
+        "    layout = ReceiveLayout(received, sent.datagram)\n"
+        "    assert phase.bulk_opener().run(layout.opening, 45) and layout.tags_hold(45)\n"
+        "    phase.discard()\n"
+        "print('done')",
+        "from workers.main import worker_main\n"
+        "from workers import bulk\n"
+        "from workers.commands import PhaseKeys\n"
+        "from workers.keys import Phase, Warm\n"
+        "from workers.layouts import ReceiveLayout, SendLayout\n"
+        "library = bulk.find()\n",
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done
 

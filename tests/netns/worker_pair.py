@@ -7,17 +7,18 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import multiprocess
+import pytest
 from refusing import refuse
 
 from jvpn.lab.links import Network, direct_links
 from jvpn.lab.namespaces import Lab, Namespace
 from jvpn.protocol.addresses import ANY, to_bytes
 from jvpn.protocol.offload import fill_checksum
-from workers import commands, offload
+from workers import bulk, commands, offload
 from workers.counters import Counter
 from workers.main import worker_main
 from workers.page import Page
@@ -37,7 +38,10 @@ Refusal = tuple[str, int, int | None]
 
 
 class Driven:
-    """A worker process that the test gives commands to. `refused`: what its kernel has not; `wanted`: offloads."""
+    """A worker process that the test gives commands to. `refused`: what its kernel has not; `wanted`: offloads.
+
+    `library`: whether it finds libipsec-mb, if there is one.
+    """
 
     def __init__(
         self,
@@ -47,9 +51,11 @@ class Driven:
         cpu: int,
         refused: tuple[Refusal, ...] = (),
         wanted: bool = True,
+        library: bool = True,
     ) -> None:
         self.refused = refused
         self.wanted = wanted
+        self.library = library
         self.found = offload.Offload()
         self.namespace = namespace
         self.gateway = gateway
@@ -58,7 +64,7 @@ class Driven:
         self.reports: list[commands.Report] = []
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         context: Any = multiprocess.get_context("spawn")
-        self.process = context.Process(target=_refused_worker, args=(theirs, refused), daemon=True)
+        self.process = context.Process(target=_refused_worker, args=(theirs, refused, library), daemon=True)
         self.process.start()
         theirs.close()
         self.wait_for(commands.Ready)
@@ -109,7 +115,8 @@ class Driven:
         self.must(commands.AttachPage, fd=self.descriptor)
         tun = self.call(lambda: open_queue("jvpn0", offload=self.wanted))
         if self.wanted:
-            self.found = self.call(lambda: offload.find(tun))
+            with contextlib.nullcontext() if self.library else no_library():
+                self.found = self.call(lambda: offload.find(tun))
         self.namespace.ip(
             f"link set jvpn0 mtu {MTU} up",
             f"addr add {address4}/24 dev jvpn0",
@@ -143,10 +150,23 @@ class Driven:
         os.close(self.descriptor)
 
 
-def _refused_worker(channel: socket.socket, refused: tuple[Refusal, ...]) -> None:
+def _refused_worker(channel: socket.socket, refused: tuple[Refusal, ...], library: bool) -> None:
     for refusal in refused:
         refuse(*refusal)
-    worker_main(channel)
+    with contextlib.nullcontext() if library else no_library():
+        worker_main(channel)
+
+
+@contextlib.contextmanager
+def no_library() -> Iterator[None]:
+    """This process finds no libipsec-mb."""
+    bulk.look.cache_clear()
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(bulk, "LIBRARY", "libIPSec_MB.so.absent")
+            yield
+    finally:
+        bulk.look.cache_clear()
 
 
 class Tunnel:

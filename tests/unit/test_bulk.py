@@ -107,6 +107,8 @@ def test_what_is_not_for_the_library_is_left_to_others_untouched(library: Bulk, 
         assert not key.run(run.opening, count)
     assert run.wire == before
     assert run.opened == bytes(len(run.opened))
+    short = Run(100, 10)
+    assert not key.run(short.sealing, 11)
 
 
 # Tags
