@@ -9,7 +9,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from jvpn.holder import bpf_syscall, xdp
 from jvpn.protocol.offload import longest_superpacket
-from jvpn.supervisor.steering_backend import SteeringBackend, XdpMode
+from jvpn.supervisor.steering_backend import SteeringBackend, XdpMode, cpumap_supported
 
 _WORST_FIRST: tuple[XdpMode, ...] = ("none", "generic", "native")
 
@@ -47,14 +47,17 @@ def carriers() -> list[str]:
     A listener's address may sit on any interface and be reached through another, so its carrier cannot be told from
     the address alone.
     """
+    return [name for name, kind in _up().items() if kind not in ("tun", "dummy")]
+
+
+def _up() -> dict[str, str | None]:
+    """The kind ("veth", "vlan" …; None for hardware) of each interface that is up, but loopback."""
     with IPRoute() as netlink:
-        found = []
-        for link in netlink.get_links():
-            kind = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
-            is_up, is_loopback = link["flags"] & 1, link["flags"] & 8
-            if is_up and not is_loopback and kind not in ("tun", "dummy"):
-                found.append(link.get_attr("IFLA_IFNAME"))
-        return found
+        return {
+            link.get_attr("IFLA_IFNAME"): link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+            for link in netlink.get_links()
+            if link["flags"] & 1 and not link["flags"] & 8
+        }
 
 
 def attach_steering(
@@ -75,6 +78,17 @@ def attach_steering(
     if modes:
         worst = min((m for m in _WORST_FIRST if m in modes), key=_WORST_FIRST.index)
         steering.set_xdp_mode("native" if worst == "none" and "native" in modes else worst)
+    steering.allow_cpumap(cpumap_supported() and _gains_by_crossing(state))
+
+
+def _gains_by_crossing(state: XdpState) -> bool:
+    """Whether frames come from anything but veths.
+
+    A veth has built the sk_buff before the program runs, on the sender's CPU; a frame that crosses loses it, with the
+    checksum that its sender left to the device, and is built again.
+    """
+    kinds = _up()
+    return any(mode == "native" and kinds.get(name) != "veth" for name, mode in state.modes.items())
 
 
 def detach_everywhere(program_id: int, but: Collection[str] = ()) -> None:
