@@ -1,6 +1,7 @@
 """What the client answers on its admin socket."""
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jvpn.agent.paths import NS, ClientPath, Uplink
@@ -27,7 +28,17 @@ class ClientAdmin:
             return self.switch(str(request.get("device", "")))
         if command == "switching":
             return self.switching()
-        raise AdminError(f"unknown command {command!r}; this client knows status, switch and switching")
+        if command == "policies":
+            return self.policies()
+        raise AdminError(
+            f"unknown command {command!r}; this client knows policies, status, switch and switching"
+        )
+
+    def policies(self) -> dict[str, object]:
+        """The policy of the session, or the one that a client works by until it has one."""
+        session = self._agent.core.session
+        policy = self._agent.plan.policy if session is None else session.policy
+        return {"kind": "client", "policy": asdict(policy), "loaded": {policy.name: asdict(policy)}}
 
     def switch(self, device: str) -> dict[str, object]:
         """Begin to move to `device`; `switching` says how it went on. `done`: it is there already."""

@@ -14,6 +14,7 @@ from jvpn.cli import (
     down,
     keygen,
     peer,
+    policy,
     server,
     sessions,
     status,
@@ -22,8 +23,8 @@ from jvpn.cli import (
     timeline,
     up,
 )
-from jvpn.config import ConfigError
 from jvpn.observability.admin import AdminError
+from jvpn.policy.source import SourceError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,7 +33,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jvpn {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    node = (keygen, server, client, up, down, status, switch, sessions, peer, terminate, timeline, doctor)
+    node = (
+        keygen,
+        server,
+        client,
+        up,
+        down,
+        status,
+        switch,
+        sessions,
+        peer,
+        policy,
+        terminate,
+        timeline,
+        doctor,
+    )
     for command in node:
         command.add_parser(subparsers)
     return parser
@@ -42,7 +57,7 @@ def main() -> int:
     args = build_parser().parse_args()
     try:
         status_code: int = args.run(args)
-    except ConfigError as error:
+    except SourceError as error:
         print(error, file=sys.stderr)
         return 2
     except AdminError as error:

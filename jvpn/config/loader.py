@@ -6,7 +6,7 @@ from typing import Final
 from jvpn.config.client import ClientConfig, parse_client
 from jvpn.config.errors import ConfigError
 from jvpn.config.gateway import GatewayConfig, parse_gateway
-from jvpn.policy.model import Policy, PolicyError, load
+from jvpn.policy.model import Policy, PolicyError, examine, load
 from jvpn.policy.source import SourceError
 
 #: More text than this is no configuration.
@@ -38,6 +38,14 @@ def load_client(path: Path) -> ClientConfig:
     """Raises ConfigError."""
     text = _text(path, ConfigError, "copy config/client.example.yaml there and adapt it")
     return parse_client(text, str(path), path.parent)
+
+
+def read_policy(path: Path) -> tuple[Policy | None, list[PolicyError]]:
+    """One policy file, or everything that is wrong with it."""
+    try:
+        return examine(_text(path, PolicyError, "name a policy file, and make it readable"), str(path))
+    except PolicyError as error:
+        return None, [error]
 
 
 def load_policies(directory: Path | None) -> tuple[dict[str, Policy], dict[str, PolicyError]]:

@@ -6,16 +6,17 @@ What each parameter means stands in `parameters.py`; this file only reads, check
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 
 from jvpn.policy.parameters import BY_NAME, HOUR, ORDERED, PARAMETERS, Kind, Parameter, Value
 from jvpn.policy.source import Source, SourceError, nearest
+from jvpn.protocol.constants import CARRIED
 
 #: Largest snapshot: one CONFIG chunk that fits a control datagram beside its frame.
 MAX_WIRE_BYTES: Final = 1_100
@@ -108,31 +109,89 @@ def load(text: str, filename: str) -> Policy:
     """A policy from YAML. Fields left out have their default; `name` may be left out if it is the file's stem.
 
     Raises PolicyError for anything else than a policy: unknown or repeated fields, values out of bounds, a name that
-    is not the file's.
+    is not the file's, transports of which this build carries none.
     """
-    source = Source(filename, PolicyError)
-    root = source.root(text)
-    nodes = source.mapping(root, "", ["name", *BY_NAME])
+    policy, problems = examine(text, filename)
+    if policy is None:
+        raise problems[0]
+    return policy
+
+
+def examine(text: str, filename: str) -> tuple[Policy | None, list[PolicyError]]:
+    """As `load`, with everything that is wrong instead of the first of it, in the order of the file's lines.
+
+    The policy is None if and only if something is wrong.
+    """
+    source, problems = Source(filename, PolicyError), list[PolicyError]()
+    try:
+        nodes = _nodes(source, source.root(text), problems)
+    except PolicyError as broken:
+        return None, [broken]
     stem = PurePath(filename).stem
-    name = source.text(nodes["name"], "name") if "name" in nodes else stem
-    if not NAME_PATTERN.fullmatch(name):
-        source.fail(nodes.get("name"), "name", f"{name[:60]!r} cannot be a policy's name", f"use {NAME_RULE}")
-    if name != stem:
-        source.fail(
-            nodes["name"], "name", f"{name!r} is not the file's name", f"write {stem}, or rename the file"
+    name = _tried(problems, lambda: _name(source, nodes.get("name"), stem)) or stem
+    values: dict[str, Value] = {}
+    for parameter in PARAMETERS:
+        node = nodes.get(parameter.name)
+        value = (
+            parameter.default if node is None else _tried(problems, partial(_read, source, node, parameter))
         )
-    values = {
-        parameter.name: _read(source, nodes[parameter.name], parameter)
-        if parameter.name in nodes
-        else parameter.default
-        for parameter in PARAMETERS
-    }
+        values[parameter.name] = parameter.default if value is None else value
+    if not problems:
+        _tried(problems, lambda: _together(source, nodes, values))
+    if problems:
+        return None, sorted(problems, key=lambda problem: problem.line)
+    return Policy(name=name, **values), []  # type: ignore[arg-type]
+
+
+Tried = TypeVar("Tried")
+
+
+def _tried(problems: list[PolicyError], read: Callable[[], Tried]) -> Tried | None:
+    """What `read()` gives, or None and one problem more."""
+    try:
+        return read()
+    except PolicyError as problem:
+        problems.append(problem)
+        return None
+
+
+def _nodes(source: Source, root: yaml.Node, problems: list[PolicyError]) -> dict[str, yaml.Node]:
+    """The fields that are known, by name; the others are problems."""
+    known = ["name", *BY_NAME]
+    if not isinstance(root, yaml.MappingNode):
+        return source.mapping(root, "", known)
+    found: dict[str, yaml.Node] = {}
+    for key, value in root.value:
+        alone = yaml.MappingNode(root.tag, [(key, value)], root.start_mark)
+        for name, node in (_tried(problems, partial(source.mapping, alone, "", known)) or {}).items():
+            if name in found:
+                _tried(problems, partial(source.fail, key, name, "given twice", "remove one of the two"))
+            found[name] = node
+    return found
+
+
+def _name(source: Source, node: yaml.Node | None, stem: str) -> str:
+    name = stem if node is None else source.text(node, "name")
+    if not NAME_PATTERN.fullmatch(name):
+        source.fail(node, "name", f"{name[:60]!r} cannot be a policy's name", f"use {NAME_RULE}")
+    if name != stem:
+        source.fail(node, "name", f"{name!r} is not the file's name", f"write {stem}, or rename the file")
+    return name
+
+
+def _together(source: Source, nodes: Mapping[str, yaml.Node], values: Mapping[str, Value]) -> None:
+    """What single values do not show."""
     broken = _out_of_order(values)
     if broken:
         smaller, larger, problem = broken
         remedy = f"lower {smaller} or raise {larger}"
         source.fail(nodes.get(smaller) or nodes.get(larger), smaller, problem, remedy)
-    return Policy(name=name, **values)  # type: ignore[arg-type]
+    allowed = values["allowed_transports"]
+    assert isinstance(allowed, tuple)
+    if not CARRIED & set(allowed):
+        problem = f"this build carries none of {', '.join(allowed)}, so no client could connect"
+        remedy = f"add {' or '.join(sorted(CARRIED))}"
+        source.fail(nodes.get("allowed_transports"), "allowed_transports", problem, remedy)
 
 
 def _read(source: Source, node: yaml.Node, parameter: Parameter) -> Value:

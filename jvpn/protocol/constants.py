@@ -118,6 +118,9 @@ CLOSE_REPEATS: Final = 3
 
 # --- this implementation --------------------------------------------------------------------------------
 
+#: Transports that sessions are really carried over, by their names in policies and configuration.
+CARRIED: Final = frozenset({Transport.UDP.name.lower()})
+
 #: Largest UDP_SEGMENT send or GRO run, in segments (Linux UDP_MAX_SEGMENTS of kernels before 6.9).
 MAX_SEGMENTS: Final = 64
 #: Largest UDP payload over IPv4.

@@ -1,5 +1,6 @@
 """What the gateway answers on its admin socket: snapshots, and the few things an operator may ask it to do."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jvpn.observability.admin import AdminError
@@ -46,9 +47,11 @@ class GatewayAdmin:
             return self.switching(str(request.get("session", "")))
         if command == "peers":
             return self._peers.show(str(request.get("peer", "")))
+        if command == "policies":
+            return self.policies()
         if command == "reset-clock":
             return self._peers.reset_clock(str(request.get("peer", "")), str(request.get("by", "")))
-        known = "peers, reset-clock, sessions, status, switch, switching and terminate"
+        known = "peers, policies, reset-clock, sessions, status, switch, switching and terminate"
         raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 
     def status(self) -> GatewaySnapshot:
@@ -74,6 +77,18 @@ class GatewayAdmin:
             offload=str(gateway.dataplane.inventory.offload) if plan.offload else "off by configuration",
             steering_notes=list(gateway.xdp.notes),
         )
+
+    def policies(self) -> dict[str, object]:
+        """The policy of peers that name none, and all that new sessions may have, by name."""
+        gateway = self._gateway
+        peers = gateway.core.context.peers.peers.values()
+        held = {policy.name: policy for peer in peers for policy in (peer.policy, *peer.others)}
+        usual = gateway.plan.default_policy
+        return {
+            "kind": "gateway",
+            "policy": asdict(usual),
+            "loaded": {name: asdict(policy) for name, policy in sorted(({usual.name: usual} | held).items())},
+        }
 
     def _steering_sentence(self) -> str:
         gateway = self._gateway

@@ -39,6 +39,7 @@ COMMANDS = (
     "switch",
     "sessions",
     "peer",
+    "policy",
     "terminate",
     "timeline",
     "doctor",

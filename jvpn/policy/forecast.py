@@ -1,0 +1,92 @@
+"""What a policy costs and how fast it is, before anything has happened: found by asking the rules themselves. Pure.
+
+Probes are counted by running `PathHealth` on a clock of its own, sizes are the wire's; so what is said here is what the
+client does, also when the rules change.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from jvpn.policy.estimators import MS, SECOND
+from jvpn.policy.health import DeadPathRule, PathHealth
+from jvpn.policy.model import Policy
+from jvpn.policy.pmtud import BUSY_INTERVAL_NS, CEILING, IDLE_INTERVAL_NS
+from jvpn.protocol.constants import (
+    HEADER_SIZE,
+    OFFLOAD_HEADER_SIZE,
+    OVERHEAD_IPV4,
+    OVERHEAD_IPV6,
+    TAG_SIZE,
+)
+from jvpn.protocol.paths import PATH_SIZE
+
+DAY_NS: Final = 86_400 * SECOND
+#: A PROBE, and as long its PROBE_ACK: UDP payload.
+PROBE_SIZE: Final = HEADER_SIZE + PATH_SIZE + TAG_SIZE
+#: IP and UDP headers around it.
+OUTER: Final = {
+    4: OVERHEAD_IPV4 - HEADER_SIZE - OFFLOAD_HEADER_SIZE - TAG_SIZE,
+    6: OVERHEAD_IPV6 - HEADER_SIZE - OFFLOAD_HEADER_SIZE - TAG_SIZE,
+}
+#: What a path does all day. `busy`: DATA is sent all the time; `lost`: a candidate that does not answer.
+Use = Literal["idle", "busy", "watched", "candidate", "lost"]
+USES: Final[tuple[Use, ...]] = ("idle", "busy", "watched", "candidate", "lost")
+#: Counted over so many probes, after as many for the path to settle.
+_COUNTED: Final = 50
+_ROUND_TRIP_NS: Final = 20 * MS
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One path for a day: probes sent, and bytes on the wire in both directions together.
+
+    `mtu_bytes`: of these, what keeps the path's MTU known (active paths alone), in packets of 1500 bytes.
+    """
+
+    use: Use
+    probes: int
+    ipv4_bytes: int
+    ipv6_bytes: int
+    mtu_bytes: int
+
+
+def budget(policy: Policy, use: Use) -> Budget:
+    """What probing one path costs a day under this policy."""
+    probes = round(DAY_NS / interval_ns(policy, use))
+    ways = 1 if use == "lost" else 2
+    mtu = 0
+    if use in ("idle", "busy", "watched"):
+        mtu = 2 * CEILING * (DAY_NS // (BUSY_INTERVAL_NS if use == "busy" else IDLE_INTERVAL_NS))
+    by_version = {version: ways * probes * (PROBE_SIZE + outer) + mtu for version, outer in OUTER.items()}
+    return Budget(use, probes, by_version[4], by_version[6], mtu)
+
+
+def interval_ns(policy: Policy, use: Use) -> float:
+    """The mean time between two probes of a path that is used so."""
+    now_ns = SECOND
+    health = PathHealth(policy, now_ns, active=use in ("idle", "busy", "watched"))
+    health.watch(use == "watched", now_ns)
+    begun_ns = now_ns
+    for number in range(2 * _COUNTED):
+        if number == _COUNTED:
+            begun_ns = now_ns
+        probe = number + 1
+        health.on_probe_sent(probe, now_ns)
+        if use != "lost":
+            health.on_probe_acked(probe, now_ns + _ROUND_TRIP_NS)
+        if use == "busy":
+            health.on_data_sent(now_ns + _ROUND_TRIP_NS)
+        now_ns = max(now_ns + _ROUND_TRIP_NS, health.next_probe_at(now_ns + _ROUND_TRIP_NS))
+    return (now_ns - begun_ns) / _COUNTED
+
+
+def dead_after_ms(policy: Policy, loss: float, srtt_ms: float, rttvar_ms: float = 0.0) -> int:
+    """How long at most an active path that carries DATA can be dead before that is known.
+
+    `loss`: of its round trips, a share of 1; `srtt_ms` and `rttvar_ms`: the round trip and its variation, as measured.
+    The first unanswered probe goes within one interval of the death, the last of k within k - 1 more.
+    """
+    rule = DeadPathRule(policy)
+    patience_ns = round(srtt_ms * MS) + max(rule.granularity_ns, round(4 * rttvar_ms * MS))
+    last_ns = (rule.unanswered_needed(loss) - 1) * rule.interval_ns + patience_ns
+    return -(-(rule.interval_ns + max(rule.least_wait_ns, last_ns)) // MS)
