@@ -30,11 +30,12 @@ from jvpn.protocol.offload import (
 )
 from workers.counters import Counter
 from workers.fair import QUEUED, READ_AHEAD, Crowd
+from workers.gather import Gathering
 from workers.kept import Waited
 from workers.layouts import COUNT, MIN_FAST_SEGMENT, LayoutCache, SendLayout
 from workers.narrow import clamp_mss, packet_too_big
 from workers.paths import SendPath
-from workers.send import SmallBatch, count_sent, keep, send
+from workers.send import count_sent, keep, send
 from workers.sessions import Session
 from workers.table import SessionTable
 from workers.tun import VNET_HEADER_BYTES, TunLike
@@ -59,7 +60,7 @@ class Encryptor:
         self._layouts: LayoutCache[tuple[int, int], SendLayout] = LayoutCache()
         # IPv4 and TCP with timestamps: a guess, corrected by the first superpacket.
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
-        self._batch = SmallBatch(counters, keep=True)
+        self._small = Gathering(counters)
         self._mtu = mtu
         self.crowd: Crowd[Session, bytes] = Crowd()
 
@@ -92,13 +93,13 @@ class Encryptor:
             budget -= _SUPERPACKET_COST if layout.buffer[1] else 1
         else:
             self.crowd.full_turn(None if path is None else path.session, now_ns)
-        self._batch.flush(now_ns)
+        self._small.flush(now_ns)
         if self._table.pool.lost:
             self.count_lost()
 
     def _send(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
         if layout.buffer[1]:
-            self._batch.flush(now_ns)
+            self._small.flush_path(path, now_ns)
             self._superpacket(layout, size, path, now_ns)
         else:
             self._packet(layout, size, path, now_ns)
@@ -122,9 +123,9 @@ class Encryptor:
         OFFLOAD.pack_into(buffer, _V - OFFLOAD.size, partial, 0, 0, start, offset)
         plaintext = view[_V - OFFLOAD.size : size]
         if size - _V > path.mtu:
-            self._batch.add_fitting(path, plaintext, now_ns, path.prefix)
+            self._small.of(path, now_ns).add_fitting(path, plaintext, now_ns, path.prefix)
         else:
-            self._batch.add(path, plaintext, now_ns)
+            self._small.of(path, now_ns).add(path, plaintext, now_ns)
 
     def _narrow(self, path: SendPath, packet: memoryview, partial: bool, now_ns: int) -> bool:
         """What a path that carries less than the TUN's MTU asks for; False when the packet is answered, not sent.
@@ -176,7 +177,7 @@ class Encryptor:
             self._counters[Counter.BAD_TUN_PACKET] += 1
             return
         for plaintext in plaintexts:
-            self._batch.add_fitting(path, memoryview(plaintext), now_ns, path.prefix)
+            self._small.of(path, now_ns).add_fitting(path, memoryview(plaintext), now_ns, path.prefix)
 
     # 2 route
 
@@ -231,7 +232,7 @@ class Encryptor:
                 self._wait(session, layout.read(size), now_ns)
             else:
                 self._send(layout, size, session.direct, now_ns)
-        self._batch.flush(now_ns)
+        self._small.flush(now_ns)
         if self._table.pool.lost:
             self.count_lost()
         self._counters[Counter.SENT_CROWDED_OUT] += crowd.take_dropped()
@@ -248,7 +249,7 @@ class Encryptor:
                 else:
                     self._layout.fill(packet)
                     self._send(self._layout, len(packet), session.direct, now_ns)
-        self._batch.flush(now_ns)
+        self._small.flush(now_ns)
 
     # What cannot go now
 
@@ -274,7 +275,7 @@ class Encryptor:
         """Send what was read from the TUN before as if it had just been read."""
         self._layout.fill(packet)
         self._send(self._layout, len(packet), path, now_ns)
-        self._batch.flush(now_ns)
+        self._small.flush(now_ns)
 
     def count_lost(self) -> None:
         """What waited too long, or was too much."""
