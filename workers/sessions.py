@@ -119,7 +119,9 @@ class Session:
         self._forged += 1
         self._page.write_forged(self.record, self._forged)
         if 0 < self.forged_until <= self._forged:
-            self.receive.pop(nibble, None)
+            phase = self.receive.pop(nibble, None)
+            if phase is not None and phase is not self.phase:
+                phase.discard()
 
     def keep(self, window_ms: int, max_bytes: int) -> None:
         """How much is kept for a reattach, from now on."""

@@ -88,6 +88,7 @@ class SessionTable:
             raise TableError("these keys were in use here under this generation: raise it first")
 
         begins_anew = session is None or command.generation > session.generation
+        before = _phases_of(session) if session is not None else set()
         if session is None:
             session = self.by_record[command.record] = Session(command, self.page, self.pool)
             if not self.gateway:
@@ -98,9 +99,8 @@ class SessionTable:
             # An agent outlives its workers, so it knows every index that any of them can have sent on. On the others a
             # generation would be needless, and tell an observer of two networks that the same client uses both.
             session.unused_above = max((item.index for item in command.indexes), default=-1)
-        for old in session.receive.values():
-            if old not in phases:
-                old.discard()
+        for old in before.difference(phases):
+            old.discard()
         session.phase = phases[-1]
         session.receive = {phase.nibble: phase for phase in phases}
         session.send_until, session.forged_until = command.send_until, command.forged_until
@@ -153,7 +153,7 @@ class SessionTable:
         self._set_indexes(session, [])
         session.forget()
         self.held.forget(session)
-        for phase in session.receive.values():
+        for phase in _phases_of(session):
             phase.discard()
             self._retired[_digest(phase.keys.send_key)] = session.generation
         while len(self._retired) > RETIRED_KEYS:
@@ -267,6 +267,11 @@ class SessionTable:
         path.ancillary = pktinfo(binding.local.address)
         path.limit(binding.mtu, binding.settled)
         return path
+
+
+def _phases_of(session: Session) -> set[Phase]:
+    """All that hold keys: one that was forged too often is not heard any more, but may still be spoken."""
+    return {*session.receive.values(), session.phase}
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,11 +1,14 @@
 """Commands to a worker's session table: what is refused, and that a refused command has changed nothing."""
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
+from jvpn.protocol.constants import PacketType
+from workers import bulk
 from workers.commands import AddSession, Endpoint, InstalledIndex, PhaseKeys, Rebind
 from workers.fakes import FakeNetwork, FakeWorker
 from workers.table import TableError
@@ -131,6 +134,41 @@ def test_keys_of_a_removed_session_return_only_under_a_higher_generation(gateway
     gateway.table.add(session(gateway, generation=2))
     gateway.table.remove(0)
     gateway.table.add(session(gateway, phases=[PhaseKeys(0, b"n" * 32, b"m" * 32)]))
+
+
+def test_keys_that_were_forged_too_often_are_given_up_like_others(gateway: FakeWorker) -> None:
+    gateway.table.add(session(gateway, forged_until=1))
+    known = gateway.table.by_record[0]
+    known.seal(PacketType.DATA, known.entries[0], b"sent under them")
+    known.forged(0)
+    assert known.receive == {}
+    gateway.table.remove(0)
+    with pytest.raises(TableError):
+        gateway.table.add(session(gateway))
+
+
+@pytest.mark.parametrize("forged", [False, True])
+@pytest.mark.parametrize("end", ["removed", "rekeyed", "rekeyed before"])
+def test_keys_that_are_over_leave_the_library_nothing(forged: bool, end: str) -> None:
+    library = bulk.find()
+    if library is None:
+        pytest.skip("libipsec-mb is not used here")
+    worker = FakeWorker(FakeNetwork(), HERE, gateway=True, bulk=library)
+    worker.table.add(session(worker, forged_until=1))
+    known = worker.table.by_record[0]
+    keys = [known.phase.bulk_sealer(), known.phase.bulk_opener()]
+    if end == "rekeyed before":
+        both = [*session(worker).phases, PhaseKeys(1, b"n" * 32, b"m" * 32)]
+        worker.table.add(session(worker, phases=both, forged_until=1))
+    if forged:
+        known.forged(0)
+    if end == "removed":
+        worker.table.remove(0)
+    else:
+        worker.table.add(session(worker, phases=[PhaseKeys(1, b"n" * 32, b"m" * 32)]))
+    for key in keys:
+        assert key is not None
+        assert ctypes.string_at(key.address, 32) == bytes(32)
 
 
 def test_an_index_whose_counters_are_forgotten_is_never_sent_on_again(gateway: FakeWorker) -> None:
