@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from jvpn.agent.paths import NS, ClientPath
 from jvpn.agent.worker_side import RECORD
+from jvpn.policy.probe_budget import ProbeBudget, candidate_interval_ms
+from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.reattach import Cause
 from jvpn.session.machine import Reason, State
@@ -26,6 +28,7 @@ class Upkeep:
         self._paths = session.paths
         self._requester = session.requester
         self._activity = activity
+        self._budget = ProbeBudget(session.policy, now_ms * NS)
         self._next_confirm_ms = now_ms
         self._next_tick_ms = now_ms
         self._last_sent_ns = self.last_received_ns = 0
@@ -58,7 +61,7 @@ class Upkeep:
         """Only the active path has a verdict to wait for; a candidate's, once over, would be due for ever."""
         if path is self._paths.active_path:
             return path.health.get_timer()
-        return path.health.next_probe_at(self._handled_ns)
+        return max(path.health.next_probe_at(self._handled_ns), self._budget.ready_ns(ipv6=_over_ipv6(path)))
 
     def _probed(self) -> list[ClientPath]:
         return [path for path in self._paths.paths.values() if path.uplink.link_up]
@@ -81,15 +84,26 @@ class Upkeep:
         active = self._paths.active_path
         if active is not None and active.health.dead(now_ns):
             session.switching.lose(Cause.TRANSPORT_DEAD, now_ms)
-        for path in self._probed():
-            if path.health.next_probe_at(now_ns) <= now_ns:
-                session.worker.probe(path, now_ms, now_ns)
+        self._probe(now_ms, now_ns)
         session.switching.request(now_ms)
         session.mtu_probing.handle_timer(now_ns, self._last_sent_ns)
         due = session.channel.get_timer()
         if due is not None and due <= now_ms:
             session.flush(now_ms)
         session.choosing.fail_back(now_ms)
+
+    def _probe(self, now_ms: int, now_ns: int) -> None:
+        """The active path whenever its rule says so, candidates within their budget."""
+        active, probed = self._paths.active_path, self._probed()
+        candidates = [path for path in probed if path is not active]
+        for path in candidates:
+            interval_ms = candidate_interval_ms(self._session.policy, len(candidates), ipv6=_over_ipv6(path))
+            path.health.pace(interval_ms * NS)
+        for path in probed:
+            if path.health.next_probe_at(now_ns) > now_ns:
+                continue
+            if path is active or self._budget.take(now_ns, ipv6=_over_ipv6(path)):
+                self._session.worker.probe(path, now_ms, now_ns)
 
     def _confirm(self, now_ms: int) -> None:
         """Prove the keys until CONFIG comes: by the first rekey where there is a KEM, else by any CONTROL."""
@@ -130,3 +144,7 @@ class Upkeep:
                 session.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
         session.view.apply(fired.reason, now_ms, fired.to)
         session.clocks(now_ms)
+
+
+def _over_ipv6(path: ClientPath) -> bool:
+    return not is_ipv4(path.uplink.remote.address)

@@ -2,9 +2,10 @@
 
 Theory. Only an answer to a probe (or to a REQUEST) proves a path. An active path has something to prove while DATA was
 sent after the last answered probe, while a steady incoming stream has stopped, or while a probe is overdue; then a
-probe goes every `probe_interval_ms` without back-off. Otherwise it is probed at `idle_probe_interval_ms`. Candidates,
-and an active path that is dead already, are probed each second, doubling to ten while unanswered, and at once after a
-link event.
+probe goes every `probe_interval_ms` without back-off. Otherwise it is probed at `idle_probe_interval_ms`. Candidates
+are probed as often as their budget allows (`probe_budget.py`, `pace`), each second at most. A candidate that does not
+answer, and an active path that is dead already, is probed after a second, doubling to ten, and at once after a link
+event.
 
 The path is dead when the last k probes are unanswered, each of them has waited longer than an answer may take
 (srtt + 4·rttvar), and the oldest has waited at least three intervals; k is the smallest with p^k < 10^-6 for the
@@ -103,6 +104,7 @@ class PathHealth:
         self._k = MIN_K
         self._tries = 0
         self._first_try_ns = CANDIDATE_INTERVAL_NS
+        self._pace_ns = CANDIDATE_INTERVAL_NS
         self._steady_since_ns: int | None = None
 
     # --- what happened --------------------------------------------------------------------------------
@@ -166,6 +168,10 @@ class PathHealth:
         self._stream = StreamSpacing()
         self._tries = 0
 
+    def pace(self, interval_ns: int) -> None:
+        """As a candidate that answers it is probed this often."""
+        self._pace_ns = interval_ns
+
     def watch(self, watched: bool, now_ns: int) -> None:
         """While the session is VOLATILE or DEGRADED, probe also an idle path or candidate often enough to judge it."""
         self._now_ns = now_ns
@@ -209,12 +215,12 @@ class PathHealth:
         return sent, missed, late
 
     def _backed_off_ns(self) -> int:
-        first_ns = self._first_try_ns
+        first_ns = self._first_try_ns if self._tries else self._pace_ns
         if self._watched:
             first_ns = min(first_ns, WATCH_INTERVALS * self._rule.interval_ns)
         # An active path that is dead has been asked k times already; its back-off starts at the verdict.
         doublings = self._tries - (self._k if self._active else 1)
-        return min(first_ns << min(max(doublings, 0), 16), CANDIDATE_INTERVAL_MAX_NS)
+        return min(first_ns << min(max(doublings, 0), 16), max(CANDIDATE_INTERVAL_MAX_NS, self._pace_ns))
 
     def get_timer(self) -> int:
         """When to look again if nothing happens: the next probe or the verdict, whichever comes first."""

@@ -49,6 +49,7 @@ class Policy:
     latency_floor_ms: int
     jitter_floor_ms: int
     max_candidates: int
+    candidate_probe_bytes_per_day: int
     allowed_transports: tuple[str, ...]
     probe_interval_ms: int
     idle_probe_interval_ms: int

@@ -137,6 +137,15 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         "spread of the round trip (95th percentile less median) above which a path is VOLATILE",
     ),
     _count("max_candidates", "paths", 3, 1, 8, "paths kept warm beside the active one"),
+    _count(
+        "candidate_probe_bytes_per_day",
+        "bytes",
+        20_000_000,
+        100_000,
+        1_000_000_000,
+        "what probes and their answers on all candidates together may cost in a day; less means that each is probed "
+        "less often, at most every second",
+    ),
     Parameter(
         "allowed_transports",
         Kind.WORDS,
