@@ -1,8 +1,9 @@
 """What the gateway sets up on the machine's interfaces: the TUN's addresses, and the steering program where it fits."""
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -47,17 +48,23 @@ def carriers() -> list[str]:
     A listener's address may sit on any interface and be reached through another, so its carrier cannot be told from
     the address alone.
     """
-    return [name for name, kind in _up().items() if kind not in ("tun", "dummy")]
-
-
-def _up() -> dict[str, str | None]:
-    """The kind ("veth", "vlan" …; None for hardware) of each interface that is up, but loopback."""
     with IPRoute() as netlink:
-        return {
-            link.get_attr("IFLA_IFNAME"): link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+        return [
+            link.get_attr("IFLA_IFNAME")
             for link in netlink.get_links()
-            if link["flags"] & 1 and not link["flags"] & 8
-        }
+            if link["flags"] & 1 and not link["flags"] & 8 and _kind(link) not in ("tun", "dummy")
+        ]
+
+
+def kinds() -> dict[str, str | None]:
+    """The kind ("veth", "vlan" …; None for hardware) of each interface, up or not."""
+    with IPRoute() as netlink:
+        return {link.get_attr("IFLA_IFNAME"): _kind(link) for link in netlink.get_links()}
+
+
+def _kind(link: Any) -> str | None:
+    found: str | None = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND")
+    return found
 
 
 def attach_steering(
@@ -78,17 +85,17 @@ def attach_steering(
     if modes:
         worst = min((m for m in _WORST_FIRST if m in modes), key=_WORST_FIRST.index)
         steering.set_xdp_mode("native" if worst == "none" and "native" in modes else worst)
-    steering.allow_cpumap(cpumap_supported() and _gains_by_crossing(state))
+    steering.allow_cpumap(cpumap_supported() and may_cross(state.modes, kinds()))
 
 
-def _gains_by_crossing(state: XdpState) -> bool:
-    """Whether frames come from anything but veths.
+def may_cross(modes: Mapping[str, str], kinds: Mapping[str, str | None]) -> bool:
+    """Whether frames may be moved to another CPU: not those of a veth, and the program does not tell interfaces apart.
 
     A veth has built the sk_buff before the program runs, on the sender's CPU; a frame that crosses loses it, with the
-    checksum that its sender left to the device, and is built again.
+    checksum that its sender left to the device, so that it is dropped unless the sender filled that in.
     """
-    kinds = _up()
-    return any(mode == "native" and kinds.get(name) != "veth" for name, mode in state.modes.items())
+    native = [name for name, mode in modes.items() if mode == "native"]
+    return bool(native) and all(kinds.get(name) != "veth" for name in native)
 
 
 def detach_everywhere(program_id: int, but: Collection[str] = ()) -> None:

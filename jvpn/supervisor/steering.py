@@ -100,7 +100,8 @@ class Steering(SteeringBackend):
         self._rates: tuple[int, ...] = tuple(rates)
         self._ports: bytes = ports
         self._mode: XdpMode = "generic" if flags & FLAG_SUPERPACKETS else "native"
-        self._cpumap_allowed = cpumap_supported()
+        # As it is in force: an earlier supervisor knew the interfaces, this one does not know them yet.
+        self._cpumap_allowed = bool(flags & FLAG_CPUMAP)
         if not any(rates):
             self.set_rates(Rates())
 

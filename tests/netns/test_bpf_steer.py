@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from bpf_support import ID, OTHER_ID, PORT, counted, datagram, steering
+from bpf_support import ID, OTHER_ID, PORT, counted, datagram, loaded_pins, steering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
@@ -462,3 +462,13 @@ class TestToTheOwnersCpu:
         assert run(steering, frame(family, datagram(T.DATA)))[0] == REDIRECT
         steering.allow_cpumap(False)
         assert run(steering, frame(family, datagram(T.DATA)))[0] == PASS
+
+    @pytest.mark.parametrize(("allowed", "verdict"), [(True, REDIRECT), (False, PASS)])
+    def test_a_new_supervisor_leaves_it_as_it_is(
+        self, steering: Steering, family: Family, allowed: bool, verdict: int
+    ) -> None:
+        steering.set_slot(3, 1, 3, 1)
+        steering.allow_cpumap(allowed)
+        with Steering(loaded_pins()) as again:
+            again.set_ports([PORT])
+            assert run(again, frame(family, datagram(T.DATA)))[0] == verdict
