@@ -178,6 +178,8 @@ class Answers:
             ack.received,
             ack.highest,
             Endpoint(to_bytes(received.source[0]), received.source[1]),
+            entry.received,
+            entry.highest,
         )
         if not self._report(report):
             self._counters[Counter.CHANNEL_FULL] += 1

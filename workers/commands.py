@@ -256,8 +256,9 @@ class Datagram(msgspec.Struct, frozen=True, tag=True):
 class ProbeAnswered(msgspec.Struct, frozen=True, tag=True):
     """An authenticated PROBE_ACK. `timestamp_us` 0: unsolicited (the gateway saw DATA from another source).
 
-    `peer_received` and `peer_highest` are the other end's counters of this index, `flags` as in docs/protocol.md:
-    1 this index is active, 2 this source is the bound one. `remote` is where it came from.
+    `peer_received` and `peer_highest` are the other end's counters of this index, `received` and `highest` this end's;
+    `flags` as in docs/protocol.md: 1 this index is active, 2 this source is the bound one. `remote` is where it came
+    from.
     """
 
     record: int
@@ -270,6 +271,8 @@ class ProbeAnswered(msgspec.Struct, frozen=True, tag=True):
     peer_received: int
     peer_highest: int
     remote: Endpoint
+    received: int = 0
+    highest: int = 0
 
 
 class MtuAnswered(msgspec.Struct, frozen=True, tag=True):

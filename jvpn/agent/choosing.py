@@ -1,4 +1,4 @@
-"""Changes of path by choice, while the present one delivers: an operator's, the gateway's, or preference's."""
+"""Changes of path by wish, while the present one delivers: an operator's or the gateway's; how a wish is asked for."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ _ASKED = frozenset({Cause.OPERATOR_SWITCH.name, Cause.NODE_DRAIN.name})
 
 
 class Choosing:
-    """A part of its session: when to ask for another path, and for which. Asking and binding is `Switching`'s."""
+    """A part of its session: asks for what wishes and the policy (`Deciding`) want; binding is `Switching`'s."""
 
     def __init__(self, session: "ClientSession") -> None:
         self._session = session
@@ -27,7 +27,7 @@ class Choosing:
         self._narrator = session.narrator
         #: Uplink number that the operator or a draining node had us switch to: preference leaves it alone until that
         #: path is lost.
-        self._chosen: int | None = None
+        self.chosen: int | None = None
 
     def switch(self, uplink: Uplink, cause: Cause, now_ms: int) -> bool:
         """Ask to move to `uplink` while the present path still delivers. False when that makes no sense now."""
@@ -73,22 +73,9 @@ class Choosing:
             alive.sort(key=lambda path: path.uplink.remote == here.uplink.remote)
         return alive[0].uplink if alive else None
 
-    def fail_back(self, now_ms: int) -> None:
-        """Return to a preferred uplink once it has been steady for the stability window."""
-        active = self._paths.active_path
-        if active is None or self._requester.attempt is not None or self._paths.active == self._chosen:
-            return
-        for path in self._paths.candidates(now_ms, without=self._paths.active):
-            steady = path.health.snapshot(now_ms * NS).steady_since_ms
-            if path.uplink.preference <= active.uplink.preference or steady is None:
-                continue
-            if now_ms - steady >= self._session.policy.stability_window_ms and path.validated(now_ms):
-                self.switch(path.uplink, Cause.PREFERENCE_SWITCH, now_ms)
-                return
-
     def bound(self, uplink: Uplink, cause: Cause) -> None:
         """The session has been bound to a path over `uplink`, for this cause."""
         if cause.name in _ASKED:
-            self._chosen = uplink.number
-        elif uplink.number != self._chosen:
-            self._chosen = None
+            self.chosen = uplink.number
+        elif uplink.number != self.chosen:
+            self.chosen = None

@@ -1,10 +1,15 @@
 """Turns what happens in the client core into events (origin: client)."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 
 from jvpn.agent.paths import ClientPath
 from jvpn.observability.events import (
+    DecisionEvent,
     PathRef,
+    PolicyEvent,
+    PolicySnapshot,
+    QualityEvent,
     ReattachAttempt,
     ReattachResult,
     TransportSwitch,
@@ -12,6 +17,10 @@ from jvpn.observability.events import (
     state_change,
 )
 from jvpn.observability.sink import Sink
+from jvpn.policy.decisions import Limit, limits
+from jvpn.policy.model import Policy
+from jvpn.policy.quality import Breach
+from jvpn.policy.replay import DecisionRecord, QualityRecord
 from jvpn.protocol.addresses import endpoint_text
 from jvpn.session.machine import Origin, Transition
 
@@ -25,6 +34,8 @@ class ClientNarrator:
         self._wall_ms = wall_ms
         self.session_id = bytes(16)
         self.policy_version = ""
+        #: Of which session and policy the stream has the policy itself.
+        self._snapshot: tuple[bytes, str] | None = None
 
     def transition(self, step: Transition) -> None:
         self._sink.emit(
@@ -49,10 +60,40 @@ class ClientNarrator:
             ReattachResult(attempt=attempt, result=result, retry_after_ms=retry_after_ms, **common)  # type: ignore[arg-type]
         )
 
-    def denied(self, cause: str, reason: str, version: int) -> None:
-        """The gateway asked for a switch that cannot be."""
+    def denied(self, cause: str, reason: str, version: int, retry_after_ms: int = 0) -> None:
+        """A switch that the gateway asked for, or the policy, cannot be, or not yet."""
         common = self._common(version, reason)
-        self._sink.emit(TransportSwitchDenied(cause=cause, **common))  # type: ignore[arg-type]
+        self._sink.emit(
+            TransportSwitchDenied(cause=cause, retry_after_ms=retry_after_ms, **common)  # type: ignore[arg-type]
+        )
+
+    def decided(self, policy: Policy, record: DecisionRecord, version: int) -> None:
+        """A decision that acts or denies, with all that it was taken from, and the limits that decided."""
+        self._tell_policy(policy, version)
+        common = self._common(version, record.decision.reason)
+        self._sink.emit(DecisionEvent(record=record, **common))  # type: ignore[arg-type]
+        self._limits(record.decision.reason, version, limits(record.decision))
+
+    def judged(self, policy: Policy, record: QualityRecord, version: int) -> None:
+        """Quality is broken or restored, as this end measures it."""
+        self._tell_policy(policy, version)
+        common = self._common(version, record.proposal)
+        self._sink.emit(QualityEvent(record=record, **common))  # type: ignore[arg-type]
+        self._limits(record.proposal, version, record.breaches)
+
+    def _limits(self, reason: str, version: int, found: Iterable[Limit | Breach]) -> None:
+        common = self._common(version, reason)
+        for limit in found:
+            name = limit.name if isinstance(limit, Limit) else limit.signal
+            told = PolicyEvent(limit=name, observed=limit.observed, threshold=limit.threshold, **common)  # type: ignore[arg-type]
+            self._sink.emit(told)
+
+    def _tell_policy(self, policy: Policy, version: int) -> None:
+        key = (self.session_id, policy.version)
+        if self._snapshot != key:
+            self._snapshot = key
+            common = self._common(version, "")
+            self._sink.emit(PolicySnapshot(policy=json.loads(policy.canonical), **common))  # type: ignore[arg-type]
 
     def switched(
         self,

@@ -7,9 +7,11 @@ indexes that it has installed does the client go on with the highest: then linka
 
 from dataclasses import dataclass, field
 
+from jvpn.policy.decisions import Candidate, ranked
 from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import PathMtu
+from jvpn.policy.quality import Quality
 from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from workers.commands import Binding, Endpoint
@@ -62,6 +64,7 @@ class ClientPath:
     challenge_ms: int = 0
     bound_us: int = 0
     last_probe_us: int = 0
+    quality: Quality = field(default_factory=Quality)
 
     def validated(self, now_ms: int) -> bool:
         return bool(self.challenge) and now_ms - self.challenge_ms < CHALLENGE_LIFE_MS
@@ -80,6 +83,31 @@ class ClientPath:
             self.uplink.remote,
             self.mtu.confirmed,
             self.mtu.settled,
+        )
+
+    @property
+    def id(self) -> str:
+        """What decisions and their records call it."""
+        return f"{self.uplink.name}/{self.uplink.number}"
+
+    def candidate(self, now_ms: int) -> Candidate:
+        """The path as decisions see it. A path that owes answers is at least as slow as they are late."""
+        now_ns = now_ms * NS
+        seen, signals = self.health.snapshot(now_ns), self.health.signals(now_ns)
+        latency_ms = seen.latency_ms if signals.latency_ms is None else signals.latency_ms
+        answering = seen.answering and not seen.dead and self.validated(now_ms)
+        return Candidate(
+            id=self.id,
+            transport="udp",
+            preference=self.uplink.preference,
+            up=self.uplink.link_up,
+            answering=answering,
+            dead=seen.dead,
+            broken=self.quality.broken,
+            loss=seen.loss if signals.loss is None else signals.loss,
+            latency_ms=None if latency_ms is None else max(latency_ms, seen.silent_ms),
+            jitter_ms=seen.jitter_ms if signals.jitter_ms is None else signals.jitter_ms,
+            steady_since_ms=seen.steady_since_ms if answering else None,
         )
 
     def keep_challenge(self, challenge: bytes, now_ms: int) -> None:
@@ -140,19 +168,7 @@ class PathTable:
         return path if path is not None and path.index == index else None
 
     def candidates(self, now_ms: int, *, without: int | None = None) -> list[ClientPath]:
-        """Paths to try, best first: link up, validated, answering, preferred, fast, then by number: a total order."""
-
-        def rank(path: ClientPath) -> tuple[bool, bool, int, float, int]:
-            seen = path.health.snapshot(now_ms * NS)
-            latency_ms = seen.latency_ms if seen.latency_ms is not None else 1e9
-            answering = seen.answering and not seen.dead
-            return (
-                not path.validated(now_ms),
-                not answering,
-                -path.uplink.preference,
-                latency_ms,
-                path.uplink.number,
-            )
-
-        usable = [p for n, p in self.paths.items() if n != without and p.uplink.link_up]
-        return sorted(usable, key=rank)
+        """Paths to try, best first, in the total order of `decisions.ranked`."""
+        by_id = {path.id: path for number, path in self.paths.items() if number != without}
+        order = ranked(self.policy, [path.candidate(now_ms) for path in by_id.values()])
+        return [by_id[candidate.id] for candidate in order]

@@ -74,6 +74,8 @@ class Attempt:
     resets: set[Way] = field(default_factory=set)
     #: When RESETs that nobody has contradicted are believed.
     reset_due_ms: int | None = None
+    #: Uplink whose path has just shown that it lives, under another source.
+    alive: int | None = None
     #: No REQUEST goes earlier: the worker is asked what has arrived.
     not_before_ms: float = 0.0
 
@@ -185,6 +187,7 @@ class Requester:
             key=lambda path: (
                 attempt.lane(path).silent(now_ms) // TRIES_PER_CANDIDATE,
                 path.uplink.number == attempt.leave,
+                path.uplink.number != attempt.alive,
             )
         )
         racers: dict[int, ClientPath] = {}

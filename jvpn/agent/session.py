@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jvpn.agent.choosing import Choosing
 from jvpn.agent.configuring import Configuring
+from jvpn.agent.deciding import Deciding
 from jvpn.agent.effects import Effect, SendDatagram
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.owners import Owners
@@ -70,6 +71,7 @@ class ClientSession:
         self.owners = Owners(self)
         self.switching = Switching(self)
         self.choosing = Choosing(self)
+        self.deciding = Deciding(self, now_ms)
         self.configuring = Configuring(self)
         self.upkeep = Upkeep(self, activity, now_ms)
         self.ttl = TtlClock(now_ms + policy.lifetime_ms)
@@ -179,19 +181,21 @@ class ClientSession:
             self.clocks(now_ms)
         self.send_health(now_ms)
 
-    def send_health(self, now_ms: int, proposed: int = 0) -> None:
+    def send_health(self, now_ms: int, proposed: int = 0, *, limited: bool = False) -> None:
+        """What is measured of the active path, and the quality state that is proposed, 0 for none."""
         active = self.paths.active_path
         if active is None:
             # It would be old before it could go, and meanwhile be due for ever.
             return
-        seen = active.health.snapshot(now_ms * NS)
+        srtt_ns, signals = active.health.srtt_ns, active.health.signals(now_ms * NS)
         health = messages.Health(
             self.view.state_version,
             proposed,
-            round(seen.loss * 1_000_000),
-            _microseconds(seen.latency_ms),
-            _microseconds(seen.p95_ms),
-            _microseconds(seen.jitter_ms),
+            round((signals.loss or 0.0) * 1_000_000),
+            _microseconds(None if srtt_ns is None else srtt_ns / NS),
+            _microseconds(signals.latency_ms),
+            _microseconds(signals.jitter_ms),
+            limited,
         )
         self.channel.send(ControlType.HEALTH, health.encode(), now_ms)
         self.flush(now_ms)
@@ -223,6 +227,12 @@ class ClientSession:
             return
         if report.timestamp_us and not path.health.on_probe_acked(report.timestamp_us, now_ns):
             return
+        if report.timestamp_us:
+            for outward, highest, received in (
+                (True, report.peer_highest, report.peer_received),
+                (False, report.highest, report.received),
+            ):
+                path.health.on_counters(outward=outward, highest=highest, received=received, now_ns=now_ns)
         self.owners.heard(now_ms)
         path.keep_challenge(report.challenge, now_ms)
         self.paths.installed(report.highest_installed)

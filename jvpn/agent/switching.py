@@ -82,6 +82,8 @@ class Switching:
         detect_ms = 0.0
         if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
             detect_ms = now_ms - max(seen.last_answer_ms, self._session.upkeep.last_received_ns // NS)
+        if cause is Cause.TRANSPORT_DEAD and not stay:
+            self._session.deciding.lost(now_ms)
         self._give_up_switch(cause)
         reason = Reason[cause.name]
         if not self._view.allows(reason):
@@ -93,7 +95,8 @@ class Switching:
         if stay:
             fresh.keep_challenge(*challenge)
             fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
-        self._requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
+        attempt = self._requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
+        attempt.alive = number if stay else None
         # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
         self._ask_for_reports([old.index], now_ms)
         if self._view.allows(reason):
@@ -205,6 +208,7 @@ class Switching:
         bound.health.set_active(True, now_ms * NS)
         bound.bound_us = now_ms * 1000
         self._session.choosing.bound(bound.uplink, attempt.cause)
+        self._session.deciding.bound(bound, now_ms)
         draining = None
         if attempt.voluntary and previous is not None and previous.index != bound.index:
             draining = previous.index
@@ -267,6 +271,7 @@ class Switching:
             return
         if attempt.voluntary and self._paths.active is not None:
             self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": reason})
+            self._session.deciding.refused(retry_after_ms, now_ms)
         else:
             again = self._requester.begin(
                 attempt.cause,

@@ -90,7 +90,7 @@ class Upkeep:
         due = session.channel.get_timer()
         if due is not None and due <= now_ms:
             session.flush(now_ms)
-        session.choosing.fail_back(now_ms)
+        session.deciding.look(now_ms)
 
     def _probe(self, now_ms: int, now_ns: int) -> None:
         """The active path whenever its rule says so, candidates within their budget."""
@@ -133,6 +133,8 @@ class Upkeep:
         fired = session.ttl.fired(session.view.state, session.view.active_bindings, now_ms, terminates)
         if fired is None:
             return
+        if fired.reason is Reason.RECOVERY_WINDOW_EXCEEDED:
+            session.deciding.window_over(now_ms)
         # Both ends of a recovery window are in the table: where the policy names one, that is the one meant.
         if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
             session.end(fired.reason, now_ms, tell=True)
@@ -142,6 +144,7 @@ class Upkeep:
             if attempt is not None:
                 version = session.view.state_version
                 session.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
+            session.deciding.refused(0, now_ms)
         session.view.apply(fired.reason, now_ms, fired.to)
         session.clocks(now_ms)
 

@@ -14,18 +14,23 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from jvpn.policy.replay import CommitRecord, DecisionRecord, QualityRecord
 from jvpn.session.machine import Origin, Reason, State, Transition, split_version
 
 __all__ = [
     "SCHEMA",
     "AnyEvent",
     "AuditEvent",
+    "CommitEvent",
+    "DecisionEvent",
     "Event",
     "EventError",
     "KeyEvent",
     "OwnershipEvent",
     "PathRef",
     "PolicyEvent",
+    "PolicySnapshot",
+    "QualityEvent",
     "ReattachAttempt",
     "ReattachResult",
     "SecurityEvent",
@@ -136,6 +141,30 @@ class PolicyEvent(Event, frozen=True, kw_only=True, tag="POLICY_EVENT"):
     threshold: float
 
 
+class PolicySnapshot(Event, frozen=True, kw_only=True, tag="POLICY_SNAPSHOT"):
+    """The policy whose version the events that follow name, once before the first decision that is taken by it."""
+
+    policy: dict[str, Any]
+
+
+class DecisionEvent(Event, frozen=True, kw_only=True, tag="DECISION_EVENT"):
+    """Which path: a decision that acts, or that says why nothing is done, with all that it was taken from."""
+
+    record: DecisionRecord
+
+
+class QualityEvent(Event, frozen=True, kw_only=True, tag="QUALITY_EVENT"):
+    """The client's judgement that quality is broken or restored, with all that it was made from."""
+
+    record: QualityRecord
+
+
+class CommitEvent(Event, frozen=True, kw_only=True, tag="COMMIT_EVENT"):
+    """The gateway's answer to a quality state that the client proposed, with all that it was made from."""
+
+    record: CommitRecord
+
+
 class AuditEvent(Event, frozen=True, kw_only=True, tag="AUDIT_EVENT"):
     check: str
     result: str
@@ -175,6 +204,10 @@ AnyEvent: TypeAlias = (
     | ReattachResult
     | SecurityEvent
     | PolicyEvent
+    | PolicySnapshot
+    | DecisionEvent
+    | QualityEvent
+    | CommitEvent
     | AuditEvent
     | KeyEvent
     | OwnershipEvent

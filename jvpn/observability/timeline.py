@@ -13,6 +13,8 @@ import msgspec
 from jvpn.observability import events as ev
 from jvpn.observability.render import render
 from jvpn.observability.rows import Note, Row, Switch
+from jvpn.policy.quality import Commitment
+from jvpn.policy.replay import CommitRecord
 from jvpn.session.machine import Origin, Reason, State, split_version
 
 __all__ = ["Note", "Row", "Switch", "Timeline", "TimelineError", "build", "read"]
@@ -225,6 +227,13 @@ def _note(event: ev.AnyEvent) -> str:
             return f"{event.violation} from {event.source or 'unknown'}{more}"
         case ev.PolicyEvent():
             return f"{event.limit}: {event.observed:g}, threshold {event.threshold:g}"
+        case ev.DecisionEvent():
+            decision = event.record.decision
+            return f"{decision.action} {decision.reason}{' to ' + decision.candidate if decision.candidate else ''}"
+        case ev.QualityEvent():
+            return f"{event.record.path}: {event.record.proposal}"
+        case ev.CommitEvent(record=CommitRecord(commitment=Commitment(reason=""), claim=claim)):
+            return f"{claim.proposed} proposed, and not taken over"
         case ev.AuditEvent():
             return f"{event.check}: {event.result}"
         case ev.KeyEvent():

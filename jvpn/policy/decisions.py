@@ -63,6 +63,8 @@ class History:
     """What led here. `binds_ms`: times of all binds of the last minute at least, oldest first.
 
     `recovering_since_ms`: when RECOVERING was entered, None elsewhere. `active` is the bound path's id, None without.
+    `chosen`: somebody wanted to be on it, so preference leaves it alone. `refused_until_ms`: the last voluntary switch
+    came to nothing, and no other is to be asked for before then.
     """
 
     phase: Phase
@@ -71,6 +73,8 @@ class History:
     attached_since_ms: int = 0
     recovering_since_ms: int | None = None
     binds_ms: tuple[int, ...] = ()
+    chosen: bool = False
+    refused_until_ms: int = 0
 
 
 Evidence = dict[str, int | float | str]
@@ -171,6 +175,8 @@ def _fall_back(
     policy: Policy, paths: list[Candidate], active: Candidate, history: History, now_ms: int
 ) -> Decision:
     """All is well: leave only for a path that is wanted more, and only when that has held for its stability window."""
+    if history.chosen:
+        return STAY
     wanted = [path for path in paths if _wish(policy, path) < _wish(policy, active)]
     for path in wanted:
         if path.steady_since_ms is None or path.dead or path.broken or not _inside_floors(policy, path):
@@ -249,11 +255,51 @@ def _if_allowed(policy: Policy, switch: Decision, history: History, now_ms: int)
     return Decision(Action.DENY, switch.reason, switch.candidate, because, retry_after_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A parameter that decided: what was held against its value."""
+
+    name: str
+    observed: float
+    threshold: float
+
+
+#: Of each limit, the evidence that is held against it.
+_HELD_AGAINST: Final = {
+    "stability_window_ms": "steady_ms",
+    "volatile_to_degraded_ms": "volatile_ms",
+    "recovery_window_ms": "elapsed_ms",
+    "max_switches_per_minute": "switches_in_minute",
+    "switch_cooldown_ms": "since_bind_ms",
+    "refused_until_ms": "now_ms",
+}
+
+
+def limits(decision: Decision) -> tuple[Limit, ...]:
+    """The limits that decided, from the evidence, in its order."""
+    found = []
+    because = decision.because
+    for name, threshold in because.items():
+        if name == "switch_improvement_factor":
+            active, best = because["active_badness"], because["badness"]
+            assert isinstance(active, float | int)
+            assert isinstance(best, float | int)
+            observed: object = round(active / best, 4) if best else float(MINUTE)
+        else:
+            observed = because.get(_HELD_AGAINST.get(name, ""))
+        if isinstance(observed, float | int) and isinstance(threshold, float | int):
+            found.append(Limit(name, observed, threshold))
+    return tuple(found)
+
+
 def voluntary_limit(policy: Policy, history: History, now_ms: int) -> tuple[Evidence, int] | None:
     """Why no voluntary switch is allowed now and for how long, None if one is.
 
     Every bind counts, also those after a death: a session that the network throws about does not move by choice too.
     """
+    if now_ms < history.refused_until_ms:
+        refused: Evidence = {"now_ms": now_ms, "refused_until_ms": history.refused_until_ms}
+        return refused, history.refused_until_ms - now_ms
     recent = [at_ms for at_ms in history.binds_ms if now_ms - at_ms < MINUTE]
     most = policy.max_switches_per_minute
     if len(recent) >= most:

@@ -69,7 +69,10 @@ class DeadPathRule:
 
 @dataclass(frozen=True, slots=True)
 class PathSnapshot:
-    """One path at one instant, in milliseconds and shares of 1; the health part of a decision's input."""
+    """One path at one instant, in milliseconds and shares of 1; the health part of a decision's input.
+
+    `silent_ms`: how long the oldest of its unanswered probes has waited; 0 while the path answers.
+    """
 
     answering: bool
     dead: bool
@@ -80,6 +83,7 @@ class PathSnapshot:
     jitter_ms: float | None
     steady_since_ms: int | None
     last_answer_ms: int | None
+    silent_ms: float
     unanswered: int
     unanswered_needed: int
 
@@ -305,6 +309,7 @@ class PathHealth:
             jitter_ms=round(p95 - p50, 3) if p50 is not None and p95 is not None else None,
             steady_since_ms=steady_ns // MS if answering and steady_ns is not None else None,
             last_answer_ms=None if answer_ns is None else answer_ns // MS,
+            silent_ms=0.0 if answering or not self._probes.run else _ms(now_ns - self._probes.run[0]),
             unanswered=self._probes.overdue(self._patience_ns(), now_ns),
             unanswered_needed=self._k,
         )

@@ -3,6 +3,9 @@
 A floor is broken when a signal has been beyond it for `volatility_hold_ms`; quality is restored when every signal has
 been inside its floor × `hysteresis` for `stability_window_ms`. What cannot be measured breaks nothing and restores
 nothing. Times are integer milliseconds of a monotonic clock.
+
+The client judges what it measures (`judge`) and proposes a state; the gateway holds the proposal against what the
+client says that it measured, and against its own clock (`commit`).
 """
 
 import math
@@ -11,8 +14,13 @@ from typing import Final, Literal
 
 from jvpn.policy.model import Policy
 
+#: Reason codes of the session machine.
 QUALITY_FLOOR_VIOLATION: Final = "QUALITY_FLOOR_VIOLATION"
 QUALITY_RESTORED: Final = "QUALITY_RESTORED"
+VOLATILITY_PERSISTED: Final = "VOLATILITY_PERSISTED"
+SWITCH_RATE_LIMITED: Final = "SWITCH_RATE_LIMITED"
+#: `loss_samples` of a loss that is told, not estimated.
+TOLD: Final = 2**62
 Proposal = Literal["QUALITY_FLOOR_VIOLATION", "QUALITY_RESTORED"]
 
 
@@ -96,3 +104,53 @@ def judge(
     if before.broken and calm_since_ms is not None and now_ms - calm_since_ms >= policy.stability_window_ms:
         return replace(after, broken=False), "QUALITY_RESTORED", beyond
     return after, None, beyond
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a client proposes, by the names of the session machine's states, and the measures it gives.
+
+    `limited`: the switch that would help is not allowed yet.
+    """
+
+    proposed: str
+    signals: Signals
+    limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """`reason`: the transition to make, empty where the proposal does not hold; `breaches`: the floors that broke, or
+    what speaks against the proposal."""
+
+    reason: str
+    breaches: tuple[Breach, ...] = ()
+
+
+def commit(policy: Policy, claim: Claim, state: str, since_ms: int, now_ms: int) -> Commitment:
+    """Whether a session that is in `state` since `since_ms` goes where its client proposes.
+
+    A session must have been ATTACHED for `volatility_hold_ms` before it is VOLATILE, VOLATILE for
+    `volatile_to_degraded_ms` before it is DEGRADED, and either for `stability_window_ms` before it is restored: whoever
+    keeps to the policy has watched at least that long.
+    """
+    if claim.proposed == "VOLATILE" and state == "ATTACHED":
+        beyond = breaches(policy, claim.signals)
+        waited = _waited("volatility_hold_ms", policy.volatility_hold_ms, now_ms - since_ms)
+        if waited or not beyond:
+            return Commitment("", waited)
+        return Commitment(QUALITY_FLOOR_VIOLATION, beyond)
+    if claim.proposed == "DEGRADED" and state == "VOLATILE":
+        waited = _waited("volatile_to_degraded_ms", policy.volatile_to_degraded_ms, now_ms - since_ms)
+        reason = SWITCH_RATE_LIMITED if claim.limited else VOLATILITY_PERSISTED
+        return Commitment("", waited) if waited else Commitment(reason)
+    if claim.proposed == "ATTACHED" and state in ("VOLATILE", "DEGRADED"):
+        waited = _waited("stability_window_ms", policy.stability_window_ms, now_ms - since_ms)
+        if waited or not calm(policy, claim.signals):
+            return Commitment("", waited or breaches(policy, claim.signals))
+        return Commitment(QUALITY_RESTORED)
+    return Commitment("")
+
+
+def _waited(limit: str, threshold_ms: int, observed_ms: int) -> tuple[Breach, ...]:
+    return () if observed_ms >= threshold_ms else (Breach(limit, observed_ms, threshold_ms),)

@@ -1,4 +1,8 @@
-"""A decision with its arguments, as one JSON object, and the same decision taken again from it."""
+"""Decisions with their arguments, as records that JSON carries, and the same decisions taken again from them.
+
+Three kinds: which path (`choose`), what a path's signals show (`judge`), and whether the gateway commits a quality
+state that its client proposes (`commit`). The policy is named by its version; `again` wants the policy itself.
+"""
 
 from dataclasses import dataclass
 
@@ -6,17 +10,46 @@ import msgspec
 
 from jvpn.policy.decisions import Candidate, Decision, History, choose
 from jvpn.policy.model import Policy
+from jvpn.policy.quality import Breach, Claim, Commitment, Proposal, Quality, Signals, commit, judge
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionRecord:
-    """All that `choose` was given, and what it said; the policy by its version."""
+    """All that `choose` was given, and what it said."""
 
     policy_version: str
     now_ms: int
     history: History
     candidates: tuple[Candidate, ...]
     decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class QualityRecord:
+    """All that `judge` was given for the path `path`, and what it said."""
+
+    policy_version: str
+    now_ms: int
+    path: str
+    before: Quality
+    signals: Signals
+    proposal: Proposal
+    breaches: tuple[Breach, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """All that `commit` was given, and what it said."""
+
+    policy_version: str
+    now_ms: int
+    state: str
+    since_ms: int
+    claim: Claim
+    commitment: Commitment
+
+
+Record = DecisionRecord | QualityRecord | CommitRecord
 
 
 def to_json(record: DecisionRecord) -> bytes:
@@ -41,6 +74,33 @@ def again(policy: Policy, record: DecisionRecord) -> Decision:
 
     Raises ValueError if `policy` is another version than the recorded one.
     """
+    _same_version(policy, record)
+    return choose(policy, record.candidates, record.history, record.now_ms)
+
+
+def difference(policy: Policy, record: Record) -> str:
+    """What is otherwise when the decision is taken again; empty when nothing is.
+
+    Raises ValueError if `policy` is another version than the recorded one.
+    """
+    _same_version(policy, record)
+    match record:
+        case DecisionRecord():
+            said, says = _shown(record.decision), _shown(again(policy, record))
+        case QualityRecord():
+            _, proposal, beyond = judge(policy, record.before, record.signals, record.now_ms)
+            said, says = _shown((record.proposal, record.breaches)), _shown((proposal, beyond))
+        case CommitRecord():
+            made = commit(policy, record.claim, record.state, record.since_ms, record.now_ms)
+            said, says = _shown(record.commitment), _shown(made)
+    return "" if said == says else f"recorded {said}, now {says}"
+
+
+def _same_version(policy: Policy, record: Record) -> None:
     if policy.version != record.policy_version:
         raise ValueError(f"recorded under policy version {record.policy_version}, not {policy.version}")
-    return choose(policy, record.candidates, record.history, record.now_ms)
+
+
+def _shown(value: object) -> str:
+    """As JSON has it: a tuple that was read as a list is no difference."""
+    return msgspec.json.encode(value, order="deterministic").decode()

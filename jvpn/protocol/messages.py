@@ -8,6 +8,8 @@ from jvpn.protocol.wire import WireError
 
 _HEALTH = struct.Struct(">QBBHIIII")
 _STATE = struct.Struct(">QBB")
+#: A flag of HEALTH.
+_LIMITED = 1
 
 #: States are numbered on the wire in the order of the session table: BIRTH 0 … TERMINATED 5.
 STATES = 6
@@ -33,7 +35,7 @@ class Health(msgspec.Struct, frozen=True):
     """HEALTH, client → gateway: what the client measured and which quality state it proposes (0: none).
 
     loss in parts per million, times in microseconds; 0xFFFFFFFF: not measured. `state_version` is the newest that
-    the client has seen.
+    the client has seen. `limited`: the switch that would help is not allowed yet, which is why DEGRADED is proposed.
     """
 
     state_version: int
@@ -42,12 +44,13 @@ class Health(msgspec.Struct, frozen=True):
     rtt_us: int = 0
     rtt_p95_us: int = 0
     jitter_us: int = 0
+    limited: bool = False
 
     def encode(self) -> bytes:
         return _HEALTH.pack(
             self.state_version,
             self.proposed,
-            0,
+            _LIMITED if self.limited else 0,
             0,
             self.loss_ppm,
             self.rtt_us,
@@ -59,10 +62,11 @@ class Health(msgspec.Struct, frozen=True):
     def decode(cls, value: bytes) -> "Health":
         if len(value) != _HEALTH.size:
             raise WireError("bad_control")
-        version, proposed, _zero, _zero2, *signals = _HEALTH.unpack(value)
+        version, proposed, flags, _zero, loss_ppm, *times_us = _HEALTH.unpack(value)
         if proposed >= STATES:
             raise WireError("bad_control")
-        return cls(version, proposed, *signals)
+        rtt_us, rtt_p95_us, jitter_us = times_us
+        return cls(version, proposed, loss_ppm, rtt_us, rtt_p95_us, jitter_us, bool(flags & _LIMITED))
 
 
 class State(msgspec.Struct, frozen=True):

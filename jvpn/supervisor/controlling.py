@@ -8,6 +8,8 @@ packet under the first rekeyed phase.
 import base64
 from collections.abc import Callable
 
+from jvpn.policy.quality import TOLD, Claim, Signals, commit
+from jvpn.policy.replay import CommitRecord
 from jvpn.protocol import messages, tickets
 from jvpn.protocol.constants import CONTROL_STATE_REPEAT_MS, NONCE_SIZE
 from jvpn.protocol.control import ControlType, Message
@@ -20,6 +22,13 @@ from jvpn.supervisor.handshakes import Handshakes, Pending
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.round_trips import NOT_MEASURED_US
+
+#: The step of the table that leads to a state that HEALTH may propose.
+_STEP = {
+    State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
+    State.ATTACHED: Reason.QUALITY_RESTORED,
+    State.DEGRADED: Reason.VOLATILITY_PERSISTED,
+}
 
 Terminate = Callable[[LiveSession, Reason, int, dict[str, object] | None], None]
 
@@ -118,34 +127,48 @@ class Controlling:
 
     def _on_health(self, session: LiveSession, index: int, health: messages.Health, now_ms: int) -> None:
         machine, active = session.machine, session.bindings.active
+        version = machine.state_version
         session.client_version = health.state_version
         if health.rtt_us != NOT_MEASURED_US and active is not None and active.index == index:
             session.measured(index, health.rtt_us / 1000, now_ms)
             draining.settle(self._context, session)
-        if health.proposed and split_version(health.state_version).epoch == session.epoch:
+        ours = active is not None and active.index == index
+        if health.proposed and ours and split_version(health.state_version).epoch == session.epoch:
             self._commit_quality(session, State.from_number(health.proposed), health, now_ms)
         if machine.state is State.BIRTH:
             return
         if health.state_version == machine.state_version:
             session.state_repeat_ms = None
-        else:
+        elif machine.state_version == version:
             self.announce(session, now_ms)
 
     def _commit_quality(
         self, session: LiveSession, proposed: State, health: messages.Health, now_ms: int
     ) -> None:
-        """The client proposes a quality state; the gateway commits it if the table has the step."""
-        machine = session.machine
-        wanted = {
-            State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
-            State.ATTACHED: Reason.QUALITY_RESTORED,
-            State.DEGRADED: Reason.VOLATILITY_PERSISTED,
-        }.get(proposed)
-        if wanted is None or machine.state is proposed or not machine.allows(wanted, proposed):
+        """The client proposes a quality state; the gateway commits it if the policy and the table have the step."""
+        machine, policy = session.machine, session.policy
+        if machine.state is proposed or not machine.allows(_STEP.get(proposed, Reason.PEER_CLOSED), proposed):
             return
-        details = {"loss_ppm": health.loss_ppm, "rtt_us": health.rtt_us, "jitter_us": health.jitter_us}
-        machine.apply(wanted, now_ms, proposed, details)
-        self.after_transition(session, now_ms)
+        signals = Signals(
+            loss=health.loss_ppm / 1_000_000,
+            loss_samples=TOLD,
+            latency_ms=_milliseconds(health.rtt_p95_us),
+            jitter_ms=_milliseconds(health.jitter_us),
+        )
+        claim = Claim(proposed.value, signals, health.limited)
+        before, since_ms = machine.state.value, machine.since_ms
+        commitment = commit(policy, claim, before, since_ms, now_ms)
+        if not commitment.reason:
+            self._context.counters["health_not_committed"] += 1
+            if session.uncommitted == (machine.state_version, proposed):
+                return
+            session.uncommitted = (machine.state_version, proposed)
+        record = CommitRecord(policy.version, now_ms, before, since_ms, claim, commitment)
+        self._context.narrator.committed(session, record)
+        if commitment.reason:
+            details = {"loss_ppm": health.loss_ppm, "rtt_us": health.rtt_us, "jitter_us": health.jitter_us}
+            machine.apply(Reason(commitment.reason), now_ms, proposed, details)
+            self.after_transition(session, now_ms)
 
     # What the client is told
 
@@ -217,6 +240,10 @@ class Controlling:
         session.channel.send(ControlType.STATE, state.encode(), now_ms)
         session.state_repeat_ms = now_ms + CONTROL_STATE_REPEAT_MS
         self._context.flush(session, now_ms)
+
+
+def _milliseconds(us: int) -> float | None:
+    return None if us == NOT_MEASURED_US else us / 1000
 
 
 def _base64(value: bytes) -> str:

@@ -18,7 +18,7 @@ from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Fail, Report, Request
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
-from jvpn.session.machine import Machine, Reason
+from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.ownership import Code
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
@@ -146,6 +146,10 @@ class LiveSession:
         self.last_reason = ""
         self.last_told_attempt = 0
         self.client_version = 0
+        #: The policy's version that the event stream has the policy itself of.
+        self.told_policy = ""
+        #: The newest proposal of a quality state that was not committed, and at which version: it is told once.
+        self.uncommitted: tuple[int, State] | None = None
         self.state_repeat_ms: int | None = None
         self.heard_ms = created_ms
 

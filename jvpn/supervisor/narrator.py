@@ -1,14 +1,17 @@
 """Turns what happens in the gateway core into events. The only place of the supervisor that makes them."""
 
+import json
 from collections.abc import Callable
 from typing import NamedTuple
 
 from jvpn.observability.events import (
     AuditEvent,
+    CommitEvent,
     KeyEvent,
     OwnershipEvent,
     PathRef,
     PolicyEvent,
+    PolicySnapshot,
     ReattachAttempt,
     ReattachResult,
     SecurityEvent,
@@ -17,6 +20,7 @@ from jvpn.observability.events import (
     state_change,
 )
 from jvpn.observability.sink import Sink
+from jvpn.policy.replay import CommitRecord
 from jvpn.protocol.reattach import Request
 from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
@@ -148,6 +152,19 @@ class Narrator:
     def policy_refused(self, session: LiveSession, asked: str) -> None:
         """The client asked for a policy that is not there or not for it; `policy_version` names the one it has."""
         self.limit(session, "POLICY_NOT_ALLOWED", Limit(f"policy {asked}", 1, 0))
+
+    def committed(self, session: LiveSession, record: CommitRecord) -> None:
+        """What became of a quality state that the client proposed, and the limits that decided."""
+        if session.told_policy != session.policy.version:
+            session.told_policy = session.policy.version
+            common = self._common(session, "")
+            told = json.loads(session.policy.canonical)
+            self._sink.emit(PolicySnapshot(policy=told, **common))  # type: ignore[arg-type]
+        reason = record.commitment.reason
+        common = self._common(session, reason)
+        self._sink.emit(CommitEvent(record=record, **common))  # type: ignore[arg-type]
+        for breach in record.commitment.breaches:
+            self.limit(session, reason, Limit(breach.signal, breach.observed, breach.threshold))
 
     def limit(self, session: LiveSession, reason: str, limit: Limit) -> None:
         common = self._common(session, reason)

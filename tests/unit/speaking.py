@@ -12,6 +12,7 @@ from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Ack, Cause, Fail, Request, Result
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header
+from jvpn.session.machine import State
 from workers.commands import Endpoint
 
 EPOCH = 1
@@ -60,7 +61,10 @@ class Voice:
         )
 
     def health(self, index: int, version: int, proposed: int = 0) -> bytes:
-        return self.control(index, ControlType.HEALTH, messages.Health(version, proposed).encode())
+        """With measures that bear the proposal out."""
+        loss_ppm = 10_000 if proposed == State.ATTACHED.number else 400_000
+        health = messages.Health(version, proposed, loss_ppm, 40_000, 45_000, 5_000)
+        return self.control(index, ControlType.HEALTH, health.encode())
 
     def state(self, index: int, version: int, state: int, reason: str) -> bytes:
         return self.control(index, ControlType.STATE, messages.State(version, state, reason).encode())

@@ -477,7 +477,7 @@ def test_a_preferred_uplink_is_returned_to_when_it_has_been_steady() -> None:
     back_ms = pair.now_ms
     pair.wait_for(on(pair, 0))
     assert pair.now_ms - back_ms >= pair.policy.stability_window_ms
-    assert switches(pair) == ["TRANSPORT_DEAD", "PREFERENCE_SWITCH"]
+    assert switches(pair) == ["TRANSPORT_DEAD", "TRANSPORT_RETURNED"]
 
 
 # Ends

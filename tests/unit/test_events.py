@@ -17,6 +17,10 @@ from jvpn.observability.linefile import LineFile
 from jvpn.observability.sink import FileSink, MemorySink
 from jvpn.observability.snapshot import ClientSnapshot, GatewaySnapshot, PathSnapshot, WorkerSnapshot
 from jvpn.observability.verify import audit
+from jvpn.policy.decisions import History, Phase
+from jvpn.policy.model import Policy
+from jvpn.policy.quality import Breach, Claim, Commitment, Quality, Signals
+from jvpn.policy.replay import CommitRecord, QualityRecord, decide
 from jvpn.session.machine import Machine, Origin, Reason, State, View, pack_version
 
 R, S = Reason, State
@@ -84,6 +88,23 @@ def samples() -> list[ev.AnyEvent]:
         ev.ReattachResult(attempt=1, result="failed", retry_after_ms=9, **common),
         ev.SecurityEvent(violation="STALE_ATTEMPT", **common),
         ev.PolicyEvent(limit="loss", observed=0.3, threshold=0.2, **common),
+        ev.PolicySnapshot(policy={"name": "default", "hysteresis": 0.8}, **common),
+        ev.DecisionEvent(record=decide(Policy.default(), (), History(Phase.VOLATILE, 5), 6)[1], **common),
+        ev.QualityEvent(
+            record=QualityRecord(
+                "1",
+                7,
+                "a/0",
+                Quality(),
+                Signals(loss=0.5),
+                "QUALITY_FLOOR_VIOLATION",
+                (Breach("loss", 0.5, 0.2),),
+            ),
+            **common,
+        ),
+        ev.CommitEvent(
+            record=CommitRecord("1", 7, "VOLATILE", 1, Claim("ATTACHED", Signals()), Commitment("")), **common
+        ),
         ev.AuditEvent(check="bindings", result="ok", **common),
         ev.KeyEvent(action="rekeyed", phase=4, **common),
         ev.OwnershipEvent(action="acquired", last_version=7, **common),

@@ -322,12 +322,26 @@ def test_a_session_without_a_path_leaves_the_supervisor_idle() -> None:
 def test_the_client_proposes_and_the_gateway_commits(forge: Forge) -> None:
     pair = forge.pair
 
-    def propose(state: State) -> None:
-        health = messages.Health(pair.live.machine.state_version, state.number, 250_000, 40_000)
+    def propose(state: State, loss_ppm: int = 250_000) -> None:
+        version = pair.live.machine.state_version
+        health = messages.Health(version, state.number, loss_ppm, 40_000, 45_000, 5_000)
         pair.inject(forge.control(ControlType.HEALTH, health.encode()), pair.addresses[0])
 
-    for wanted in (State.VOLATILE, State.DEGRADED, State.ATTACHED):
-        propose(wanted)
+    policy = pair.policy
+    for wanted, loss_ppm, wait_ms in (
+        (State.VOLATILE, 250_000, policy.volatility_hold_ms),
+        (State.DEGRADED, 250_000, policy.volatile_to_degraded_ms),
+        (State.ATTACHED, 10_000, policy.stability_window_ms),
+    ):
+        before = pair.live.machine.state
+        pair.advance(pair.live.machine.since_ms + wait_ms - 1 - pair.now_ms)
+        propose(wanted, loss_ppm)
+        assert pair.live.machine.state is before, "sooner than any client can know"
+        pair.advance(1)
+        propose(wanted, 260_000 - loss_ppm)
+        if wanted is not State.DEGRADED:
+            assert pair.live.machine.state is before, "its own figures speak against it"
+        propose(wanted, loss_ppm)
         assert pair.live.machine.state is wanted
     assert pair.version == 4
     propose(State.RECOVERING)

@@ -52,6 +52,8 @@ MAY = {
     ("DEGRADED, bound", "CLOSE"): (Move.ENDS, Move.ENDS),
 }
 STATES = ("BIRTH", "ATTACHED", "VOLATILE", "RECOVERING", "DEGRADED", "DEGRADED, bound", "TERMINATED")
+#: All of the policy's windows of quality: what a client proposes is borne out by its measures, and by time.
+QUALITY_MS = 100
 #: The index that REQUESTs ask for.
 ASKED = 2
 
@@ -95,7 +97,14 @@ class Stage:
     """A gateway with one session; its client is silent, and the test speaks for it."""
 
     def __init__(self) -> None:
-        self.pair = CorePair(fast_policy(kem="none", idle_probe_interval_ms=500))
+        policy = fast_policy(
+            kem="none",
+            idle_probe_interval_ms=500,
+            volatility_hold_ms=QUALITY_MS,
+            volatile_to_degraded_ms=QUALITY_MS,
+            stability_window_ms=QUALITY_MS,
+        )
+        self.pair = CorePair(policy)
         identity = Identity(suite(1), CLIENT_KEY, x25519_public(GATEWAY_KEY), bytes(32), "default", Kem.NONE)
         self.pair.client = self.pair.new_client(identity)
         self.live: LiveSession
@@ -115,6 +124,7 @@ class Stage:
 
     def enter(self, state: str) -> None:
         """From ATTACHED or VOLATILE."""
+        self.pair.advance(QUALITY_MS)
         if self.live.machine.state is State.VOLATILE and state != "VOLATILE":
             self._propose(State.ATTACHED)
         if state in ("VOLATILE", "DEGRADED, bound"):
@@ -129,6 +139,7 @@ class Stage:
 
     def _propose(self, state: State) -> None:
         self.send(self.voice.health(self.index, version(self.voice), state.number), self.bound)
+        self.pair.advance(QUALITY_MS)
 
     @property
     def bound(self) -> Endpoint:
