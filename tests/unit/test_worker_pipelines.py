@@ -372,7 +372,7 @@ def test_a_client_probes_any_installed_path_and_reports_the_answer() -> None:
     answer = datagram(ack.encode(), 0, index=2, kind=PacketType.PATH, key=DOWN)
     client.get(answer, source=ELSEWHERE)
     remote = Endpoint(bytes.fromhex("20010db8" + "00" * 11 + "02"), 5001)
-    assert client.reports == [ProbeAnswered(3, 2, 0, 4711, 3, b"C" * 16, 4, 1, 0, remote)]
+    assert client.reports == [ProbeAnswered(3, 2, 0, 4711, 3, b"C" * 16, 4, 1, 0, remote, 1, 0)]
     # And DATA may come from there now, once the index is accepted.
     client.table.rebind(Rebind(2, 3, client.path(0, GATEWAY), None, 0, [2]))
     assert len(client.get(datagram(data(), 1, index=2, key=DOWN), source=ELSEWHERE)) == 1
