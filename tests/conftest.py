@@ -6,6 +6,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Tests put their own things into modules and classes, which compiled ones do not allow (jvpn/compiled.py). Who sets it
+# decides; processes that the tests start run what the machine has.
+if "JVPN_INTERPRETED" in os.environ:
+    import jvpn
+else:
+    os.environ["JVPN_INTERPRETED"] = "1"
+    import jvpn  # noqa: F401
+
+    del os.environ["JVPN_INTERPRETED"]
+
 # No deadline anywhere: how long an example takes says more of the machine than of the code.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

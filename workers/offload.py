@@ -1,6 +1,7 @@
-"""What the kernel, and a library, take off our hands on this machine: found out by trying, at start."""
+"""What the kernel, a library and a compiler take off our hands on this machine: found out by trying, at start."""
 
 import socket
+from importlib.machinery import ExtensionFileLoader
 
 import msgspec
 
@@ -10,7 +11,7 @@ from workers import bulk, tun, udp
 class Offload(msgspec.Struct, frozen=True):
     """`vnet_header`, `tso`, `uso`: of the TUN. `gso` (UDP_SEGMENT) and `gro` (UDP_GRO): of UDP sockets.
 
-    `bulk`: whole runs through the AEAD by libipsec-mb.
+    `bulk`: whole runs through the AEAD by libipsec-mb. `compiled`: the busiest modules are machine code.
     """
 
     vnet_header: bool = False
@@ -19,12 +20,15 @@ class Offload(msgspec.Struct, frozen=True):
     gso: bool = False
     gro: bool = False
     bulk: bool = False
+    compiled: bool = False
 
     def __str__(self) -> str:
         """For people: what there is, and what is missing."""
         names = {"vnet header": self.vnet_header, "TSO": self.tso, "USO": self.uso}
         udp_names = {"GSO": self.gso, "GRO": self.gro}
-        return f"TUN {_told(names)}; UDP {_told(udp_names)}; AEAD {_told({'libipsec-mb': self.bulk})}"
+        made = "compiled" if self.compiled else "interpreted"
+        aead = _told({"libipsec-mb": self.bulk})
+        return f"TUN {_told(names)}; UDP {_told(udp_names)}; AEAD {aead}; data plane {made}"
 
 
 def _told(names: dict[str, bool]) -> str:
@@ -37,4 +41,10 @@ def find(queue: int) -> Offload:
     found = tun.negotiate_offload(queue) if vnet_header else tun.Negotiated(False, False)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         segments, joins = udp.can_segment(probe), udp.receive_joined(probe)
-    return Offload(vnet_header, found.tso, found.uso, segments, joins, bulk.find() is not None)
+    library = bulk.find() is not None
+    return Offload(vnet_header, found.tso, found.uso, segments, joins, library, is_compiled())
+
+
+def is_compiled() -> bool:
+    """Whether this process runs the data plane's modules compiled: all of them or none (jvpn/compiled.py)."""
+    return isinstance(udp.__loader__, ExtensionFileLoader)

@@ -1,0 +1,122 @@
+"""The data plane's busiest modules, compiled by mypyc from their very sources, in place of these where they are there.
+
+`script/compile.py` makes them, where the machine has a compiler, into a folder named after the digest of all that goes
+into them. Only the folder of the sources as they are now is used, so an edited source is interpreted until the next
+`script/setup`. It is all of them or none: compiled modules call each other without looking at what Python imported.
+"""
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+#: Those that see every packet. Not workers.bulk and workers.keys, which are made of ctypes and foreign types.
+MODULES: Final = (
+    "jvpn.protocol.offload",
+    "jvpn.protocol.replay",
+    "workers.decrypt",
+    "workers.deliver",
+    "workers.encrypt",
+    "workers.fair",
+    "workers.kept",
+    "workers.layouts",
+    "workers.paths",
+    "workers.send",
+    "workers.sessions",
+    "workers.singles",
+    "workers.udp",
+)
+#: 1: interpret, whatever there is.
+SWITCH: Final = "JVPN_INTERPRETED"
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDER: Final = ".venv/compiled"
+SUFFIX: Final = EXTENSION_SUFFIXES[0]
+#: The constants of any module beside them may be in the compiled ones; the lock has mypy's version.
+_SOURCES: Final = (
+    "workers/*.py",
+    "jvpn/protocol/*.py",
+    "jvpn/compiled.py",
+    "script/compile.py",
+    "requirements.lock",
+)
+
+
+class Interpreted(NamedTuple):
+    """`why` the sources are interpreted; `remedy`: what to do about it, empty where it was asked for."""
+
+    why: str
+    remedy: str = ""
+
+
+def digest(root: Path) -> str:
+    """SHA-256, in hex, of what decides over the compiled modules of the checkout at `root`. Raises OSError."""
+    found = hashlib.sha256(f"{sys.version} {SUFFIX}".encode())
+    for pattern in _SOURCES:
+        for path in sorted(root.glob(pattern)):
+            text = path.read_bytes()
+            found.update(f"\0{path.relative_to(root)}\0{len(text)}\0".encode())
+            found.update(text)
+    return found.hexdigest()
+
+
+def look(root: Path = ROOT) -> dict[str, Path] | Interpreted:
+    """The compiled modules of the checkout at `root`, by their names, or why there are none to use."""
+    if os.environ.get(SWITCH) == "1":
+        return Interpreted(f"{SWITCH}=1 asks for it")
+    try:
+        folder = root / FOLDER / digest(root)
+        if not folder.is_dir():
+            other = any(path.is_dir() for path in folder.parent.glob("[!.]*"))
+            why = "compiled from other sources than these" if other else "not compiled"
+            return Interpreted(why, "script/setup compiles it where gcc and python3-dev are installed")
+        paths = [folder.parent, folder, *folder.rglob("*")]
+        for path in paths:
+            if not _trusted(path.lstat()):
+                return Interpreted(
+                    f"{path} belongs to, or may be written by, others than root and the owner of the sources",
+                    f"remove {folder.parent} and run script/setup",
+                )
+    except OSError as error:
+        return Interpreted(f"{error.filename}: {error.strerror}", "run script/setup")
+    found = {
+        str(path.relative_to(folder)).removesuffix(SUFFIX).replace("/", "."): path
+        for path in paths
+        if path.name.endswith(SUFFIX)
+    }
+    if missing := set(MODULES) - set(found):
+        remedy = f"remove {folder.parent} and run script/setup"
+        return Interpreted(f"{folder} lacks {', '.join(sorted(missing))}", remedy)
+    return found
+
+
+def _trusted(status: os.stat_result) -> bool:
+    """Whether nobody could have put it there who could not have edited the sources as well."""
+    plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    owners = {0, os.geteuid(), Path(__file__).stat().st_uid}
+    return plain and status.st_uid in owners and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+class _Finder:
+    """Of the protocol that sys.meta_path asks for."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        self._paths = paths
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        path = self._paths.get(name)
+        return None if path is None else spec_from_file_location(name, path)
+
+
+def use() -> None:
+    """Have the compiled modules, if there are any, imported from now on. To be called before the first of them is."""
+    found = look()
+    if not isinstance(found, Interpreted):
+        sys.meta_path.insert(0, _Finder(found))
