@@ -12,10 +12,18 @@ from systems import System, cpu_seconds
 from jvpn.lab.iperf import Iperf
 from jvpn.lab.links import Network
 from jvpn.lab.namespaces import LabError
+from workers.bulk import find
+from workers.offload import is_compiled
 
 _ROUND_TRIP = re.compile(r"time=([\d.]+) ms")
 
 Figures = dict[str, float]
+
+
+def data_plane() -> dict[str, Any]:
+    """What jvpn's processes on this machine, started like this one, are made of."""
+    made = "compiled" if is_compiled() else "interpreted"
+    return {"data_plane": made, "libipsec_mb": find() is not None}
 
 
 def iperf(network: Network[Any], server: str, seconds: float, *extra: str) -> dict[str, Any]:

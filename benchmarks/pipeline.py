@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from measure import data_plane
+
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.offload import longest_superpacket
 from workers.bulk import find
@@ -203,7 +205,8 @@ def main() -> None:
     given = parser.parse_args()
     os.nice(0)
     large = superpacket()
-    found: dict[str, Any] = {"superpacket_bytes": len(large) - 10, "segments": -(-(len(large) - 62) // SLICE)}
+    found = data_plane()
+    found |= {"superpacket_bytes": len(large) - 10, "segments": -(-(len(large) - 62) // SLICE)}
     for suite in (1, 2):
         found[f"suite_{suite}"] = {
             "superpacket": cost(suite, large, 1, given.rounds),

@@ -145,6 +145,7 @@ def main() -> int:
             "kernel": platform.release().partition("-")[0],
             "cpus": os.cpu_count(),
             "python": platform.python_version(),
+            **measure.data_plane(),
         }
         document = {**found, "medians": table, "ciphers": ciphers, "machine": machine, "runs": runs}
         given.json.parent.mkdir(parents=True, exist_ok=True)

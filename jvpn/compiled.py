@@ -24,6 +24,7 @@ MODULES: Final = (
     "workers.deliver",
     "workers.encrypt",
     "workers.fair",
+    "workers.gather",
     "workers.kept",
     "workers.layouts",
     "workers.paths",
