@@ -17,6 +17,7 @@ from jvpn.cli import (
     policy,
     server,
     sessions,
+    sim,
     status,
     switch,
     terminate,
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         terminate,
         timeline,
         doctor,
+        sim,
     )
     for command in node:
         command.add_parser(subparsers)

@@ -1,0 +1,185 @@
+"""What must never happen, looked for after every step.
+
+    ONE_BINDING      two active bindings: in the table, in the steering maps or in workers
+    ID_REPLACED      another SessionID without an explicit end and a new handshake
+    VERSION_BACK     a state version that falls
+    OVERDUE          RECOVERING beyond the recovery window, no binding beyond the transport-loss TTL
+    EVENTS           the auditor refuses the event stream (transition not in the table, no reason, no event, …)
+    REFUSED          a worker refused a command
+    STRANDED         the network is good and everything runs, and still there is no session that delivers
+    MOVED            something that proves nothing has changed something (guard.py)
+
+Nonces are watched by nonces.py, payloads by traffic.py.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from jvpn.observability.events import StateChange, encode
+from jvpn.observability.sink import MemorySink
+from jvpn.observability.verify import Auditor
+from jvpn.protocol.constants import Role
+from jvpn.session.machine import State
+from jvpn.sim.clock import NS
+from jvpn.sim.violation import Violation
+from jvpn.sim.world import World
+from jvpn.supervisor.live_session import LiveSession
+
+#: How long after everything is well again the session may take: to reattach, or to shake hands anew.
+REATTACH_MS: Final = 8_000
+ANEW_MS: Final = 20_000
+
+
+@dataclass(slots=True)
+class _Stream:
+    """An event stream, as far as the auditor has read it."""
+
+    name: str
+    sink: MemorySink
+    auditor: Auditor
+    read: int = 0
+
+
+class Checks:
+    """A watcher of the world."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._streams = [
+            _Stream("gateway", world.gateway.sink, Auditor()),
+            _Stream("client", world.client.sink, Auditor()),
+        ]
+        self._versions: dict[bytes, int] = {}
+        self._ended: set[str] = set()
+        self._known: set[str] = set()
+        self._unbound_ns: dict[bytes, int] = {}
+        self._seen_version = -1
+        self._well_since_ns: int | None = None
+        self._handshakes = 0
+        self.looked = 0
+
+    def __call__(self) -> None:
+        self.looked += 1
+        for stream in self._streams:
+            if len(stream.sink.events) > stream.read:
+                self._audit(stream)
+        self._gateway()
+        self._client()
+        self._liveness()
+
+    # Events
+
+    def _audit(self, stream: _Stream) -> None:
+        events = stream.sink.events
+        for event in events[stream.read :]:
+            stream.auditor.feed(encode(event))
+            if stream.name == "gateway" and isinstance(event, StateChange):
+                self._known.add(event.session_id)
+                if event.to is State.TERMINATED:
+                    self._ended.add(event.session_id)
+        stream.read = len(events)
+        if stream.auditor.findings:
+            raise Violation("EVENTS", f"{stream.name}'s events: {stream.auditor.findings[0]}")
+
+    def finish(self) -> None:
+        """What only the end shows. A client that died was asking for something, or is still asking."""
+        for stream in self._streams:
+            findings = [f for f in stream.auditor.finish() if f.code != "NO_RESULT"]
+            if findings:
+                raise Violation("EVENTS", f"{stream.name}'s events: {findings[0]}")
+
+    # The gateway
+
+    def _gateway(self) -> None:
+        gateway = self._world.gateway
+        for worker in gateway.workers.values():
+            if worker.refused:
+                raise Violation("REFUSED", f"the gateway's worker: {worker.refused[0]}")
+        if gateway.core is None:
+            return
+        sessions = gateway.context.sessions
+        for session_id, session in sessions.items():
+            version = session.machine.state_version
+            if version != self._versions.get(session_id):
+                self._moved(session, version)
+            self._clocks(session)
+        if len(sessions) > 1:
+            alive = [session.hex_id for session in sessions.values() if not session.machine.terminated]
+            if len(alive) > 1:
+                raise Violation("ID_REPLACED", f"one client has the sessions {' and '.join(alive)}")
+
+    def _moved(self, session: LiveSession, version: int) -> None:
+        before = self._versions.get(session.session_id, -1)
+        if version < before:
+            raise Violation("VERSION_BACK", f"{session.hex_id}: {before:#x} → {version:#x}")
+        self._versions[session.session_id] = version
+        if session.bindings.count != session.machine.active_bindings:
+            counted = f"{session.bindings.count} bound, {session.machine.active_bindings} in the machine"
+            raise Violation("ONE_BINDING", f"{session.hex_id}: {counted}")
+        self._one_binding(session)
+
+    def _one_binding(self, session: LiveSession) -> None:
+        gateway = self._world.gateway
+        ids = session.indexes.ids.values()
+        steered = [i for i in ids if i in gateway.steered.ids and gateway.steered.ids[i].role is Role.ACTIVE]
+        active = 0
+        for worker in gateway.workers.values():
+            held = worker.table.by_record.get(session.record)
+            if held is not None and worker.alive and held.session_id == session.session_id:
+                active += sum(entry.role is Role.ACTIVE for entry in held.entries.values())
+        if len(steered) > 1 or active > 1:
+            raise Violation(
+                "ONE_BINDING", f"{session.hex_id}: {len(steered)} ids steered, {active} in workers are active"
+            )
+
+    def _clocks(self, session: LiveSession) -> None:
+        now_ms, machine = self._world.gateway.clock.now_ms, session.machine
+        if machine.state is State.RECOVERING:
+            late_ms = now_ms - machine.since_ms - session.policy.recovery_window_ms
+            if late_ms > 1:
+                raise Violation("OVERDUE", f"{session.hex_id}: RECOVERING {late_ms} ms beyond its window")
+        deadline_ms = session.ttl.loss_deadline_ms
+        if not machine.active_bindings and deadline_ms is not None and now_ms > deadline_ms + 1:
+            raise Violation(
+                "OVERDUE", f"{session.hex_id}: no binding, {now_ms - deadline_ms} ms beyond the TTL"
+            )
+
+    # The client
+
+    def _client(self) -> None:
+        client = self._world.client
+        if client.worker.refused:
+            raise Violation("REFUSED", f"the client's worker: {client.worker.refused[0]}")
+        core = client.core
+        session = None if core is None else core.session
+        if core is None or session is None or self._world.client_is_due:
+            return
+        view, now_ms = session.view, client.clock.now_ms
+        if view.state is State.RECOVERING:
+            late_ms = now_ms - view.since_ms - session.policy.recovery_window_ms
+            if late_ms > 1:
+                raise Violation("OVERDUE", f"the client is RECOVERING {late_ms} ms beyond its window")
+        deadline_ms = session.ttl.loss_deadline_ms
+        if not view.active_bindings and deadline_ms is not None and now_ms > deadline_ms + 1:
+            raise Violation("OVERDUE", f"the client has no binding, {now_ms - deadline_ms} ms beyond the TTL")
+
+    # Liveness
+
+    def _liveness(self) -> None:
+        world = self._world
+        well = world.well
+        if not well:
+            self._well_since_ns = None
+            return
+        now_ns = world.agenda.now_ns
+        core = world.client.core
+        assert core is not None
+        if self._well_since_ns is None or world.attached:
+            self._well_since_ns = now_ns
+            self._handshakes = core.handshakes_done
+            return
+        bound_ms = REATTACH_MS if core.session is not None else ANEW_MS
+        if core.handshakes_done != self._handshakes:
+            bound_ms = ANEW_MS
+        if now_ns - self._well_since_ns > bound_ms * NS:
+            raise Violation("STRANDED", f"everything is well for {bound_ms} ms, and nothing is attached")

@@ -1,0 +1,95 @@
+"""Something without a proof reaches an end, and nothing may have moved: what both ends have is compared."""
+
+from collections.abc import Callable
+
+from jvpn.protocol.constants import Role
+from jvpn.sim.network import Flight
+from jvpn.sim.violation import Violation
+from jvpn.sim.world import World
+from workers.table import SessionTable
+
+
+class Guard:
+    """Stands before both ends: `receive_up` and `receive_down` take all that arrives."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.tried = 0
+
+    def receive_up(self, flight: Flight) -> None:
+        if flight.genuine:
+            self._world.gateway.receive(flight)
+        else:
+            self._watched(flight, lambda: self._world.gateway.receive(flight))
+
+    def receive_down(self, flight: Flight) -> None:
+        if flight.genuine:
+            self._world.client.receive(flight)
+        else:
+            self._watched(flight, lambda: self._world.client.receive(flight))
+
+    def _watched(self, flight: Flight, arrive: Callable[[], None]) -> None:
+        # What is due already is not this datagram's doing.
+        self._world.after()
+        before = state_of(self._world)
+        arrive()
+        self._world.after()
+        after = state_of(self._world)
+        self.tried += 1
+        if before != after:
+            moved = [f"{a} → {b}" for a, b in zip(before, after, strict=False) if a != b]
+            where = "gateway" if flight.up else "client"
+            raise Violation(
+                "MOVED",
+                f"a datagram that proves nothing, type {flight.data[0]:#04x}, moved the {where}: {moved[0]}",
+            )
+
+
+def state_of(world: World) -> list[object]:
+    """All that only proven input may change, of both ends."""
+    state: list[object] = []
+    gateway, client = world.gateway, world.client
+    if gateway.core is not None:
+        context = gateway.context
+        state += [len(context.sessions), len(context.confirming), len(context.by_steering_id)]
+        for session in context.sessions.values():
+            state += [
+                session.machine.state_version,
+                session.machine.state,
+                session.bindings,
+                session.last_attempt,
+                session.secrets.phase_number,
+                session.next_secrets is None,
+                session.indexes.highest_seen,
+                session.security_failures,
+                session.client_version,
+            ]
+    state += [len(gateway.store._records)]
+    for worker in gateway.workers.values():
+        _of_table(worker.table, state)
+    _of_table(client.worker.table, state)
+    core = client.core
+    session_of = None if core is None else core.session
+    if core is not None and session_of is not None:
+        paths = session_of.paths
+        attempt = session_of.requester.attempt
+        state += [
+            session_of.session_id,
+            session_of.view.state_version,
+            session_of.view.state,
+            session_of.epoch,
+            session_of.rekeying.secrets.phase_number,
+            paths.active,
+            paths.last_index,
+            paths.highest_installed,
+            None if attempt is None else attempt.number,
+            session_of.configured,
+        ]
+    return state
+
+
+def _of_table(table: SessionTable, state: list[object]) -> None:
+    for session in table.by_record.values():
+        state += [session.session_id, session.generation, session.highest_seen, session.phase.nibble]
+        state += [(n, window.highest) for n, window in session.known_windows().items()]
+        state += [entry.index for entry in session.entries.values() if entry.role is Role.ACTIVE]

@@ -1,0 +1,102 @@
+"""What a seed decides before a run begins: policy, links, and which faults come when. Nothing else is drawn later but
+by the streams that belong to the parts themselves, each seeded by the same number."""
+
+import random
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from jvpn.lab.link_model import LinkParams
+from jvpn.policy.model import Policy
+from jvpn.sim import breaking
+from jvpn.sim.faults import FAULTS, Fault
+from jvpn.sim.world import UplinkSetup
+
+#: Modules that register faults, named so that all are drawn from.
+REGISTERED: Final = (breaking,)
+#: The first faults come when a session had the time to be born.
+QUIET_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`chaos_ms`: how long faults come; after that everything is healed and watched for `heal_ms`."""
+
+    seed: int
+    policy: Policy
+    suite: int
+    uplinks: tuple[UplinkSetup, ...]
+    worker_delay_ms: float
+    faults: tuple[Fault, ...]
+    chaos_ms: int
+    heal_ms: int = 10_000
+
+    @property
+    def text(self) -> str:
+        """In one line, for people."""
+        usual, policy = Policy.default(), self.policy
+        changed = [
+            f"{name} {value}" for name, value in vars(policy).items() if value != getattr(usual, name, value)
+        ]
+        links = [f"{setup.up.delay_ms:g} ms" for setup in self.uplinks]
+        return f"uplinks {' | '.join(links)}; suite {self.suite}; {', '.join(changed)}"
+
+
+def plan(seed: int) -> Plan:
+    draw = random.Random(f"{seed}/plan")
+    chaos_ms = draw.randrange(12_000, 22_000)
+    uplinks = tuple(_uplink(draw) for _ in range(draw.choice((1, 2, 2, 2, 3))))
+    return Plan(
+        seed,
+        _policy(draw),
+        draw.choice((1, 1, 2)),
+        uplinks,
+        draw.choice((0.0, 0.0, 1.0, 5.0)),
+        _faults(draw, len(uplinks), chaos_ms),
+        chaos_ms,
+    )
+
+
+def _policy(draw: random.Random) -> Policy:
+    """The default with some parameters changed, within their bounds."""
+    changes: dict[str, Any] = {
+        "recovery_window_ms": draw.choice((1_000, 3_000, 8_000, 8_000)),
+        "transport_loss_ttl_ms": draw.choice((4_000, 15_000, 600_000, 600_000)),
+        "on_recovery_window_exceeded": draw.choice(("degrade", "degrade", "terminate")),
+        "max_candidates": draw.choice((1, 2, 3)),
+        "resend_window_ms": draw.choice((0, 500, 500, 1_000)),
+        "rekey_interval_ms": draw.choice((10_000, 15_000, 120_000)),
+        "idle_probe_interval_ms": draw.choice((500, 2_000, 10_000)),
+        "probe_interval_ms": draw.choice((40, 40, 100)),
+        "stability_window_ms": draw.choice((500, 2_000)),
+        "switch_cooldown_ms": draw.choice((0, 1_500)),
+        "kem": draw.choice(("mlkem768", "mlkem768", "none")),
+    }
+    changes["transport_loss_ttl_ms"] = max(changes["transport_loss_ttl_ms"], changes["recovery_window_ms"])
+    # As a client takes it over: checked, so that no run is about parameters that no operator could set.
+    return Policy.from_wire(replace(Policy.default(), **changes).to_wire())
+
+
+def _uplink(draw: random.Random) -> UplinkSetup:
+    """A link as links are: some long, some lossy; usually the same both ways."""
+    delay_ms = draw.choice((2, 10, 10, 25, 50, 150, 300))
+    usual = LinkParams(
+        delay_ms=delay_ms,
+        jitter_ms=draw.choice((0.0, 0.0, 1.0, delay_ms / 4)),
+        loss=draw.choice((0.0, 0.0, 0.0, 0.005, 0.02)),
+        reorder=draw.choice((0.0, 0.0, 0.01)),
+        duplicate=draw.choice((0.0, 0.0, 0.01)),
+    )
+    return UplinkSetup(usual, usual, draw.choice((100, 100, 100, 50)))
+
+
+def _faults(draw: random.Random, uplinks: int, chaos_ms: int) -> tuple[Fault, ...]:
+    names = list(FAULTS)
+    weights = [FAULTS[name].weight for name in names]
+    faults = []
+    for number in range(draw.randrange(2, 9)):
+        name = draw.choices(names, weights)[0]
+        at_ms = draw.randrange(QUIET_MS, chaos_ms)
+        least, most = FAULTS[name].lasts_ms
+        lasts_ms = round(least * (most / least) ** draw.random())
+        faults.append(Fault(number, at_ms, lasts_ms, name, draw.randrange(uplinks), draw.randrange(1 << 32)))
+    return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.number)))
