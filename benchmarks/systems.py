@@ -54,21 +54,25 @@ def cpu_seconds(pids: list[int]) -> float:
 
 
 class Jvpn:
-    def __init__(self, name: str = "jvpn", suite: int = 1, workers: int = 2, steering: bool = True) -> None:
+    def __init__(
+        self, name: str = "jvpn", suite: int = 1, workers: int = 2, steering: bool = True, policy: str = ""
+    ) -> None:
         self.name = name
         self.cipher = "AES-256-GCM" if suite == 1 else "ChaCha20-Poly1305"
         self.server, self.server6 = GATEWAY_INNER, GATEWAY_INNER6
         self._suite = suite
         self._workers = workers
         self._steering = steering
+        self._policy = policy
         self._stack = ExitStack()
 
     def start(self, network: Network[Any], work: Path) -> None:
-        tunnel = Tunnel(
-            network, work, workers=self._workers, xdp="native" if self._steering else "off", suite=self._suite
+        xdp = "native" if self._steering else "off"
+        self.tunnel = Tunnel(
+            network, work, workers=self._workers, xdp=xdp, suite=self._suite, policy=self._policy
         )
         self._network = network
-        self._stack.enter_context(tunnel)
+        self._stack.enter_context(self.tunnel)
 
     def stop(self) -> None:
         self._stack.close()
@@ -85,13 +89,16 @@ class WireguardGo:
 
     def __init__(self, program: Path) -> None:
         self._program = program
+        #: The client's device, by which `wg` knows it.
+        self.device = ""
         self._ends: list[subprocess.Popen[bytes]] = []
 
     def start(self, network: Network[Any], work: Path) -> None:
         # Interface names are one space for all namespaces: the control socket is named after them.
         tag = secrets.token_hex(3)
         keys = [X25519PrivateKey.generate() for _ in range(2)]
-        ends = ((network.client, 0, f"wgc{tag}"), (network.gateway, 1, f"wgs{tag}"))
+        self.device = f"wgc{tag}"
+        ends = ((network.client, 0, self.device), (network.gateway, 1, f"wgs{tag}"))
         for namespace, number, device in ends:
             self._ends.append(
                 namespace.popen(
@@ -139,26 +146,36 @@ class OpenVpn:
     cipher = "AES-256-GCM"
     server, server6 = INNER[1], INNER6[1]
 
-    def __init__(self) -> None:
+    def __init__(self, *, floats: bool = False) -> None:
+        """`floats`: a server of many clients, which tells them by their peer ids wherever they come from."""
+        self.floats = floats
         self._ends: list[subprocess.Popen[bytes]] = []
 
     def start(self, network: Network[Any], work: Path) -> None:
         marks = [self._identity(work, end) for end in ("client", "server")]
         common = ["openvpn", "--dev-type", "tun", "--dev", "ovpn0", "--tun-mtu", str(MTU), "--mssfix", "0"]
         common += ["--data-ciphers", self.cipher, "--disable-dco", "--txqueuelen", "1000", "--verb", "1"]
-        common += ["--sndbuf", "4194304", "--rcvbuf", "4194304", "--port", "1194", "--auth-nocache"]
+        common += ["--sndbuf", "4194304", "--rcvbuf", "4194304", "--auth-nocache"]
         for namespace, number, role in ((network.gateway, 1, "server"), (network.client, 0, "client")):
             words = [*common, "--cert", f"{work}/{role}.crt", "--key", f"{work}/{role}.pem"]
-            words += ["--peer-fingerprint", marks[1 - number], "--ifconfig", INNER[number], INNER[1 - number]]
-            words += (
-                ["--tls-server", "--dh", "none", "--local", network.service_ip]
-                if number
-                else ["--tls-client", "--remote", network.service_ip]
-            )
+            words += ["--log", f"{work}/{role}.log", "--peer-fingerprint", marks[1 - number]]
+            words += self._roles(network)[number]
             self._ends.append(namespace.popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for namespace, number in ((network.gateway, 1), (network.client, 0)):
             wait_for("OpenVPN's device", partial(_has, namespace, "ovpn0"), 30)
-            _address(namespace, "ovpn0", number, six_only=True)
+            if not self.floats:
+                _address(namespace, "ovpn0", number, six_only=True)
+
+    def _roles(self, network: Network[Any]) -> tuple[list[str], list[str]]:
+        """What the client's command line has beyond the common words, and what the server's has."""
+        client = ["--remote", network.service_ip]
+        server = ["--dh", "none", "--local", network.service_ip, "--port", "1194"]
+        if self.floats:
+            ours = ["--server", "10.9.0.0", "255.255.255.0", "--topology", "subnet"]
+            ours += ["--server-ipv6", "fd00:9::/64", "--float", "--keepalive", "10", "60"]
+            return [*client, "--client", "--nobind"], [*server, *ours]
+        client += ["--tls-client", "--port", "1194", "--ifconfig", *INNER]
+        return client, [*server, "--tls-server", "--ifconfig", *INNER[::-1]]
 
     def _identity(self, work: Path, name: str) -> str:
         """A key and a certificate; returns the fingerprint that the other end knows it by."""

@@ -170,15 +170,16 @@ class StreamGauge:
     """The running gauge: *hz* datagrams per second each way between *client* and *address* in *server*.
 
     *address* is one that the server's namespace owns and the client's can reach, tunnelled or not. The server sends
-    to wherever the newest datagram came from. *client_address* and *device* tie the client's socket down.
+    to wherever the newest datagram came from. *client_address* and *device* tie the client's socket down. *tcp*: the
+    same over one TCP connection, where silence is a stall.
     Usable as a context manager. LabError when an end cannot start or has died.
     """
 
     def __init__(
         self, client: Namespace, server: Namespace, address: str, *, port: int = 0, hz: float = 1000.0,
-        datagram_bytes: int = 64, client_address: str = "", device: str = "",
+        datagram_bytes: int = 64, client_address: str = "", device: str = "", tcp: bool = False,
     ) -> None:  # fmt: skip
-        pace = ("--hz", str(hz), "--bytes", str(datagram_bytes))
+        pace = ("--hz", str(hz), "--bytes", str(datagram_bytes), *(("--tcp",) if tcp else ()))
         anywhere = "::" if ":" in address else "0.0.0.0"
         self._server = _End(server, "--bind", address, "--port", str(port), *pace)
         self._client = _End(
@@ -204,6 +205,14 @@ class StreamGauge:
             if time.monotonic() > deadline:
                 raise LabError(f"the stream gauge saw nothing arrive within {timeout_s:g} s")
             time.sleep(0.005)
+
+    def hush_client(self) -> None:
+        """From now on only the server sends."""
+        self._client.ask("stop")
+
+    def counts(self) -> tuple[int, int]:
+        """Distinct datagrams received so far: at the server, at the client."""
+        return int(self._server.ask("count")["received"]), int(self._client.ask("count")["received"])
 
     def snapshot(self) -> GaugeResult:
         """What is known by now; the streams go on."""

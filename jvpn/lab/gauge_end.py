@@ -1,10 +1,12 @@
 """One end of the stream gauge, run inside a namespace by ``gauge.StreamGauge``.
 
-``python -m jvpn.lab.gauge_end --bind ADDRESS --port N [--peer ADDRESS:PORT] [--hz N] [--bytes N]``
+``python -m jvpn.lab.gauge_end --bind ADDRESS --port N [--peer ADDRESS:PORT] [--hz N] [--bytes N] [--tcp]``
 
 It sends sequence-numbered, time-stamped datagrams on absolute deadlines and records every arrival. Without --peer
 it answers to wherever the newest datagram came from. After a stall of more than one tick the missed ticks are
 skipped and recorded, never sent in a burst: a burst would hide the stall from the other end.
+
+With --tcp the stream is a TCP connection: a frame arrives when the kernel hands it over, in order.
 
 Commands on stdin, one per line: ``start``, ``stop``, ``count``, ``dump``. Answers on stdout are a JSON line; after
 that of ``dump`` the arrays follow as native int64, in the order and of the lengths its "arrays" names.
@@ -23,6 +25,7 @@ import time
 from array import array
 
 from jvpn.lab.emulator import SO_RCVBUFFORCE, sharpen_timing
+from jvpn.lab.tcp_socket import TcpSocket
 
 SO_BINDTODEVICE = 25
 _STAMP = struct.Struct("!QQQ")
@@ -33,7 +36,9 @@ _ARRAYS = ("sent_ns", "seq", "departure_ns", "arrival_ns", "skipped_at_ns", "ski
 class GaugeEnd:
     """Sender and receiver of one end; *tick_ns* between datagrams of *size* bytes."""
 
-    def __init__(self, sock: socket.socket, peer: tuple[str, int] | None, tick_ns: int, size: int) -> None:
+    def __init__(
+        self, sock: socket.socket | TcpSocket, peer: tuple[str, int] | None, tick_ns: int, size: int
+    ) -> None:
         self._sock = sock
         self._peer = peer
         self._follows_source = peer is None
@@ -143,12 +148,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--device", default="")
     parser.add_argument("--hz", type=float, default=1000.0)
     parser.add_argument("--bytes", type=int, default=64)
+    parser.add_argument("--tcp", action="store_true", help="frames on a TCP connection in place of datagrams")
     options = parser.parse_args(argv)
     peer: tuple[str, int] | None = None
     if options.peer:
         host, port = options.peer.rsplit(":", 1)
         peer = (host, int(port))
-    sock = open_socket(options.bind, options.port, options.device)
+    sock: socket.socket | TcpSocket
+    if options.tcp:
+        sock = TcpSocket(options.bind, options.port, max(options.bytes, _STAMP.size), peer)
+    else:
+        sock = open_socket(options.bind, options.port, options.device)
     sharpen_timing()
     print(json.dumps({"port": sock.getsockname()[1]}), flush=True)
     GaugeEnd(sock, peer, round(1e9 / options.hz), options.bytes).serve(sys.stdin.fileno())

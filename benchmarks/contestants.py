@@ -1,0 +1,203 @@
+"""Who recovers, side by side: each system with what the trials ask of it beyond a tunnel.
+
+jvpn uses both uplinks by itself. The others know one endpoint and go where the kernel's routes lead: uplink A, and B
+while A's route is gone. With `follow` a script pings over A and changes the route when three pings in a row fail.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import debian
+from systems import Jvpn, OpenVpn, System, WireguardGo
+
+from jvpn.lab.links import Network
+from jvpn.lab.namespaces import LabError
+from jvpn.observability.admin import AdminError
+
+Seen = dict[str, float]
+POLICIES = Path(__file__).parents[1] / "policies"
+
+#: What one writes in ten minutes. A ping a second over the first uplink; three unanswered, and the second takes over.
+#: And wireguard-go asks for its route anew only when one changes: a link that goes says nothing of routes, so this does.
+FOLLOW = """
+ip -o monitor link | while read -r line; do
+    case $line in *upA*DOWN*) ip route replace {service}/32 via {gateway} dev upB metric 200 ;; esac
+done &
+lost=0
+while :; do
+    if ping -q -c 1 -W 1 -I upA {service} >/dev/null 2>&1; then
+        lost=0
+        ip route del {service}/32 via {gateway} dev upB metric 50 2>/dev/null
+        sleep 1
+    else
+        lost=$((lost + 1))
+        [ $lost -lt 3 ] || ip route replace {service}/32 via {gateway} dev upB metric 50
+        sleep 0.2
+    fi
+done
+"""
+
+
+class Contestant(Protocol):
+    """`active` is the uplink that DATA goes out on, `ready` whether a trial may begin: B can take over."""
+
+    name: str
+    system: System
+
+    def start(self, network: Network[Any], work: Path) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def active(self) -> str: ...
+
+    def ready(self, *, alone: bool) -> bool: ...
+
+    def switch(self) -> None: ...
+
+    def switch_back(self) -> None: ...
+
+    def handshakes(self) -> int: ...
+
+    def notes(self, t0_ms: int) -> Seen: ...
+
+
+class JvpnContestant:
+    """`switches_a_minute` lets trials of voluntary switches follow each other faster than the default policy would."""
+
+    name = "jvpn"
+
+    def __init__(self, switches_a_minute: int = 0) -> None:
+        policy = ""
+        if switches_a_minute:
+            default = (POLICIES / "default.yaml").read_text()
+            policy = default.replace(
+                "max_switches_per_minute: 8", f"max_switches_per_minute: {switches_a_minute}"
+            )
+        self.system: System = Jvpn(policy=policy)
+
+    def start(self, network: Network[Any], work: Path) -> None:
+        self._network = network
+        self.system.start(network, work)
+        assert isinstance(self.system, Jvpn)
+        self._tunnel = self.system.tunnel
+
+    def stop(self) -> None:
+        self.system.stop()
+
+    def active(self) -> str:
+        return self._tunnel.active_link()
+
+    def ready(self, *, alone: bool) -> bool:
+        """`alone`: there is nothing to take over."""
+        links = [link.name for link in self._network]
+        try:
+            status = self._tunnel.client.status()
+            return status["state"] == "ATTACHED" and (alone or self._tunnel.validated(*links))
+        except (AdminError, LabError):
+            return False
+
+    def switch(self) -> None:
+        other = next(link for link in self._network if link.name != self.active())
+        self._tunnel.client.ask("switch", device=other.client_device)
+
+    def switch_back(self) -> None:
+        """Nothing to do: the next trial begins where this one ended."""
+
+    def handshakes(self) -> int:
+        return int(self._tunnel.gateway.status()["counters"].get("handshakes", 0))
+
+    def notes(self, t0_ms: int) -> Seen:
+        """What the client's own event stream says of the first switch since `t0_ms` (wall clock)."""
+        for line in reversed(self._tunnel.client.event_lines()):
+            event = json.loads(line)
+            if event["ts_ms"] < t0_ms:
+                break
+            if event["event"] == "TRANSPORT_SWITCH":
+                return {key: event[key] for key in ("detect_ms", "reattach_ms") if event.get(key) is not None}
+        return {}
+
+
+class Routed:
+    """A system that goes where the kernel's routes lead."""
+
+    def __init__(
+        self, name: str, system: System, handshakes: Callable[["Routed"], int], *, follow: bool = False
+    ) -> None:
+        self.name = name
+        self.system = system
+        self._handshakes = handshakes
+        self._follow = follow
+        self._script: subprocess.Popen[bytes] | None = None
+
+    def start(self, network: Network[Any], work: Path) -> None:
+        self.network, self.work = network, work
+        self.system.start(network, work)
+        if self._follow:
+            text = FOLLOW.format(service=network.service_ip, gateway=network["B"].gateway_ip)
+            self._script = network.client.popen(["sh", "-c", text])
+
+    def stop(self) -> None:
+        if self._script is not None:
+            os.killpg(self._script.pid, signal.SIGKILL)
+            self._script.wait()
+        self.system.stop()
+
+    def active(self) -> str:
+        shown = json.loads(
+            self.network.client.run(["ip", "-j", "route", "get", self.network.service_ip]).stdout
+        )
+        return str(shown[0]["dev"]).removeprefix("up")
+
+    def ready(self, *, alone: bool) -> bool:
+        return self.active() == "A"
+
+    def _preferred(self, verb: str) -> None:
+        b = self.network["B"]
+        self.network.client.ip(
+            f"route {verb} {self.network.service_ip}/32 via {b.gateway_ip} dev {b.client_device} metric 50"
+        )
+
+    def switch(self) -> None:
+        self._preferred("replace")
+
+    def switch_back(self) -> None:
+        self._preferred("del")
+
+    def handshakes(self) -> int:
+        return self._handshakes(self)
+
+    def notes(self, t0_ms: int) -> Seen:
+        return {}
+
+
+def _wireguard_handshake(contestant: Routed) -> int:
+    """Seconds since 1970 of the newest one: another value is another handshake."""
+    assert isinstance(contestant.system, WireguardGo)
+    shown = contestant.network.client.run(
+        ["wg", "show", contestant.system.device, "latest-handshakes"]
+    ).stdout
+    return int(shown.split()[-1])
+
+
+def _openvpn_handshakes(contestant: Routed) -> int:
+    return (contestant.work / "server.log").read_text().count("Control Channel: TLS")
+
+
+def contestants(peers: Path) -> dict[str, Callable[[], Contestant]]:
+    """By name. Raises debian.NoPeer when one cannot be had."""
+    program = debian.wireguard_go(peers)
+    debian.installed("wg", "wireguard-tools")
+    debian.installed("openvpn", "openvpn")
+    return {
+        "jvpn": JvpnContestant,
+        "wireguard-go": lambda: Routed("wireguard-go", WireguardGo(program), _wireguard_handshake),
+        "wireguard-go+script": lambda: Routed(
+            "wireguard-go+script", WireguardGo(program), _wireguard_handshake, follow=True
+        ),
+        "openvpn": lambda: Routed("openvpn", OpenVpn(floats=True), _openvpn_handshakes),
+    }
