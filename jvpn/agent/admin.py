@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from jvpn.agent.configuring import named
 from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import ClientSnapshot, PathSnapshot
@@ -117,6 +118,8 @@ class ClientAdmin:
                 for _number, path in sorted(session.paths.paths.items())
             ],
             offload=offload,
+            policy=named(session.policy) if session.configured else "",
+            asked_policy=session.asked_policy,
             counters=counters,
         )
 

@@ -159,6 +159,7 @@ class ClientCore:
             self._seq,
             self._do,
             now_ns // NS,
+            self._identity.policy_name,
         )
         self._confirm_by_ms = now_ns // NS + CONFIRM_TIMEOUT_MS
         self.handshakes_done += 1

@@ -52,4 +52,11 @@ class SessionOver:
     note: str = ""
 
 
-Effect = SendDatagram | TellWorker | PersistTimestamp | ConfigureTunnel | ClearRecord | SessionOver
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Something for people to read, in the client's log."""
+
+    text: str
+
+
+Effect = SendDatagram | TellWorker | PersistTimestamp | ConfigureTunnel | ClearRecord | SessionOver | Say

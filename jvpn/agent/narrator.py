@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 
 from jvpn.agent.paths import ClientPath
 from jvpn.observability.events import (
+    AuditEvent,
     DecisionEvent,
     PathRef,
     PolicyEvent,
@@ -59,6 +60,16 @@ class ClientNarrator:
         self._sink.emit(
             ReattachResult(attempt=attempt, result=result, retry_after_ms=retry_after_ms, **common)  # type: ignore[arg-type]
         )
+
+    def policy_refused(self, asked: str, version: int) -> None:
+        """The session has another policy than the one asked for."""
+        common = self._common(version, "POLICY_NOT_ALLOWED")
+        self._sink.emit(PolicyEvent(limit=f"policy {asked}", observed=1, threshold=0, **common))  # type: ignore[arg-type]
+
+    def policy_changed(self, old: Policy, new: Policy, version: int) -> None:
+        """The gateway gave the running session another policy."""
+        result = f"{old.name}@{old.version} → {new.name}@{new.version}"
+        self._sink.emit(AuditEvent(check="policy", result=result, **self._common(version, "POLICY_CHANGED")))  # type: ignore[arg-type]
 
     def denied(self, cause: str, reason: str, version: int, retry_after_ms: int = 0) -> None:
         """A switch that the gateway asked for, or the policy, cannot be, or not yet."""

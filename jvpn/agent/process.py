@@ -18,6 +18,7 @@ from jvpn.agent.effects import (
     ConfigureTunnel,
     Effect,
     PersistTimestamp,
+    Say,
     SendDatagram,
     SessionOver,
     TellWorker,
@@ -258,6 +259,8 @@ class Agent:
                     self._configure(effect)
                 case ClearRecord(record):
                     self.page.clear_record(record)
+                case Say(text):
+                    self._say(text)
                 case SessionOver(reason, again, note):
                     why = f"{reason} ({note})" if note else reason
                     self._say(f"session over: {why}" + ("; shaking hands again" if again else ""))

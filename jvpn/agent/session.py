@@ -48,11 +48,14 @@ class ClientSession:
         seq: Callable[[], int],
         do: Callable[[Effect], None],
         now_ms: int,
+        asked_policy: str = "",
     ) -> None:
         self.session_id = result.session_id
         self.secrets = result.secrets
         self.epoch = result.epoch
         self.policy = policy
+        #: The policy that this client asked for, by name; empty: none in particular.
+        self.asked_policy = asked_policy
         self.narrator = narrator
         narrator.session_id = result.session_id
         narrator.policy_version = f"{policy.name}@{policy.version}"

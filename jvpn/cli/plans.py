@@ -4,7 +4,9 @@ import ipaddress
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Final
 
 from jvpn.agent.handshaking import Identity
 from jvpn.agent.plan import ClientPlan, DnsPlan, UplinkPlan
@@ -16,7 +18,10 @@ from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.policies import PolicySet
 
+#: What a running gateway takes up of its configuration.
+POLICY_FIELDS: Final = frozenset({"policy", "policies", "policy_dir", "policy_change"})
 BPFFS = Path("/sys/fs/bpf/jvpn")
 
 
@@ -56,6 +61,31 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         dns=config.dns,
         offload=config.offload == "auto",
     )
+
+
+def policy_set(config: GatewayConfig, first: GatewayConfig) -> PolicySet:
+    """What the files say of policies now; `first` is what the running gateway was started with."""
+    policies, broken = load_policies(config.policy_dir)
+    return PolicySet(
+        default=config.policy,
+        policies=policies,
+        broken={name: str(error) for name, error in broken.items()},
+        assigned={peer.public_key: (peer.policy, peer.policies) for peer in config.peers},
+        mode=config.policy_change,
+        waiting=_waiting(config, first),
+    )
+
+
+def _waiting(config: GatewayConfig, first: GatewayConfig) -> tuple[str, ...]:
+    """Fields that differ and that a running gateway does not take up."""
+
+    def apart(one: GatewayConfig) -> dict[str, object]:
+        peers = [replace(peer, policy="", policies=()) for peer in one.peers]
+        rest = {f.name: getattr(one, f.name) for f in fields(one)} | {"peers": peers}
+        return {name: value for name, value in rest.items() if name not in POLICY_FIELDS}
+
+    now, then = apart(config), apart(first)
+    return tuple(name for name in now if now[name] != then[name])
 
 
 def _policy(policies: dict[str, Policy], broken: Mapping[str, Exception], name: str, filename: str) -> Policy:

@@ -2,6 +2,7 @@
 
 jvpn policy check FILE…        is each of them a policy?
 jvpn policy explain [NAME]     what it means, and what it would decide now
+jvpn policy apply              a running gateway takes changed files up
 """
 
 import argparse
@@ -10,13 +11,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from jvpn.cli import policy_explain
+from jvpn.cli.peer import operator
+from jvpn.cli.status import add_run_dir
 from jvpn.config.loader import read_policy
+from jvpn.observability.admin import ask
 from jvpn.policy.estimators import MIN_PROBES
 from jvpn.policy.health import WATCH_INTERVALS
 from jvpn.policy.model import Policy, PolicyError
 from jvpn.policy.parameters import HOUR, SECOND
 from jvpn.policy.words import span
+from jvpn.supervisor.policies import MODES, Applied, told
 
 #: Many NATs forget a UDP mapping after this (RFC 4787 asks for two minutes, and many do less).
 NAT_FORGETS_MS = 30 * SECOND
@@ -40,6 +47,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     check.add_argument("--json", action="store_true", help="print one JSON object for each file, in a list")
     check.set_defaults(run=run_check)
     policy_explain.add_parser(verbs)
+    apply = verbs.add_parser(
+        "apply",
+        help="put changed files in force",
+        description="Has a running gateway read its policies again, as SIGHUP does, and says what has changed and for "
+        "how many sessions. New sessions get the new policies. grace: those that there are keep theirs until they "
+        "end. strict: they have the new one now; where a session cannot be changed (kem) it ends, and its client "
+        "shakes hands anew.",
+    )
+    apply.add_argument(
+        "--mode", choices=MODES, default="", help="default: policy_change of the configuration"
+    )
+    add_run_dir(apply)
+    apply.set_defaults(run=run_apply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +134,17 @@ def warnings(policy: Policy) -> list[Remark]:
         problem = f"{hours} h is after session_ttl_ms ({span(policy.session_ttl_ms)}), so it changes nothing"
         found.append(Remark("warning", 0, "reauthenticate_interval_h", problem, "lower it, or write 0"))
     return found
+
+
+def run_apply(args: argparse.Namespace) -> int:
+    """0; 1 when a policy is broken now, or (AdminError) no gateway runs there or its configuration is."""
+    request: dict[str, object] = {"command": "policy-apply", "mode": args.mode, "by": operator()}
+    answer = ask(args.run_dir, request)
+    if args.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        print("\n".join(told(msgspec.convert(answer, Applied))))
+    return 1 if any(change["problem"] for change in answer["changes"]) else 0
 
 
 def _print(one: Checked) -> None:

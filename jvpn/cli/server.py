@@ -1,11 +1,12 @@
 """`jvpn server`: run a gateway in the foreground."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
-from jvpn.cli.plans import gateway_plan
+from jvpn.cli.plans import gateway_plan, policy_set
 from jvpn.config import load_gateway
 from jvpn.supervisor.process import serve
 
@@ -23,5 +24,12 @@ def run(args: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         print("jvpn server: needs root (TUN, BPF, interfaces); start it as root", file=sys.stderr)
         return 1
-    plan = gateway_plan(load_gateway(args.config), str(args.config))
-    return serve(plan, lambda text: print(f"jvpn server: {text}", flush=True))
+    config = load_gateway(args.config)
+    plan = gateway_plan(config, str(args.config))
+    return serve(plan, _say, lambda: policy_set(load_gateway(args.config), config))
+
+
+def _say(text: str) -> None:
+    # A terminal that has gone away sends SIGHUP, and takes no more words.
+    with contextlib.suppress(OSError):
+        print(f"jvpn server: {text}", flush=True)

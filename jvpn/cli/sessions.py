@@ -26,7 +26,19 @@ def sessions_text(answer: list[dict[str, Any]]) -> str:
     if not answer:
         return "no sessions"
     rows = [
-        ["session", "peer", "state", "version", "for", "path", "inner", "received", "sent", "last switch"]
+        [
+            "session",
+            "peer",
+            "state",
+            "version",
+            "for",
+            "policy",
+            "path",
+            "inner",
+            "received",
+            "sent",
+            "last switch",
+        ]
     ]
     for session in answer:
         path = "none"
@@ -39,6 +51,7 @@ def sessions_text(answer: list[dict[str, Any]]) -> str:
                 session["state"],
                 version_text(session["state_version"]),
                 duration(session["age_ms"]),
+                session["policy"],
                 path,
                 session["inner_addresses"][0].partition("/")[0],
                 f"{session['rx_bytes']:,}",

@@ -74,6 +74,7 @@ def client_text(answer: dict[str, Any]) -> str:
         f"session   {session}",
         f"state     {answer['state']} at version {version_text(answer['state_version'])}",
         f"active    {answer['active'] or 'no path'}",
+        f"policy    {policy_text(answer)}",
         f"offload   {answer['offload']}",
         "",
     ]
@@ -92,6 +93,13 @@ def client_text(answer: dict[str, Any]) -> str:
         )
     lines += columns(rows)
     return "\n".join([*lines, *counter_lines(answer["counters"])])
+
+
+def policy_text(answer: dict[str, Any]) -> str:
+    given, asked = answer["policy"], answer["asked_policy"]
+    if given and asked and given.partition("@")[0] != asked:
+        return f"{given}, not {asked} as asked for: the gateway has none of that name, or not for this client"
+    return given or "none yet"
 
 
 def counter_lines(counters: dict[str, int]) -> list[str]:

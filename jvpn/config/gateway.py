@@ -19,6 +19,8 @@ from jvpn.config.fields import (
 )
 
 XdpMode = Literal["auto", "native", "generic", "off"]
+PolicyMode = Literal["grace", "strict"]
+POLICY_MODES: Final = ("grace", "strict")
 XDP_MODES: Final = ("auto", "native", "generic", "off")
 SUITES: Final = (1, 2)
 MAX_WORKERS: Final = 128
@@ -38,6 +40,7 @@ GATEWAY_FIELDS: Final = (
     "policy",
     "policies",
     "policy_dir",
+    "policy_change",
     "peers",
     "store",
     "run_dir",
@@ -84,6 +87,7 @@ class GatewayConfig:
     policy: str
     policies: tuple[str, ...]
     policy_dir: Path | None
+    policy_change: PolicyMode
     peers: tuple[PeerConfig, ...]
     store: Path
     run_dir: Path
@@ -123,6 +127,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
         policy=policy,
         policies=policies,
         policy_dir=policy_dir,
+        policy_change=_policy_change(read, nodes.get("policy_change")),
         peers=_peers(read, nodes.get("peers"), (policy, policies), policy_dir, tun_addresses),
         store=read.optional_path(nodes, "store", DEFAULT_STATE_DIR / "sessions.db"),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
@@ -170,6 +175,10 @@ def _suites(read: Fields, node: yaml.Node | None) -> tuple[int, ...]:
         for name, item in _some(read, node, "suites", "[1, 2]")
     ]
     return tuple(sorted(set(found)))
+
+
+def _policy_change(read: Fields, node: yaml.Node | None) -> PolicyMode:
+    return "grace" if node is None else cast(PolicyMode, read.choice(node, "policy_change", POLICY_MODES))
 
 
 def _tun(read: Fields, node: yaml.Node) -> tuple[str, tuple[Interface, ...]]:

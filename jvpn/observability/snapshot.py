@@ -58,7 +58,7 @@ class SessionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One session as its gateway sees it. `index`, `transport` and `source` are None without an active binding.
 
     `age_ms` counts from the handshake, `since_ms` from the entry into `state`. `peer` is the configured name of
-    the client's key.
+    the client's key. `policy` is name@version.
     """
 
     session_id: str
@@ -76,6 +76,7 @@ class SessionSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     tx_bytes: int
     rx_packets: int
     tx_packets: int
+    policy: str = ""
     last_switch: SwitchSnapshot | None = None
 
 
@@ -111,7 +112,10 @@ class PathSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A client. `session` is the SessionID in hexadecimal, `active` the name of the path in use; None without one."""
+    """A client. `session` is the SessionID in hexadecimal, `active` the name of the path in use; None without one.
+
+    `policy` is the session's, name@version; `asked_policy` the name that the configuration asks for, empty for none.
+    """
 
     session: str | None
     state: State
@@ -119,4 +123,6 @@ class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     active: str | None
     paths: list[PathSnapshot]
     offload: str
+    policy: str = ""
+    asked_policy: str = ""
     counters: dict[str, int] = {}

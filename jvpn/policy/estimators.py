@@ -31,6 +31,10 @@ class RoundTrip:
         self.srtt_ns: int | None = None
         self.rttvar_ns = 0
 
+    def over(self, window_ns: int) -> None:
+        """Another window, from now on."""
+        self._window_ns = window_ns
+
     def sample(self, rtt_ns: int, now_ns: int) -> None:
         if self.srtt_ns is None:
             self.srtt_ns = rtt_ns
@@ -91,6 +95,10 @@ class Probes:
         self.last_sent_ns: int | None = None
         self.last_answered_sent_ns: int | None = None
         self.last_answer_ns: int | None = None
+
+    def over(self, memory_ns: int) -> None:
+        """Another memory, from now on."""
+        self._memory_ns = memory_ns
 
     def sent(self, probe_id: int, now_ns: int) -> None:
         probe = _Probe(now_ns)
@@ -157,6 +165,10 @@ class CounterLoss:
     def __init__(self, window_ns: int) -> None:
         self._window_ns = window_ns
         self._points: deque[tuple[int, int, int]] = deque(maxlen=_MAX_SAMPLES)
+
+    def over(self, window_ns: int) -> None:
+        """Another window, from now on."""
+        self._window_ns = window_ns
 
     def counted(self, highest: int, received: int, now_ns: int) -> None:
         if self._points:

@@ -111,6 +111,15 @@ class PathHealth:
         self._pace_ns = CANDIDATE_INTERVAL_NS
         self._steady_since_ns: int | None = None
 
+    def follow(self, policy: Policy) -> None:
+        """Another policy from now on; what was measured stays."""
+        self._rule = DeadPathRule(policy)
+        self._idle_ns = policy.idle_probe_interval_ms * MS
+        self._window_ns = policy.loss_window_ms * MS
+        self._probes.over(LOSS_MEMORY_WINDOWS * self._window_ns)
+        for estimator in (self._round_trip, self._outward, self._inward):
+            estimator.over(self._window_ns)
+
     # --- what happened --------------------------------------------------------------------------------
 
     def on_probe_sent(self, probe_id: int, now_ns: int) -> None:

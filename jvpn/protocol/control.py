@@ -55,6 +55,8 @@ RELIABLE: Final = frozenset(
 )
 
 
+#: Message ids go round (RFC 1982): of two the later is the one that is less than half a round ahead.
+_IDS: Final = 1 << 32
 _KINDS: Final = frozenset(int(kind) for kind in ControlType)
 
 
@@ -127,6 +129,7 @@ class ControlChannel:
         self._seen: OrderedDict[int, int] = OrderedDict()
         self._partial: OrderedDict[int, _Reassembly] = OrderedDict()
         self._round_trips_ms: list[int] = []
+        self._newest_config: int | None = None
         self.repeat_ms = CONTROL_REPEAT_MIN_MS
 
     def expect(self, patience_ms: float) -> None:
@@ -244,6 +247,12 @@ class ControlChannel:
         self._seen[frame.message_id] = bitmap
         while len(self._seen) > CONTROL_REMEMBERED_IDS:
             self._seen.popitem(last=False)
+        if partial.kind is ControlType.CONFIG:
+            newest = self._newest_config
+            if newest is not None and (newest - frame.message_id) % _IDS < _IDS // 2:
+                # Late on its way: what it says has been replaced.
+                return None
+            self._newest_config = frame.message_id
         return Message(partial.kind, b"".join(partial.parts[c] for c in range(partial.chunks)))
 
     def _acknowledge(self, message_id: int, bitmap: int) -> None:

@@ -27,6 +27,10 @@ class IndexTable:
     def highest_installed(self) -> int:
         return max(self.ids)
 
+    def widen(self, max_candidates: int) -> None:
+        """A wider window (call `update`). It never narrows: the client has been told how far it may go."""
+        self._max_candidates = max(self._max_candidates, max_candidates)
+
     def saw(self, index: int) -> bool:
         """An authenticated datagram came on `index`. Returns whether the window has to move (call `update`)."""
         if index <= self.highest_seen:

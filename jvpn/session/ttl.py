@@ -50,6 +50,15 @@ class TtlClock:
             window = now_ms + recovery_window_ms
         return replace(self, loss_deadline_ms=loss, window_deadline_ms=window)
 
+    def moved(self, lifetime_ms: int, transport_loss_ms: int, window_ms: int) -> "TtlClock":
+        """The clock under another policy: each limit is so much longer, or shorter, than it was."""
+        loss, window = self.loss_deadline_ms, self.window_deadline_ms
+        return TtlClock(
+            self.session_deadline_ms + lifetime_ms,
+            None if loss is None else loss + transport_loss_ms,
+            None if window is None else window + window_ms,
+        )
+
     def next_deadline_ms(self) -> int:
         """When `fired` has to be asked again."""
         running = (self.session_deadline_ms, self.loss_deadline_ms, self.window_deadline_ms)

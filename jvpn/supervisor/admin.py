@@ -15,7 +15,8 @@ from jvpn.session.machine import Reason
 from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.dataplane import counters_of
 from jvpn.supervisor.live_session import LiveSession, path_text
-from jvpn.supervisor.peer_admin import PeerAdmin
+from jvpn.supervisor.peer_admin import BY_MAX, PeerAdmin
+from jvpn.supervisor.policies import MODES, Applied, named
 from workers.counters import Counter
 
 if TYPE_CHECKING:
@@ -47,11 +48,15 @@ class GatewayAdmin:
             return self.switching(str(request.get("session", "")))
         if command == "peers":
             return self._peers.show(str(request.get("peer", "")))
+        if command == "policy-apply":
+            return self.apply(str(request.get("mode", "")), str(request.get("by", "")))
         if command == "policies":
             return self.policies()
         if command == "reset-clock":
             return self._peers.reset_clock(str(request.get("peer", "")), str(request.get("by", "")))
-        known = "peers, policies, reset-clock, sessions, status, switch, switching and terminate"
+        known = (
+            "peers, policies, policy-apply, reset-clock, sessions, status, switch, switching and terminate"
+        )
         raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 
     def status(self) -> GatewaySnapshot:
@@ -77,6 +82,13 @@ class GatewayAdmin:
             offload=str(gateway.dataplane.inventory.offload) if plan.offload else "off by configuration",
             steering_notes=list(gateway.xdp.notes),
         )
+
+    def apply(self, mode: str, by: str) -> Applied:
+        """Read policies again, and put them in force for new sessions alone (grace) or for all (strict)."""
+        if mode not in ("", *MODES):
+            raise AdminError(f"{mode!r} is no mode; they are: {', '.join(MODES)}")
+        wanted = next((known for known in MODES if known == mode), None)
+        return self._gateway.reload(wanted, by[:BY_MAX] if by.isprintable() else "")
 
     def policies(self) -> dict[str, object]:
         """The policy of peers that name none, and all that new sessions may have, by name."""
@@ -131,6 +143,7 @@ class GatewayAdmin:
             tx_bytes=seen.sent_bytes,
             rx_packets=seen.received_packets,
             tx_packets=seen.sent_packets,
+            policy=named(session.policy),
             last_switch=self._last_switch(session, at_ms),
         )
 

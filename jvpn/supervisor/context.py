@@ -92,6 +92,10 @@ class GatewayContext:
         self.last_seq = self.facts.generation << 32
         self.free_records = list(range(self.facts.capacity - 1, -1, -1))
 
+    def known_policies(self) -> dict[str, Policy]:
+        """What peers may have, by name."""
+        return {p.name: p for peer in self.peers.peers.values() for p in (peer.policy, *peer.others)}
+
     def next_seq(self) -> int:
         self.last_seq += 1
         return self.last_seq

@@ -180,11 +180,15 @@ class Controlling:
             self.configure(session, now_ms)
         self.after_transition(session, now_ms)
 
-    def configure(self, session: LiveSession, now_ms: int) -> None:
-        """CONFIG: what the client is given; again when the installed indexes have changed, for their tickets."""
+    def configure(self, session: LiveSession, now_ms: int, *, again: bool = False) -> None:
+        """CONFIG: what the client is given; again when the installed indexes have changed, for their tickets, or
+        when something else in it has (`again`)."""
         installed = set(session.indexes.ids.values())
-        if session.configured and installed == session.ticketed:
+        if session.configured and installed == session.ticketed and not again:
             return
+        if session.config_id is not None:
+            # In place of the last one, which may not have arrived yet.
+            session.channel.withdraw(session.config_id)
         session.configured, session.ticketed = True, installed
         facts = self._context.facts
         config = messages.Config(
@@ -198,7 +202,7 @@ class Controlling:
             },
             reset_token=_base64(tickets.reset_token(facts.fleet_key, session.session_id)),
         )
-        session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
+        session.config_id = session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
 
     def renew(self, session: LiveSession, now_ms: int) -> None:
         """The window of indexes may have moved: a configured client gets tickets for the new ones."""

@@ -22,6 +22,7 @@ from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemovePref
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
+from jvpn.supervisor.policies import Applied, Mode, Policies, PolicySet
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.takeover import Takeover
@@ -41,6 +42,7 @@ class GatewayCore:
         self._takeover = Takeover(context, store, self._reattaching)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
+        self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
         self._upkeep = Upkeep(context, self._controlling, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
@@ -154,6 +156,11 @@ class GatewayCore:
         if running is not None:
             running.dirty_ms = now_ms + STORE_RETRY_MS
             self.context.touched.add(running)
+
+    def apply_policies(self, found: PolicySet, mode: Mode, by: str, now_ms: int) -> Applied:
+        """Configuration and policy files have been read again: what they say now holds for new sessions, and with
+        `strict` for those that there are."""
+        return self._policies.apply(found, mode, by, now_ms)
 
     def reset_clock(self, peer: Peer, by: str) -> None:
         """An operator has had the store forget the peer's handshake timestamp: so does this gateway."""

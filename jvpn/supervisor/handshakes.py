@@ -83,6 +83,11 @@ class Handshakes:
         context = self._context
         policy = peer.policy_for(opened.policy_name)
         given = peer.policy if policy is None else policy
+        broken = peer.refuses(opened.policy_name)
+        if broken:
+            context.counters["policy_broken"] += 1
+            context.narrator.policy_refuses(peer, broken, now_ms)
+            return
         if not arrival.allowed_by(given):
             context.counters["transport_not_allowed"] += 1
             return
@@ -178,6 +183,11 @@ class Handshakes:
         """Nothing is left of the peer's handshake timestamps here, the one of a pending handshake included."""
         self._drop_pending(peer.public_key)
         self._context.peers.forget_clock(peer.public_key)
+
+    def forget_pending(self) -> None:
+        """Nothing that was answered until now counts: clients ask again."""
+        for client_key in list(self._pending):
+            self._drop_pending(client_key)
 
     def get_timer(self) -> int | None:
         return min((p.expires_ms for p in self._pending.values()), default=None)

@@ -119,6 +119,8 @@ class LiveSession:
         #: The policy that the client asked for and may not have; empty when there is none such.
         self.refused_policy = ""
         self.configured = False
+        #: The message id of the newest CONFIG.
+        self.config_id: int | None = None
         #: Steering ids that the client has been given tickets for.
         self.ticketed: set[bytes] = set()
         #: Changed since the store has it, since when.
@@ -157,6 +159,18 @@ class LiveSession:
     def demanded_kem(self) -> Kem:
         """What every rekey of this session must bring, by its policy."""
         return Kem.MLKEM768 if self.policy.kem == "mlkem768" else Kem.NONE
+
+    def work_by(self, policy: Policy, now_ms: int) -> None:
+        """Another policy from now on. Keys are as they are: whoever calls sees to it that `kem` is the same."""
+        old, self.policy = self.policy, policy
+        self.ttl = self.ttl.moved(
+            policy.lifetime_ms - old.lifetime_ms,
+            policy.transport_loss_ttl_ms - old.transport_loss_ttl_ms,
+            policy.recovery_window_ms - old.recovery_window_ms,
+        )
+        self.indexes.widen(policy.max_candidates)
+        self.look_at_keys_ms = now_ms
+        self.dirty_ms = now_ms if self.dirty_ms is None else self.dirty_ms
 
     @property
     def hex_id(self) -> str:

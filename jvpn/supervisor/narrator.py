@@ -20,6 +20,7 @@ from jvpn.observability.events import (
     state_change,
 )
 from jvpn.observability.sink import Sink
+from jvpn.policy.model import Policy
 from jvpn.policy.replay import CommitRecord
 from jvpn.protocol.reattach import Request
 from jvpn.session.machine import Machine, Origin, Reason, State, Transition
@@ -31,6 +32,7 @@ from jvpn.supervisor.peers import Peer
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.
 SECURITY_INTERVAL_MS = 1_000
 SECURITY_KINDS_KEPT = 1_024
+REFUSAL_INTERVAL_MS = 60_000
 
 
 class Limit(NamedTuple):
@@ -51,6 +53,8 @@ class Narrator:
         #: Whether the store keeps what is told here; if not, events say so.
         self.durable = True
         self._security: dict[tuple[bytes, str], tuple[int, int]] = {}
+        #: When a peer and a broken policy were last told of; no more of them than are configured.
+        self._refusals: dict[tuple[bytes, str], int] = {}
 
     def _common(self, session: LiveSession, reason: str) -> dict[str, object]:
         return ({} if self.durable else {"non_durable": True}) | {
@@ -165,6 +169,30 @@ class Narrator:
         self._sink.emit(CommitEvent(record=record, **common))  # type: ignore[arg-type]
         for breach in record.commitment.breaches:
             self.limit(session, reason, Limit(breach.signal, breach.observed, breach.threshold))
+
+    def policy_changed(self, session: LiveSession, old: Policy, new: Policy, by: str) -> None:
+        """A running session is to have another policy: it has it from now on, or ends because of it."""
+        common = self._common(session, "POLICY_CHANGED")
+        result = f"{old.name}@{old.version} → {new.name}@{new.version}, asked by {by or 'nobody by name'}"
+        self._sink.emit(AuditEvent(check="policy", result=result, **common))  # type: ignore[arg-type]
+
+    def policy_file(self, name: str, result: str, *, broken: bool) -> None:
+        """A policy that was read again is another one now, or broken."""
+        self._audit("POLICY_BROKEN" if broken else "POLICY_CHANGED", f"policy {name}", result)
+
+    def reload_refused(self, why: str) -> None:
+        """Policies were to be read again, and the configuration that names them is broken: nothing has changed."""
+        self._audit("POLICY_BROKEN", "policy", why)
+
+    def policy_refuses(self, peer: Peer, name: str, now_ms: int) -> None:
+        """A client would have a policy whose file is broken. Told once a minute and peer: it goes on asking."""
+        key = (peer.public_key, name)
+        if now_ms - self._refusals.get(key, -REFUSAL_INTERVAL_MS) < REFUSAL_INTERVAL_MS:
+            return
+        self._refusals[key] = now_ms
+        self._audit(
+            "POLICY_BROKEN", f"policy {name}", f"peer {peer.name}: no new session, {peer.broken[name]}"
+        )
 
     def limit(self, session: LiveSession, reason: str, limit: Limit) -> None:
         common = self._common(session, reason)

@@ -1,6 +1,7 @@
 """The configured peers of a gateway: who may shake hands, under which policy, with which inner addresses."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jvpn.policy.model import Policy
@@ -10,7 +11,8 @@ from jvpn.policy.model import Policy
 class Peer:
     """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32".
 
-    `policy` is what its sessions have unless it asks for one of `others`, by name.
+    `policy` is what its sessions have unless it asks for one of `others`, by name. `broken`: what is wrong with the
+    files of policies that it would have; `own`: the name of its own, where that is one of these.
     """
 
     name: str
@@ -19,11 +21,22 @@ class Peer:
     policy: Policy
     psk: bytes = field(default=bytes(32), repr=False)
     others: tuple[Policy, ...] = ()
+    broken: Mapping[str, str] = field(default_factory=dict)
+    own: str = ""
 
     def policy_for(self, asked: str) -> Policy | None:
         """The policy of that name, if this peer may have it; an empty name asks for none in particular."""
         allowed = (self.policy, *self.others)
         return self.policy if not asked else next((p for p in allowed if p.name == asked), None)
+
+    def refuses(self, asked: str) -> str:
+        """The broken policy that a new session would have, by name; empty when it would have a sound one."""
+        if asked in self.broken:
+            return asked
+        own = self.own or self.policy.name
+        return (
+            own if own in self.broken and (not asked or self.policy_for(asked) in (None, self.policy)) else ""
+        )
 
 
 @dataclass(slots=True)

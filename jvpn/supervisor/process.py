@@ -6,14 +6,16 @@ deadlines; after each the core's effects are carried out in their order.
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from jvpn import __version__
-from jvpn.holder.signals import stop_pipe
-from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
+from jvpn.holder.signals import signal_pipe
+from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer
 from jvpn.observability.sink import open_sink
+from jvpn.policy.source import SourceError
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
@@ -44,6 +46,7 @@ from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
 from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.policies import Applied, Mode, PolicySet, told
 from jvpn.supervisor.programs import noted_pin_dir
 from jvpn.supervisor.turns import Rank, Turns
 from jvpn.supervisor.undo import Undo
@@ -56,10 +59,16 @@ READS_PER_TURN = 64
 
 
 class Gateway:
-    """A running gateway. The constructor brings everything up or raises, having taken down what it had made."""
+    """A running gateway. The constructor brings everything up or raises, having taken down what it had made.
 
-    def __init__(self, plan: GatewayPlan, say: Callable[[str], None]) -> None:
+    `reread()` reads configuration and policies again; it raises SourceError for a configuration that cannot be used.
+    """
+
+    def __init__(
+        self, plan: GatewayPlan, say: Callable[[str], None], reread: Callable[[], PolicySet] | None = None
+    ) -> None:
         self.plan = plan
+        self._reread = reread
         self._say = say
         self._turns = Turns()
         self._undo = Undo()
@@ -153,7 +162,8 @@ class Gateway:
         admin = GatewayAdmin(self)
         self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._turns.selector, admin.handle)
         self._undo.add(self._admin.close)
-        self._turns.register(stop_pipe(), self.stop)
+        self._signals = signal_pipe(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._turns.register(self._signals, self._on_signal)
 
     def _watch_worker(self, slot: int) -> None:
         self._turns.register(self.dataplane.channels[slot].fileno(), lambda: self._on_worker(slot))
@@ -179,6 +189,32 @@ class Gateway:
 
     def stop(self) -> None:
         self._running = False
+
+    def _on_signal(self) -> None:
+        came = set(os.read(self._signals, 64))
+        if came & {signal.SIGTERM, signal.SIGINT}:
+            self.stop()
+        elif signal.SIGHUP in came:
+            with contextlib.suppress(AdminError):
+                self.reload(None, "SIGHUP")
+
+    def reload(self, mode: Mode | None, by: str) -> Applied:
+        """Take up what the policy files say now; `mode` None: as the configuration says. What came of it is said.
+
+        Raises AdminError when the configuration cannot be read: nothing has changed then.
+        """
+        if self._reread is None:
+            raise AdminError("this gateway was started without files to read again")
+        try:
+            found = self._reread()
+        except SourceError as error:
+            self.core.context.narrator.reload_refused(f"{error}, asked by {by}")
+            self._say(f"policies are as before, the configuration cannot be used: {error}")
+            raise AdminError(f"nothing has changed, the configuration cannot be used: {error}") from error
+        applied = self.core.apply_policies(found, mode or found.mode, by, now_ms())
+        for line in told(applied):
+            self._say(line)
+        return applied
 
     def _on_datagrams(self, listener: int, member: int) -> None:
         transport = self.dataplane.transports[listener][member]
@@ -246,10 +282,12 @@ class Gateway:
         return __version__
 
 
-def serve(plan: GatewayPlan, say: Callable[[str], None]) -> int:
-    """Run a gateway until it is told to stop. Returns an exit status."""
+def serve(
+    plan: GatewayPlan, say: Callable[[str], None], reread: Callable[[], PolicySet] | None = None
+) -> int:
+    """Run a gateway until it is told to stop; SIGHUP has it `reread` its policies. Returns an exit status."""
     try:
-        gateway = Gateway(plan, say)
+        gateway = Gateway(plan, say, reread)
     except (DataPlaneError, StoreError, OSError) as error:
         say(f"cannot start: {error}")
         return 1

@@ -95,6 +95,7 @@ class Inbox:
     def __init__(self) -> None:
         self._partial: OrderedDict[int, _Partial] = OrderedDict()
         self._done: OrderedDict[int, int] = OrderedDict()
+        self._config: int | None = None
 
     def take(self, frame: Frame) -> tuple[bytes | None, Frame | None]:
         """The whole message when this frame completes it, and the ACK that it wants."""
@@ -121,7 +122,16 @@ class Inbox:
         self._done[message_id] = frame.chunks
         while len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
+        if partial.type == Control.CONFIG and self._replaced(message_id):
+            return None, ack
         return b"".join(partial.pieces[chunk] for chunk in range(partial.chunks)), ack
+
+    def _replaced(self, message_id: int) -> bool:
+        """Whether this CONFIG is older than one already taken."""
+        if self._config is not None and (self._config - message_id) % 2**32 < 2**31:
+            return True
+        self._config = message_id
+        return False
 
 
 def _ack(message_id: int, chunks: "range | dict[int, bytes]") -> Frame:

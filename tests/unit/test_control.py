@@ -158,7 +158,7 @@ def test_everything_arrives_exactly_once_over_a_bad_network(seed: int) -> None:
         for number, end in enumerate(ends):
             if now_ms < 2_000 and dice.random() < 0.1:
                 value = dice.randbytes(dice.choice((3, 3_000)))
-                end.send(ControlType.CONFIG, value, now_ms)
+                end.send(ControlType.REKEY_INIT, value, now_ms)
                 sent[number].append(value)
             plaintexts = end.plaintexts_to_send(now_ms) * dice.choice((1, 1, 2))
             dice.shuffle(plaintexts)
@@ -180,17 +180,30 @@ def test_ids_carry_the_prefix_and_do_not_repeat() -> None:
 def test_memory_of_others_messages_is_bounded() -> None:
     receiver = ControlChannel()
     for number in range(CONTROL_REASSEMBLIES + 1):
-        receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, number, 0, 2, b"half").encode())
-    last = Frame(ControlType.CONFIG, WANTS_ACK, CONTROL_REASSEMBLIES, 1, 2, b"done").encode()
-    assert receiver.receive(last) == [Message(ControlType.CONFIG, b"halfdone")]
-    pushed_out = Frame(ControlType.CONFIG, WANTS_ACK, 0, 1, 2, b"done").encode()
+        receiver.receive(Frame(ControlType.SWITCH, WANTS_ACK, number, 0, 2, b"half").encode())
+    last = Frame(ControlType.SWITCH, WANTS_ACK, CONTROL_REASSEMBLIES, 1, 2, b"done").encode()
+    assert receiver.receive(last) == [Message(ControlType.SWITCH, b"halfdone")]
+    pushed_out = Frame(ControlType.SWITCH, WANTS_ACK, 0, 1, 2, b"done").encode()
     assert receiver.receive(pushed_out) == []
     for number in range(100, 100 + CONTROL_REMEMBERED_IDS):
-        receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, number, 0, 1, b"").encode())
-    again = Frame(ControlType.CONFIG, WANTS_ACK, 100, 0, 1, b"").encode()
+        receiver.receive(Frame(ControlType.SWITCH, WANTS_ACK, number, 0, 1, b"").encode())
+    again = Frame(ControlType.SWITCH, WANTS_ACK, 100, 0, 1, b"").encode()
     assert receiver.receive(again) == []
-    receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, 99, 0, 1, b"").encode())
+    receiver.receive(Frame(ControlType.SWITCH, WANTS_ACK, 99, 0, 1, b"").encode())
     assert len(receiver.receive(again)) == 1
+
+
+def test_a_config_that_was_replaced_is_acknowledged_and_not_taken() -> None:
+    receiver = ControlChannel()
+
+    def taken(number: int) -> bool:
+        return bool(receiver.receive(Frame(ControlType.CONFIG, WANTS_ACK, number, 0, 1, b"{}").encode()))
+
+    assert [taken(number) for number in (7, 9, 8, 10)] == [True, True, False, True]
+    acknowledged = decode_frames(receiver.plaintexts_to_send(0)[0])
+    assert [int.from_bytes(frame.value[:4], "big") for frame in acknowledged] == [7, 9, 8, 10]
+    # The ids of a gateway that was restarted 256 times go round.
+    assert [taken(number) for number in (0x7F << 24, 0xFE << 24, 3, 0xFF << 24)] == [True, True, True, False]
 
 
 def test_too_long_messages_are_neither_sent_nor_put_together() -> None:
