@@ -76,6 +76,7 @@ class Configuring:
         )
         for path in session.paths.paths.values():
             path.health.follow(policy)
+        session.upkeep.follow(now_ms)
         if not session.configured:
             return
         session.narrator.policy_changed(before, policy, session.view.state_version)

@@ -38,6 +38,10 @@ class Upkeep:
         """The page begins anew with the keys of another epoch."""
         self._last_sent_ns = self.last_received_ns = 0
 
+    def follow(self, now_ms: int) -> None:
+        """The session's policy is another one."""
+        self._budget.follow(self._session.policy, now_ms * NS)
+
     def received_ms(self) -> int:
         """When the worker last took authenticated DATA."""
         return self._activity(RECORD).received_ns // NS

@@ -11,6 +11,7 @@ from jvpn.policy.estimators import MS, SECOND
 from jvpn.policy.health import DeadPathRule, PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import BUSY_INTERVAL_NS, CEILING, IDLE_INTERVAL_NS
+from jvpn.policy.probe_budget import candidate_interval_ms
 from jvpn.protocol.constants import (
     HEADER_SIZE,
     OFFLOAD_HEADER_SIZE,
@@ -62,10 +63,11 @@ def budget(policy: Policy, use: Use) -> Budget:
 
 
 def interval_ns(policy: Policy, use: Use) -> float:
-    """The mean time between two probes of a path that is used so."""
+    """The mean time between two probes of a path that is used so; of candidates there are as many as may be."""
     now_ns = SECOND
     health = PathHealth(policy, now_ns, active=use in ("idle", "busy", "watched"))
     health.watch(use == "watched", now_ns)
+    health.pace(candidate_interval_ms(policy, policy.max_candidates) * MS)
     begun_ns = now_ns
     for number in range(2 * _COUNTED):
         if number == _COUNTED:

@@ -97,6 +97,13 @@ class ProbeBudget:
         self._left = self._most
         self._now_ns = now_ns
 
+    def follow(self, policy: Policy, now_ns: int) -> None:
+        """Another policy from now on; what was spent stays spent."""
+        self._refill(now_ns)
+        spent = self._most - self._left
+        self._per_day, self._most = policy.candidate_probe_bytes_per_day, _burst_bytes(policy) * DAY_NS
+        self._left = max(0, self._most - spent)
+
     def take(self, now_ns: int, *, ipv6: bool = False) -> bool:
         """Pay for one probe of a candidate; False, and nothing paid, when it has to wait until `ready_ns`."""
         self._refill(now_ns)

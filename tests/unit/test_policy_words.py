@@ -54,7 +54,7 @@ def test_a_probe_has_the_size_that_goes_over_the_wire() -> None:
 
 @pytest.mark.parametrize("use", ["idle", "candidate"])
 def test_the_budget_is_what_the_client_sends(use: str) -> None:
-    policy = fast_policy(idle_probe_interval_ms=2_000)
+    policy = fast_policy(idle_probe_interval_ms=2_000, max_candidates=1)
     pair = CorePair(policy).attach()
     pair.advance(10_000)
     pair.sent.clear()
