@@ -87,7 +87,7 @@ def _paths(p: Policy) -> Sequence[str]:
         f"Beside the active path at most {p.max_candidates} are kept warm.",
         f"A path with something to prove is probed every {span(p.probe_interval_ms)}, an idle one every "
         f"{span(p.idle_probe_interval_ms)}.",
-        f"What keeps candidates warm may cost {p.candidate_probe_bytes_per_day / 1e6:g} MB a day, all of them together.",
+        f"Keeping candidates warm may cost {p.candidate_probe_bytes_per_day / 1e6:g} MB a day, all of them together.",
     )
 
 
