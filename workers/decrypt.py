@@ -39,6 +39,8 @@ from workers.udp import RECEIVE_BYTES, Address, Received, UdpSocket
 #: GRO runs of one socket per turn of the loop.
 TURN: Final = 8
 _PREFIX: Final = 12
+#: Whole datagrams of a run whose size is likely to come again: packets of many sizes make runs of two or three.
+_LONG: Final = 4
 #: Datagrams of a run that cost as much as one alone.
 _CHEAP: Final = 8
 _STRANGERS: Final[Address] = ("", 0)
@@ -148,8 +150,9 @@ class Decryptor:
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         authentic = self._singles.handle(udp, received, self._view, now_ns)
         segment = received.segment
-        # A layout costs memory and time, so only those who hold keys have one made.
-        if authentic and received.size > segment >= _MIN_DATA and self.layouts.get(segment) is None:
+        # A layout costs memory and time, so only those who hold keys have one made, for a size that comes in runs.
+        long = received.size >= _LONG * segment
+        if authentic and long and segment >= _MIN_DATA and self.layouts.get(segment) is None:
             self.layouts.put(segment, ReceiveLayout(self._buffer, segment))
 
     # 2 judge

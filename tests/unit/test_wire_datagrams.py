@@ -108,7 +108,7 @@ def test_a_worker_reports_its_three_newest_indexes_newest_first() -> None:
 def test_no_more_than_32_layouts_are_kept_and_the_one_used_longest_ago_goes() -> None:
     gateway = Worker()
     for counter in range(3 * LAYOUTS):
-        gateway.get(datagram(data(bytes(counter)), counter), datagram(data(bytes(counter)), 1000 + counter))
+        gateway.get(*(datagram(data(bytes(counter)), 4 * counter + at) for at in range(4)))
         assert len(gateway.decryptor.layouts) <= LAYOUTS == 32
     assert len(gateway.decryptor.layouts) == LAYOUTS
     cache: LayoutCache[int, str] = LayoutCache()

@@ -95,12 +95,26 @@ def gateway(request: pytest.FixtureRequest) -> Worker:
     """A gateway that meets datagrams of this size for the first time, or one that has a layout for them."""
     worker = Worker()
     if request.param == "batch":
-        high = [datagram(data(), n, index=4) for n in (1, 2, 3)]
+        high = [datagram(data(), n, index=4) for n in (1, 2, 3, 4)]
         worker.table.rebind(Rebind(1, 3, worker.path(4, CLIENT), None, 0, []))
-        assert len(worker.get(*high)) == 3
+        assert len(worker.get(*high)) == 4
+        assert worker.decryptor.layouts.get(len(high[0])) is not None
         worker.table.rebind(Rebind(1, 3, worker.path(0, CLIENT), None, 0, []))
         worker.reports.clear()
     return worker
+
+
+def test_packets_of_many_sizes_leave_the_layouts_to_those_that_come_in_runs() -> None:
+    worker = Worker()
+    long = datagram(data(bytes(999)), 0)
+    assert len(worker.get(*(datagram(data(bytes(999)), n) for n in range(1, 9)))) == 8
+    for size in range(100, 400):
+        # One UDP_SEGMENT send ends with the first packet that is shorter.
+        sizes = size, size, size - 1
+        run = [datagram(data(bytes(each)), 3 * size + at) for at, each in enumerate(sizes)]
+        assert len(worker.get(*run)) == 3
+    assert len(worker.decryptor.layouts) == 1
+    assert worker.decryptor.layouts.get(len(long)) is not None
 
 
 def test_data_from_the_bound_source_is_delivered_once(gateway: Worker) -> None:
