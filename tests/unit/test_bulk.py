@@ -3,15 +3,19 @@
 import ctypes
 import platform
 import random
+import struct
 from collections.abc import Iterator
 
 import pytest
 
 from jvpn.protocol.constants import HEADER_SIZE, KEY_SIZE, NONCE_SIZE, TAG_SIZE
+from jvpn.protocol.offload import PARTIAL, VIRTIO, Segmentation
 from jvpn.protocol.suites import suite
 from workers import bulk
 from workers.bulk import LEAST, OPEN, SEAL, Batch, Bulk, BulkKey, Place
-from workers.commands import PhaseKeys
+from workers.commands import AddSession, InstalledIndex, PhaseKeys
+from workers.counters import Counter
+from workers.fakes import FakeNetwork, FakeWorker
 from workers.keys import Phase, Warm
 from workers.layouts import ReceiveLayout
 
@@ -264,3 +268,49 @@ class TestNotUsed:
         found = why_not()
         assert "cryptography" in found.why
         assert "reinstall" in found.remedy
+
+
+# Where it fails while it works
+
+
+@SUITES
+@pytest.mark.parametrize("done", [0, LEAST, 44])
+@pytest.mark.usefixtures("library")
+def test_a_tunnel_goes_on_when_the_library_leaves_work_undone(number: int, done: int) -> None:
+    failing, calls = Bulk(), []
+
+    def submit(manager: int, count: int, jobs: int) -> int:
+        calls.append(count)
+        return done
+
+    failing._submit = submit
+    network = FakeNetwork()
+    here, there = ("::ffff:192.0.2.1", 5000), ("::ffff:192.0.2.2", 5001)
+    ends = [
+        FakeWorker(network, here, gateway=True, bulk=failing),
+        FakeWorker(network, there, gateway=False, bulk=failing),
+    ]
+    for worker, keys, peer in (
+        (ends[0], PhaseKeys(0, ONE_KEY, OTHER_KEY), there),
+        (ends[1], PhaseKeys(0, OTHER_KEY, ONE_KEY), here),
+    ):
+        ids, inner, path = [InstalledIndex(0, b"index 0.")], ["0.0.0.0/0"], worker.path(0, peer)
+        worker.table.add(AddSession(1, 0, b"s" * 16, number, 0, [keys], inner, inner, ids, path))
+    tcp = struct.pack(">HHIIBBHHH", 1, 2, 0, 0, 5 << 4, 16, 0, 0, 0)
+    ip = struct.pack(">BBHHHBBH8x", 0x45, 0, 40 + 45 * 1348, 7, 0x4000, 64, 6, 0)
+    superpacket = VIRTIO.pack(PARTIAL, Segmentation.TCPV4, 40, 1348, 20, 16) + ip + tcp + BYTES[: 45 * 1348]
+    for worker, other in (ends, ends[::-1]):
+        for _ in range(3):
+            worker.tun.pending.append(superpacket)
+            worker.turn()
+            other.turn()
+        assert [written[50:] for written in other.tun.written] == [BYTES[: 45 * 1348]] * 3
+        # And a forgery is found, whatever the library has left in the places of the tags.
+        forge, network.impair = network.impair, lambda run: [[*run[:7], run[7][:-1] + b"!", *run[8:]]]
+        worker.tun.pending.append(superpacket)
+        worker.turn()
+        other.turn()
+        network.impair = forge
+        assert other.dropped() == {"BAD_TAG": 1}
+        assert other.counters[Counter.DELIVERED_PACKETS] == 4 * 45 - 1
+    assert calls
