@@ -12,17 +12,18 @@ AT_ONCE: Final = 32
 class Gathering:
     """A SmallBatch for each path that something was read for since the last `flush`; what is sent is kept."""
 
-    def __init__(self, counters: "memoryview[int]") -> None:
+    def __init__(self, counters: "memoryview[int]", at_once: int = AT_ONCE) -> None:
         self._counters = counters
+        self._at_once = at_once
         #: By path, the first to be begun first.
         self._begun: dict[SendPath, SmallBatch] = {}
         self._idle: list[SmallBatch] = []
 
     def of(self, path: SendPath, now_ns: int) -> SmallBatch:
-        """Where the next packet of `path` goes. With AT_ONCE batches begun the oldest one is sent."""
+        """Where the next packet of `path` goes. With so many as `at_once` begun the oldest one is sent."""
         batch = self._begun.get(path)
         if batch is None:
-            if len(self._begun) == AT_ONCE:
+            if len(self._begun) == self._at_once:
                 self.flush_path(next(iter(self._begun)), now_ns)
             batch = self._begun[path] = (
                 self._idle.pop() if self._idle else SmallBatch(self._counters, keep=True)

@@ -8,10 +8,10 @@ import pytest
 from jvpn.protocol.keys import nonce
 from jvpn.protocol.offload import PARTIAL, VIRTIO, Segmentation
 from jvpn.protocol.suites import suite
-from workers import gather
 from workers.commands import AddSession, InstalledIndex, PhaseKeys
 from workers.counters import Counter
 from workers.fakes import FakeNetwork, FakeWorker
+from workers.gather import Gathering
 from workers.udp import Address
 
 SESSIONS = range(1, 9)
@@ -91,11 +91,9 @@ def test_a_superpacket_stays_behind_what_its_session_was_sent_before() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_more_sessions_than_batches_lose_nothing_and_keep_their_order(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gather, "AT_ONCE", 3)
+def test_more_sessions_than_batches_lose_nothing_and_keep_their_order(seed: int) -> None:
     gateway, chance = Gateway(), random.Random(seed)
+    gateway.encryptor._small = Gathering(gateway.counters, at_once=3)
     expected: dict[int, list[int]] = {number: [] for number in SESSIONS}
     for _ in range(500):
         session, size = chance.choice(SESSIONS), chance.choice((40, 40, 40, 41, 700, 1500))
