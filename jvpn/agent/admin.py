@@ -44,16 +44,16 @@ class ClientAdmin:
     def switch(self, device: str) -> dict[str, object]:
         """Begin to move to `device`; `switching` says how it went on. `done`: it is there already."""
         core = self._agent.core
-        uplink = next((uplink for uplink in core.uplinks if uplink.name == device), None)
-        if uplink is None:
-            names = ", ".join(uplink.name for uplink in core.uplinks) or "none"
+        ways = [uplink for uplink in core.uplinks if uplink.name == device]
+        if not ways:
+            names = ", ".join(dict.fromkeys(uplink.name for uplink in core.uplinks)) or "none"
             raise AdminError(f"{device!r} is no uplink; they are: {names}")
         session = core.session
         if session is None:
             raise AdminError("there is no session yet; look again with: jvpn status")
-        if session.paths.active == uplink.number:
+        if any(session.paths.active == uplink.number for uplink in ways):
             return {"asked": device, "done": True}
-        if not uplink.link_up:
+        if not any(uplink.link_up for uplink in ways):
             raise AdminError(f"{device} has no link, or no address that the gateway can be reached from")
         if session.requester.attempt is not None:
             raise AdminError("the session is changing its path just now; try again in a moment")
@@ -103,7 +103,7 @@ class ClientAdmin:
                 state=State.BIRTH,
                 state_version=0,
                 active=None,
-                paths=[self._idle(uplink) for uplink in core.uplinks],
+                paths=[self._idle(uplink) for uplink in core.uplinks if _shown(uplink)],
                 offload=offload,
                 counters=counters,
             )
@@ -116,6 +116,7 @@ class ClientAdmin:
             paths=[
                 self._path(path, path is active, now_ns)
                 for _number, path in sorted(session.paths.paths.items())
+                if _shown(path.uplink)
             ],
             offload=offload,
             policy=named(session.policy) if session.configured else "",
@@ -160,3 +161,8 @@ class ClientAdmin:
             last_ack_ago_ms=None if seen.last_answer_ms is None else now_ms - seen.last_answer_ms,
             source=endpoint_text(remote.address, remote.port),
         )
+
+
+def _shown(uplink: Uplink) -> bool:
+    """A device is shown whether it has a link or not, a further way over it only when it leads somewhere."""
+    return uplink.link_up or not uplink.rank

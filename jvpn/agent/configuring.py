@@ -44,7 +44,7 @@ class Configuring:
         session.schedule_rekey(now_ms)
         session.worker.add()
         for uplink in session.paths.uplinks:
-            if uplink.number not in session.paths.paths:
+            if uplink.number not in session.paths.paths and (uplink.link_up or not uplink.rank):
                 session.paths.open(uplink, now_ms)
         session.worker.tell_indexes()
 

@@ -10,9 +10,10 @@ handshake only after the session has ended explicitly. Times are CLOCK_BOOTTIME 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from jvpn.agent.damping import Damping
 from jvpn.agent.effects import ClearRecord, Effect, SendDatagram, SessionOver
 from jvpn.agent.handshaking import Handshaking, Identity, back_off_ms
 from jvpn.agent.narrator import ClientNarrator
@@ -72,6 +73,7 @@ class ClientCore:
         self._handshaking = self._new_handshake(last_timestamp_us, now_ns // NS)
         self._confirm_by_ms = 0
         self._gave_up = False
+        self._dampings: dict[str, Damping] = {}
         #: Handshakes in a row that the gateway answered and then took back.
         self._taken_back = 0
         self._farewells: list[tuple[int, SendDatagram]] = []
@@ -123,7 +125,7 @@ class ClientCore:
             elif self.session is None:
                 raise WireError("unknown_id")
             else:
-                self.session.receive(header.type, report.data, report.socket, now_ns // NS)
+                self.session.receive(header.type, report.data, report.socket, now_ns // NS, report.remote)
         except (WireError, HandshakeError) as error:
             self.counters[error.reason] += 1
 
@@ -166,19 +168,45 @@ class ClientCore:
         self.session.handle_timer(now_ns // NS, now_ns)
 
     def link_event(self, device: str, up: bool, now_ns: int) -> None:
-        """Netlink says that an uplink's link came or went."""
-        for uplink in self.uplinks:
-            if uplink.name != device or uplink.link_up == up:
-                continue
+        """Netlink says that a device's link came or went, and with it all ways over it."""
+        self.ways_event([uplink for uplink in self.uplinks if uplink.name == device], up, now_ns)
+
+    def ways_event(self, ways: Iterable[Uplink], up: bool, now_ns: int) -> None:
+        """These ways out can be used, or cannot any more."""
+        changed = [uplink for uplink in ways if uplink.link_up != up]
+        for uplink in changed:
+            # All of them first: who has to leave one must not be sent to another.
             uplink.link_up = up
+        self._damp({uplink.name for uplink in changed}, up, now_ns // NS)
+        for uplink in changed:
             session = self.session
             if session is not None and not session.configured and session.paths.active == uplink.number:
                 # There is nothing to move yet: what was begun there is begun anew elsewhere.
                 self._give_up(session, now_ns // NS)
-            elif self.session is not None:
-                self.session.switching.on_link(uplink, up, now_ns // NS)
+            elif session is not None:
+                session.switching.on_link(uplink, up, now_ns // NS)
             elif up:
                 self._handshaking.hurry(now_ns // NS)
+        self._settle(now_ns // NS)
+
+    def _damp(self, devices: Iterable[str], up: bool, now_ms: int) -> None:
+        """A device that comes and goes is trusted less; one of several ways over it that goes says nothing of it."""
+        for name in devices:
+            ways = [uplink for uplink in self.uplinks if uplink.name == name]
+            damping = self._dampings.setdefault(name, Damping())
+            if not up and not any(way.link_up for way in ways):
+                damping.lost(now_ms)
+                self.counters["links_lost"] += 1
+            for way in ways:
+                way.damped_until_ms = damping.until_ms
+
+    def woke(self, now_ns: int) -> None:
+        """The machine has slept. Deadlines went on meanwhile; all else is tried at once, as after a link event."""
+        self.counters["sleeps"] += 1
+        if self.session is None:
+            self._handshaking.hurry(now_ns // NS)
+        else:
+            self.session.switching.on_wake(now_ns // NS)
         self._settle(now_ns // NS)
 
     def path_event(self, uplink: Uplink, now_ns: int) -> None:
@@ -211,10 +239,14 @@ class ClientCore:
 
     def switch(self, device: str, now_ns: int) -> bool:
         """The operator wants another uplink. False when there is none of that name or no session that could move."""
-        uplink = next((u for u in self.uplinks if u.name == device), None)
-        if uplink is None or self.session is None:
+        session = self.session
+        if session is None:
             return False
-        return self.session.choosing.switch(uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
+        active = session.paths.active_path
+        if active is not None and active.uplink.name == device:
+            return False
+        best = next((p for p in session.paths.candidates(now_ns // NS) if p.uplink.name == device), None)
+        return best is not None and session.choosing.switch(best.uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
 
     def stop(self, now_ns: int) -> None:
         """End the session, telling the gateway; no handshake follows."""

@@ -38,8 +38,9 @@ def encode_query(name: str, kind: int, identifier: int) -> bytes:
     )
 
 
-def decode_answer(query: bytes, answer: bytes) -> list[str]:
-    """The addresses in `answer` of the type that `query` asked for, in its order; aliases are passed over.
+def decode_answer(query: bytes, answer: bytes) -> list[tuple[str, int]]:
+    """The addresses in `answer` of the type that `query` asked for, in its order, and their times to live in seconds;
+    aliases are passed over.
 
     Raises DnsError when it is no whole answer to this query.
     """
@@ -54,13 +55,15 @@ def decode_answer(query: bytes, answer: bytes) -> list[str]:
     (wanted,) = struct.unpack_from(">H", query, question_end - 4)
     try:
         return [
-            str(ip_address(data)) for kind, data in _records(answer, question_end, count) if kind == wanted
+            (str(ip_address(data)), ttl_s)
+            for kind, ttl_s, data in _records(answer, question_end, count)
+            if kind == wanted
         ]
     except (struct.error, IndexError, ValueError) as error:
         raise DnsError("a broken answer") from error
 
 
-def _records(answer: bytes, at: int, count: int) -> Iterator[tuple[int, bytes]]:
+def _records(answer: bytes, at: int, count: int) -> Iterator[tuple[int, int, bytes]]:
     for _ in range(count):
         while answer[at]:
             # A compression pointer ends a name.
@@ -69,15 +72,16 @@ def _records(answer: bytes, at: int, count: int) -> Iterator[tuple[int, bytes]]:
                 break
             at += 1 + answer[at]
         at += 1
-        kind, klass, _ttl, size = _RECORD.unpack_from(answer, at)
+        kind, klass, ttl_s, size = _RECORD.unpack_from(answer, at)
         at += _RECORD.size
         if klass == CLASS_IN and size == _SIZES.get(kind, -1):
-            yield kind, answer[at : at + size]
+            yield kind, ttl_s, answer[at : at + size]
         at += size
 
 
-def query(name: str, kind: int, server: str, device: str | None, timeout_s: float) -> list[str]:
-    """Addresses of `name`. Raises DnsError, or OSError when the server does not answer in time."""
+def query(name: str, kind: int, server: str, device: str | None, timeout_s: float) -> list[tuple[str, int]]:
+    """Addresses of `name` and their times to live in seconds. Raises DnsError, or OSError when the server does not
+    answer in time."""
     message = encode_query(name, kind, int.from_bytes(os.urandom(2)))
     family = socket.AF_INET6 if ":" in server else socket.AF_INET
     until = time.monotonic() + timeout_s

@@ -7,7 +7,7 @@ from workers.commands import Command, Endpoint
 
 @dataclass(frozen=True, slots=True)
 class SendDatagram:
-    """One datagram through the socket of uplink number `uplink`."""
+    """One datagram through the socket of uplink number `uplink` (its `socket`)."""
 
     uplink: int
     remote: Endpoint

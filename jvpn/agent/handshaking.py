@@ -94,7 +94,7 @@ class Handshaking:
         datagram = self._initiator.init_datagram
         return [
             PersistTimestamp(self.last_timestamp_us),
-            SendDatagram(uplink.number, uplink.remote, datagram),
+            SendDatagram(uplink.socket, uplink.remote, datagram),
         ]
 
     def receive_cookie(self, datagram: bytes) -> list[Effect]:
@@ -105,13 +105,13 @@ class Handshaking:
         if self._initiator is None or self.uplink is None:
             raise HandshakeError("not_an_answer")
         init = self._initiator.read_cookie(datagram)
-        return [SendDatagram(self.uplink.number, self.uplink.remote, init)]
+        return [SendDatagram(self.uplink.socket, self.uplink.remote, init)]
 
     def _ways(self) -> list[tuple[Uplink, Endpoint]]:
-        """Uplinks × endpoints: every uplink's best endpoint, preferred uplinks first, then their next ones; but
+        """Uplinks × endpoints: every device's best endpoint, preferred uplinks first, then their next ones; but
         before all of them the way to begin with."""
         usable = [uplink for uplink in self._uplinks if uplink.link_up]
-        usable.sort(key=lambda uplink: (-uplink.preference, uplink.number))
+        usable.sort(key=lambda uplink: (uplink.rank, -uplink.preference, uplink.number))
         choices = [(uplink, uplink.remotes or (uplink.remote,)) for uplink in usable]
         most = max((len(remotes) for _uplink, remotes in choices), default=0)
         ways = [

@@ -1,4 +1,4 @@
-"""The client's paths: one for each uplink, active or candidate, each on an index of its own.
+"""The client's paths: one for each way out, active or candidate, each on an index of its own.
 
 An index is never used for two networks: a path that was left, or whose link changed, comes back on a fresh one, so that
 nobody can link the old network to the new by its steering id. Only when the gateway has not answered on any of the
@@ -25,10 +25,12 @@ _LOCAL_ANY = Endpoint(bytes(16), 0)
 
 @dataclass(slots=True)
 class Uplink:
-    """A way out of this machine. `number` names its socket, `remote` is the gateway as reached through it.
+    """A way out of this machine: a device, and the gateway's endpoint `remote` that it leads to.
 
-    `remotes` are all of the gateway's endpoints that this uplink can reach, best first; `link_up`: it has a link, and
-    at least one of them. `sources` are the addresses that it sends from, at most one of each family.
+    A device may have several, each to other endpoints, so that each is a candidate of its own: `rank` counts them, and
+    `socket` names the socket that they share (-1: it is called like `number`). `remotes` are the gateway's endpoints
+    that this one may lead to, best first; `link_up`: it has a link, and at least one of them. `sources` are the
+    addresses that it sends from, at most one of each family.
     """
 
     number: int
@@ -38,6 +40,14 @@ class Uplink:
     link_up: bool = True
     remotes: tuple[Endpoint, ...] = ()
     sources: tuple[bytes, ...] = ()
+    socket: int = -1
+    rank: int = 0
+    #: Its device came and went too often: until then it is no choice while there is another.
+    damped_until_ms: int = 0
+
+    def __post_init__(self) -> None:
+        if self.socket < 0:
+            self.socket = self.number
 
     @property
     def local(self) -> Endpoint:
@@ -78,7 +88,7 @@ class ClientPath:
     def worker_binding(self) -> Binding:
         return Binding(
             self.index,
-            self.uplink.number,
+            self.uplink.socket,
             self.local,
             self.uplink.remote,
             self.mtu.confirmed,
@@ -140,6 +150,7 @@ class PathTable:
             while len(self.left) > LEFT_KEPT:
                 del self.left[next(iter(self.left))]
         health = PathHealth(self.policy, now_ms * NS, active=active)
+        health.not_steady_before(uplink.damped_until_ms * NS)
         own_id = steering_id(self.secrets, self.last_index)
         path = ClientPath(uplink, uplink.local, self.last_index, own_id, health, PathMtu(now_ms * NS))
         self.paths[uplink.number] = path
@@ -158,14 +169,14 @@ class PathTable:
     def active_path(self) -> ClientPath | None:
         return None if self.active is None else self.paths.get(self.active)
 
-    def by_steering_id(self, wanted: bytes, uplink: int) -> ClientPath | None:
-        """The path that a datagram came on: several may share the last index, but not the uplink."""
-        path = self.paths.get(uplink)
-        return path if path is not None and path.steering_id == wanted else None
+    def by_steering_id(self, wanted: bytes, socket: int, remote: Endpoint | None = None) -> ClientPath | None:
+        """The path that a datagram from `remote` came on: several may share the last index, but not the endpoint."""
+        found = [p for p in self.paths.values() if p.uplink.socket == socket and p.steering_id == wanted]
+        return next((path for path in found if path.uplink.remote == remote), found[0] if found else None)
 
-    def by_index(self, index: int, uplink: int) -> ClientPath | None:
-        path = self.paths.get(uplink)
-        return path if path is not None and path.index == index else None
+    def by_index(self, index: int, socket: int) -> ClientPath | None:
+        found = (p for p in self.paths.values() if p.uplink.socket == socket and p.index == index)
+        return next(found, None)
 
     def candidates(self, now_ms: int, *, without: int | None = None) -> list[ClientPath]:
         """Paths to try, best first, in the total order of `decisions.ranked`."""

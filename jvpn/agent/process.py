@@ -29,6 +29,7 @@ from jvpn.agent.pidfile import PidFile
 from jvpn.agent.plan import ClientPlan
 from jvpn.agent.reach import Reach
 from jvpn.agent.resolver import Resolver
+from jvpn.agent.sleeping import Sleeping
 from jvpn.agent.tunnel_config import TunnelConfig
 from jvpn.agent.uplinks import Uplinks
 from jvpn.holder.signals import stop_pipe
@@ -72,6 +73,7 @@ class Agent:
         self._status = 0
         self._worker: DataWorker | None = None
         self._deaths_s: list[float] = []
+        self._sleeping = Sleeping()
         try:
             self._bring_up()
         except BaseException:
@@ -121,7 +123,8 @@ class Agent:
             devices = [(name, DEFAULT_PREFERENCE) for name in default_route_devices() if name != own]
         else:
             devices = [(uplink.device, uplink.preference) for uplink in planned]
-        self.uplinks = Uplinks(devices, self._attach, self.offload.gro)
+        most_ways = self.plan.policy.max_candidates + 1
+        self.uplinks = Uplinks(devices, self._attach, self.offload.gro, most_ways)
         self._undo.append(self.uplinks.close)
         for port in self.uplinks.ports:
             self.uplinks.refresh(port)
@@ -174,7 +177,11 @@ class Agent:
         """Until SIGTERM, SIGINT, or a session end that nothing may follow. Returns an exit status."""
         while self._running:
             due_ms = min(self.core.get_timer(), self.reach.next_ms)
-            for key, _events in self._selector.select(max(0.0, due_ms / 1000 - now_ns() / 1e9)):
+            ready = self._selector.select(max(0.0, due_ms / 1000 - now_ns() / 1e9))
+            if self._sleeping.slept_ns():
+                self.reach.on_wake(now_ns())
+                self._carry_out(self.core.effects())
+            for key, _events in ready:
                 key.data()
                 self._carry_out(self.core.effects())
             if self.core.get_timer() <= now_ns() // NS_PER_MS:

@@ -169,11 +169,13 @@ class Requester:
         return self._racers(attempt, now_ms) if attempt.wide else self._first(attempt, now_ms)
 
     def _first(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
-        """Whom to ask before everybody: a sure one alone, else all but the path that seemed dead."""
+        """Whom to ask before everybody: a sure one alone, else all but the path that seemed dead and damped ones."""
         racers = self._racers(attempt, now_ms)
-        if racers and _sure(racers[0], now_ms):
+        if racers and _sure(racers[0], now_ms) and racers[0].uplink.damped_until_ms <= now_ms:
             return racers[:1]
-        return [path for path in racers if path.uplink.number != attempt.leave] or racers
+        others = [path for path in racers if path.uplink.number != attempt.leave]
+        trusted = [path for path in others if path.uplink.damped_until_ms <= now_ms]
+        return trusted or others or racers
 
     def _racers(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
         """At most `max_candidates`, each on another index: an ACK names what it bound by the index alone."""
@@ -182,12 +184,18 @@ class Requester:
             return [target] if target is not None and target.uplink.link_up else []
         refused = attempt.refused
         candidates = [path for path in self._paths.candidates(now_ms) if way(path) not in refused]
-        # The path that seemed dead comes last, but it comes: it may be the only one that returns.
+        # The path that seemed dead comes last, but it comes: it may be the only one that returns. Others of its device
+        # may have died with it, so of those that are sure they come after the ones that share nothing with it.
+        left = self._paths.paths.get(-1 if attempt.leave is None else attempt.leave)
+        shared = -1 if left is None else left.uplink.socket
         candidates.sort(
             key=lambda path: (
                 attempt.lane(path).silent(now_ms) // TRIES_PER_CANDIDATE,
                 path.uplink.number == attempt.leave,
                 path.uplink.number != attempt.alive,
+                path.uplink.damped_until_ms > now_ms,
+                not _sure(path, now_ms),
+                path.uplink.socket == shared,
             )
         )
         racers: dict[int, ClientPath] = {}
@@ -213,7 +221,7 @@ class Requester:
         )
         ticket = self.tickets.get(path.index, NO_TICKET)
         datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)
-        return SendDatagram(path.uplink.number, path.uplink.remote, datagram)
+        return SendDatagram(path.uplink.socket, path.uplink.remote, datagram)
 
     def _wait_ms(self, path: ClientPath | None, now_ms: int) -> float:
         assert self.attempt is not None

@@ -20,6 +20,11 @@ from workers.commands import Endpoint
 QUERY_TIMEOUT_S = 2.0
 #: For one name: all servers over all uplinks.
 DIRECT_TIMEOUT_S = 10.0
+#: The system's resolver does not say how long its answers hold.
+SYSTEM_TTL_S = 900
+
+#: A name's addresses, and for how many seconds they hold.
+Found = tuple[list[str], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +36,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Addresses in the order of the endpoints; `problems` are sentences about those without any."""
+    """Addresses in the order of the endpoints; `problems` are sentences about those without any. `ttl_s`: for how long
+    that holds, by the name servers."""
 
     remotes: tuple[Endpoint, ...]
     problems: tuple[str, ...]
+    ttl_s: int = SYSTEM_TTL_S
 
 
 def system_lookup(host: str) -> list[str]:
@@ -43,7 +50,7 @@ def system_lookup(host: str) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-def direct_lookup(host: str, servers: Sequence[str], devices: Sequence[str]) -> list[str]:
+def direct_lookup(host: str, servers: Sequence[str], devices: Sequence[str]) -> Found:
     """By the name servers themselves, over one device after the other. Raises OSError when none answers."""
     until = time.monotonic() + DIRECT_TIMEOUT_S
     problem = "there is no name server"
@@ -55,15 +62,15 @@ def direct_lookup(host: str, servers: Sequence[str], devices: Sequence[str]) -> 
                 break
             try:
                 found = [
-                    address
+                    record
                     for kind in (dns_query.TYPE_AAAA, dns_query.TYPE_A)
-                    for address in dns_query.query(host, kind, server, device, QUERY_TIMEOUT_S)
+                    for record in dns_query.query(host, kind, server, device, QUERY_TIMEOUT_S)
                 ]
             except (OSError, dns_query.DnsError) as error:
                 problem = f"{server}: {error}"
                 continue
             if found:
-                return found
+                return [address for address, _ttl_s in found], min(ttl_s for _address, ttl_s in found)
             problem = f"{server}: no address"
     raise OSError(problem)
 
@@ -76,7 +83,7 @@ class Resolver:
         endpoints: Sequence[tuple[str, int]],
         servers: Callable[[], list[str]],
         system: Callable[[str], list[str]] = system_lookup,
-        direct: Callable[[str, Sequence[str], Sequence[str]], list[str]] = direct_lookup,
+        direct: Callable[[str, Sequence[str], Sequence[str]], Found] = direct_lookup,
     ) -> None:
         self._endpoints = endpoints
         self._servers = servers
@@ -128,23 +135,24 @@ class Resolver:
 
     def _run(self) -> None:
         while (question := self._questions.get()) is not None:
-            problems = []
+            problems, ttl_s = [], SYSTEM_TTL_S
             for host in dict.fromkeys(host for host, _port in self._endpoints if not _is_address(host)):
                 try:
-                    self._known[host] = self._look_up(host, question)
+                    self._known[host], holds_s = self._look_up(host, question)
+                    ttl_s = min(ttl_s, holds_s)
                 except OSError as error:
                     problems.append(f"{host}: {error.strerror or error}")
-            self._answers.put(Resolved(self.known(), tuple(problems)))
+            self._answers.put(Resolved(self.known(), tuple(problems), ttl_s))
             os.eventfd_write(self._event, 1)
 
-    def _look_up(self, host: str, question: Question) -> list[str]:
+    def _look_up(self, host: str, question: Question) -> Found:
         if question.devices:
             try:
                 return self._direct(host, self._servers(), question.devices)
             except OSError:
                 # The hosts file, or a name that only this network knows.
                 pass
-        return self._system(host)
+        return self._system(host), SYSTEM_TTL_S
 
     def close(self) -> None:
         self._questions.put(None)

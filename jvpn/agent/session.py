@@ -27,6 +27,7 @@ from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, View
 from jvpn.session.ttl import TtlClock
 from workers import commands
+from workers.commands import Endpoint
 from workers.page import Activity
 
 #: Nobody is to wait long for a client that stops, however slow its path.
@@ -88,9 +89,11 @@ class ClientSession:
 
     # Datagrams
 
-    def receive(self, kind: PacketType, data: bytes, uplink: int, now_ms: int) -> None:
+    def receive(
+        self, kind: PacketType, data: bytes, socket: int, now_ms: int, remote: Endpoint | None = None
+    ) -> None:
         """A datagram of a known header. Raises WireError when it is refused; nothing has changed then."""
-        path = self.paths.by_steering_id(data[4:12], uplink)
+        path = self.paths.by_steering_id(data[4:12], socket, remote)
         if path is None:
             raise WireError("unknown_id")
         if kind is PacketType.CONTROL:
@@ -216,7 +219,7 @@ class ClientSession:
         uplink = active.uplink
         return [
             SendDatagram(
-                uplink.number, uplink.remote, self.control.seal(active.index, active.steering_id, text)
+                uplink.socket, uplink.remote, self.control.seal(active.index, active.steering_id, text)
             )
             for text in self.channel.plaintexts_to_send(now_ms)
         ]

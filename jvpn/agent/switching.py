@@ -67,6 +67,12 @@ class Switching:
         self._paths.paths[uplink.number].health.on_link_event(now_ms * NS)
         self._requester.hurry(now_ms)
 
+    def on_wake(self, now_ms: int) -> None:
+        """The machine has slept: every path is probed, and what waits is asked for, at once."""
+        for path in self._paths.paths.values():
+            path.health.woke(now_ms * NS)
+        self._requester.hurry(now_ms)
+
     def reroute(self, uplink: Uplink, now_ms: int) -> None:
         """Its `remote` changed: a fresh path, unless DATA goes out on it."""
         if self._session.configured and self._paths.active != uplink.number:

@@ -3,6 +3,9 @@
 A device may be absent, vanish and come back with another interface index (a USB modem): SO_BINDTODEVICE binds to the
 index, so the socket is opened anew then. An endpoint counts as reachable over a device that has an address of its
 family: asking the kernel says nothing, since for a bound socket without a route every IPv4 address is on-link.
+
+Each device has one way out to begin with. While there are fewer devices than paths that the policy keeps warm, those
+that reach several endpoints get further ways, to share the endpoints among them (`ways.py`).
 """
 
 import socket
@@ -11,6 +14,7 @@ from dataclasses import dataclass, field
 
 from jvpn.agent.netlinks import link_is_up, usable_addresses
 from jvpn.agent.paths import Uplink
+from jvpn.agent.ways import share_out, shares
 from jvpn.protocol import addresses
 from jvpn.transports.udp import UdpTransport
 from workers import udp
@@ -21,19 +25,21 @@ UNKNOWN = Endpoint(addresses.ANY, 0)
 
 @dataclass(slots=True)
 class Port:
-    """One uplink's device as it is now. `index` None: there is no such device."""
+    """One device as it is now, and the ways out over it. `index` None: there is no such device."""
 
-    uplink: Uplink
+    ways: list[Uplink]
     index: int | None = None
     link: bool = False
     addresses: frozenset[str] = frozenset()
     opened: socket.socket | None = None
     transport: UdpTransport | None = None
-    #: When its path was last given another endpoint, and how long that one is given to answer.
-    turned_ms: int = 0
-    patience_ms: int = 0
     #: When a route event last made us try it.
     hurried_ms: int = field(default=0)
+
+    @property
+    def uplink(self) -> Uplink:
+        """The way that there always is."""
+        return self.ways[0]
 
     @property
     def name(self) -> str:
@@ -54,8 +60,12 @@ class Uplinks:
         devices: Sequence[tuple[str, int]],
         attach: Callable[[int, socket.socket | None], None],
         gro: bool = True,
+        most_ways: int = 1,
     ) -> None:
+        """`most_ways`: how many paths are kept warm, the active one among them."""
         self._gro = gro
+        self.most_ways = most_ways
+        self._last_number = -1
         self._attach = attach
         self.ports: list[Port] = []
         self.remotes: tuple[Endpoint, ...] = ()
@@ -64,9 +74,18 @@ class Uplinks:
 
     def add(self, device: str, preference: int) -> Port:
         """A further uplink; its device is looked at in `refresh`."""
-        port = Port(Uplink(len(self.ports), device, preference, UNKNOWN, link_up=False))
+        port = Port([])
         self.ports.append(port)
+        self._add_way(port, device, preference)
         return port
+
+    def _add_way(self, port: Port, device: str, preference: int) -> None:
+        self._last_number += 1
+        socket_number, rank = self.ports.index(port), len(port.ways)
+        way = Uplink(
+            self._last_number, device, preference, UNKNOWN, link_up=False, socket=socket_number, rank=rank
+        )
+        port.ways.append(way)
 
     def by_name(self, device: str) -> Port | None:
         return next((port for port in self.ports if port.name == device), None)
@@ -82,7 +101,7 @@ class Uplinks:
             return None
 
     def sockets(self) -> dict[int, socket.socket]:
-        return {port.uplink.number: port.opened for port in self.ports if port.opened is not None}
+        return {port.uplink.socket: port.opened for port in self.ports if port.opened is not None}
 
     def send(self, number: int, remote: Endpoint, data: bytes) -> None:
         """Best effort, as UDP is."""
@@ -115,36 +134,45 @@ class Uplinks:
     def read_addresses(port: Port) -> None:
         port.addresses = frozenset() if port.index is None else usable_addresses(port.index)
 
-    def settle(self, port: Port, *, keep: bool) -> bool:
-        """Bring the uplink's endpoints up to date; returns whether it can be used (what `link_up` is to be).
+    def settle(self, port: Port, active: Uplink | None = None) -> list[tuple[Uplink, bool]]:
+        """Bring the endpoints of its ways up to date; returns for each whether it can be used (its `link_up`).
 
-        `keep`: its path is active, so its endpoint stays while it can be reached, whatever the name says by now.
+        `active`: the way that DATA goes out on keeps its endpoint while that can be reached, whatever the name says.
         """
-        uplink = port.uplink
-        uplink.remotes = port.reachable(self.remotes)
-        uplink.sources = tuple(self._sources(port))
-        if keep and port.reachable([uplink.remote]):
-            return port.link
-        if uplink.remotes and uplink.remote not in uplink.remotes:
-            uplink.remote = uplink.remotes[0]
-        return port.link and bool(uplink.remotes)
+        reached = list(port.reachable(self.remotes))
+        if active in port.ways and port.reachable([active.remote]):
+            reached = list(dict.fromkeys([active.remote, *reached]))
+        wanted = min(self._fair_share(port), len(reached))
+        while len(port.ways) < wanted:
+            self._add_way(port, port.name, port.uplink.preference)
+        share_out(port.ways, reached, wanted, active)
+        sources = tuple(self._sources(port, reached))
+        for way in port.ways:
+            way.sources = sources
+        return [(way, port.link and bool(way.remotes)) for way in port.ways]
 
-    def turn(self, port: Port) -> bool:
-        """Go on to the uplink's next endpoint. False when there is no other."""
-        uplink = port.uplink
-        if not uplink.remotes or uplink.remotes == (uplink.remote,):
+    def _fair_share(self, port: Port) -> int:
+        """How many ways the port may have."""
+        usable = [p for p in self.ports if p.link and p.reachable(self.remotes)]
+        choices = [(p.uplink.preference, len(p.reachable(self.remotes))) for p in usable]
+        return shares(choices, self.most_ways)[usable.index(port)] if port in usable else 1
+
+    @staticmethod
+    def turn(way: Uplink) -> bool:
+        """Go on to the way's next endpoint. False when there is no other."""
+        if not way.remotes or way.remotes == (way.remote,):
             return False
-        known = uplink.remotes.index(uplink.remote) if uplink.remote in uplink.remotes else -1
-        uplink.remote = uplink.remotes[(known + 1) % len(uplink.remotes)]
+        known = way.remotes.index(way.remote) if way.remote in way.remotes else -1
+        way.remote = way.remotes[(known + 1) % len(way.remotes)]
         return True
 
     @staticmethod
-    def _sources(port: Port) -> Iterator[bytes]:
+    def _sources(port: Port, reached: Iterable[Endpoint]) -> Iterator[bytes]:
         """Of each family the address that the endpoints are reached from. One in use stays while the device has it."""
         known = [own for own in port.uplink.sources if addresses.to_text(own) in port.addresses]
         for ipv4 in (True, False):
             same = [own for own in known if addresses.is_ipv4(own) is ipv4]
-            remotes = [r for r in port.uplink.remotes if addresses.is_ipv4(r.address) is ipv4]
+            remotes = [r for r in reached if addresses.is_ipv4(r.address) is ipv4]
             if same:
                 yield same[0]
             elif remotes and port.opened is not None:
@@ -165,11 +193,11 @@ class Uplinks:
             # Gone again already; the kernel's next news says so.
             return
         port.transport = UdpTransport(port.opened)
-        self._attach(port.uplink.number, port.opened)
+        self._attach(port.uplink.socket, port.opened)
 
     def _close(self, port: Port) -> None:
         if port.opened is not None:
-            self._attach(port.uplink.number, None)
+            self._attach(port.uplink.socket, None)
             port.opened.close()
         port.opened = port.transport = None
 

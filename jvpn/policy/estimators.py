@@ -125,6 +125,12 @@ class Probes:
         while self.run and self.run[0] <= self.last_answered_sent_ns:
             self.run.popleft()
 
+    def unsay(self) -> None:
+        """No answer is expected any more, and none that is missing means anything."""
+        self._all = deque((probe for probe in self._all if probe.answered), maxlen=_MAX_SAMPLES)
+        self._outstanding.clear()
+        self.run.clear()
+
     @property
     def outstanding(self) -> int:
         return len(self._outstanding)

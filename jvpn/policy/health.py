@@ -110,6 +110,7 @@ class PathHealth:
         self._first_try_ns = CANDIDATE_INTERVAL_NS
         self._pace_ns = CANDIDATE_INTERVAL_NS
         self._steady_since_ns: int | None = None
+        self._steady_from_ns = 0
 
     def follow(self, policy: Policy) -> None:
         """Another policy from now on; what was measured stays."""
@@ -181,6 +182,16 @@ class PathHealth:
         self._stream = StreamSpacing()
         self._tries = 0
 
+    def woke(self, now_ns: int) -> None:
+        """The machine has slept: what had no answer by then shows nothing, and everything may have changed."""
+        self._probes.unsay()
+        self._stream = StreamSpacing()
+        self.on_link_event(now_ns)
+
+    def not_steady_before(self, at_ns: int) -> None:
+        """Whatever it answers, it does not count as steady before then."""
+        self._steady_from_ns = at_ns
+
     def pace(self, interval_ns: int) -> None:
         """As a candidate that answers it is probed this often."""
         self._pace_ns = interval_ns
@@ -197,7 +208,7 @@ class PathHealth:
         self._tries = 0
         self._first_try_ns = CANDIDATE_INTERVAL_NS
         if not was_answering or self._steady_since_ns is None:
-            self._steady_since_ns = now_ns
+            self._steady_since_ns = max(now_ns, self._steady_from_ns)
         self._k = self._rule.unanswered_needed(self.round_trip_loss(now_ns))
 
     # --- when to probe --------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_names_are_asked_for_beside_the_tunnel(here: ClientLab) -> None:
     found = here.network.client.call(lambda: direct_lookup("vpn.test", [SERVICE_IP], ["upB"]))
     thread.join()
     server.close()
-    assert found == ["2001:db8::1", "192.0.2.1"]
+    assert found[0] == ["2001:db8::1", "192.0.2.1"]
     assert len(capture.stop()) == 4, "two questions, two answers"
 
 

@@ -122,7 +122,9 @@ class CorePair:
         self.store = getattr(self, "store", MemoryStore(b"\x77" * 32))
         self.done: list[gateway_does.Effect] = []
         self.worker_delay_ms = 0.0
-        self._udp = PairUdp(0, GATEWAY.port, lambda data, to: self._send_down(data, GATEWAY, to))
+        self._udp = PairUdp(
+            0, GATEWAY.port, lambda data, to, local: self._send_down(data, local or GATEWAY, to)
+        )
         self.workers = {slot: self._gateway_worker(slot) for slot in slots}
         facts = GatewayFacts(
             node_id="gw",
@@ -208,7 +210,9 @@ class CorePair:
         )
 
     def _client_udp(self, number: int) -> PairUdp:
-        return PairUdp(number, self.addresses[number].port, lambda data, to: self._send_up(number, to, data))
+        return PairUdp(
+            number, self.addresses[number].port, lambda data, to, _local: self._send_up(number, to, data)
+        )
 
     def _client_reported(self, report: commands.Report) -> None:
         self._later(0, lambda: self.client.worker_report(report, self.now_ns))

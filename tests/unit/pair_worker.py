@@ -18,14 +18,17 @@ from workers.udp import Received, UdpSocket, socket_address
 
 
 class PairUdp(UdpSocket):
-    """A socket that hands what is sent to the network."""
+    """A socket that hands what is sent to the network, with the local address that it is sent from, if that is set."""
 
-    def __init__(self, number: int, port: int, send: Callable[[bytes, Endpoint], None]) -> None:
+    def __init__(
+        self, number: int, port: int, send: Callable[[bytes, Endpoint, Endpoint | None], None]
+    ) -> None:
         self.number, self.port = number, port
         self._to = send
 
     def send(self, data: Any, segment: int, destination: Any, ancillary: Any) -> Counter | None:
-        self._to(bytes(data), Endpoint(to_bytes(destination[0]), destination[1]))
+        local = Endpoint(ancillary[0][2][:16], self.port) if ancillary else None
+        self._to(bytes(data), Endpoint(to_bytes(destination[0]), destination[1]), local)
         return None
 
 

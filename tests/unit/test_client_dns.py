@@ -178,7 +178,7 @@ def test_a_query_is_as_rfc_1035_draws_it():
 
 def test_addresses_are_found_behind_an_alias():
     alias = (5, b"\x03www\xc0\x10")
-    assert dns_query.decode_answer(QUERY, answer_to(QUERY, alias, (1, A))) == ["192.0.2.7"]
+    assert dns_query.decode_answer(QUERY, answer_to(QUERY, alias, (1, A))) == [("192.0.2.7", 60)]
 
 
 def test_an_answer_without_addresses_is_empty():
@@ -229,9 +229,9 @@ class Names:
             raise OSError("no such name")
         return self.answers[host]
 
-    def direct(self, host: str, servers: Sequence[str], devices: Sequence[str]) -> list[str]:
+    def direct(self, host: str, servers: Sequence[str], devices: Sequence[str]) -> tuple[list[str], int]:
         self.direct_asked.append((host, *servers, *devices))
-        return self.system(f"direct {host}")
+        return self.system(f"direct {host}"), 120
 
 
 def resolver(names: Names, *endpoints: tuple[str, int]) -> Resolver:

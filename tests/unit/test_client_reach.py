@@ -91,23 +91,23 @@ def test_an_uplink_reaches_the_endpoints_of_its_address_families():
         ({"10.0.0.2", "fd00::2"}, (V6, V4, V4_B)),
     ]:
         port.addresses = frozenset(own)
-        assert uplinks.settle(port, keep=False)
+        assert uplinks.settle(port) == [(port.uplink, True)]
         assert port.uplink.remotes == reached
         assert port.uplink.remote in reached
     port.addresses = frozenset()
-    assert not uplinks.settle(port, keep=False)
+    assert uplinks.settle(port) == [(port.uplink, False)]
 
 
 def test_the_endpoint_in_use_stays_while_it_can_be_reached():
     uplinks = Uplinks([("nosuch0", 100)], lambda _number, _socket: None)
     (port,) = uplinks.ports
     uplinks.remotes, port.link, port.addresses = (V4,), True, frozenset({"10.0.0.2", "fd00::2"})
-    uplinks.settle(port, keep=False)
+    uplinks.settle(port)
     uplinks.remotes = (V6, V4_B)
-    assert uplinks.settle(port, keep=True)
+    assert uplinks.settle(port, port.uplink) == [(port.uplink, True)]
     assert port.uplink.remote == V4, "the name changed, the path works"
     port.addresses = frozenset({"fd00::2"})
-    uplinks.settle(port, keep=True)
+    uplinks.settle(port, port.uplink)
     assert port.uplink.remote == V6, "without its address family it does not"
 
 
@@ -115,15 +115,15 @@ def test_a_silent_endpoint_gives_way_to_the_next_and_comes_round_again():
     uplinks = Uplinks([("nosuch0", 100)], lambda _number, _socket: None)
     (port,) = uplinks.ports
     uplinks.remotes, port.link, port.addresses = (V4, V4_B), True, frozenset({"10.0.0.2"})
-    uplinks.settle(port, keep=False)
+    uplinks.settle(port)
     seen = [port.uplink.remote]
     for _ in range(2):
-        assert uplinks.turn(port)
+        assert uplinks.turn(port.uplink)
         seen.append(port.uplink.remote)
     assert seen == [V4, V4_B, V4]
     uplinks.remotes = (V4,)
-    uplinks.settle(port, keep=False)
-    assert not uplinks.turn(port)
+    uplinks.settle(port)
+    assert not uplinks.turn(port.uplink)
 
 
 def test_a_device_that_does_not_exist_is_an_uplink_without_a_link():
