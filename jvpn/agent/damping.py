@@ -3,7 +3,7 @@
 Each loss of a link adds to the device's penalty, which halves every HALF_LIFE_S (after RFC 2439). From DAMPED_FROM on
 the device is damped until the penalty has decayed to TRUSTED_AT: it is no reason to leave a path that delivers, and in
 a recovery it is asked after the others. It is still probed, still asked when the others are late, and asked at once
-when there is no other. The penalty is bounded, so a device is trusted again LONGEST_MS after its last loss at the latest.
+when there is no other. The penalty is bounded: LONGEST_MS after its last loss a device is trusted again.
 """
 
 import math
