@@ -164,7 +164,9 @@ class ClientLab:
         return set(devices) <= good
 
     def path(self, device: str) -> dict[str, Any]:
-        found: dict[str, Any] = next(p for p in self.status()["paths"] if p["device"] == device)
+        """The device's path; of several the first one that answers."""
+        of_device = [p for p in self.status()["paths"] if p["device"] == device]
+        found: dict[str, Any] = max(of_device, key=lambda path: path["validated"])
         return found
 
     def ping(self, address: str, count: int = 3) -> bool:
