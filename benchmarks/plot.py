@@ -13,7 +13,13 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+try:
+    import matplotlib
+except ModuleNotFoundError:
+    sys.exit(
+        "plot: matplotlib is missing. script/bench installs it; or: "
+        ".venv/bin/pip install --no-deps -r requirements-bench.lock"
+    )
 
 matplotlib.use("svg")
 
