@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jvpn.agent.configuring import named
+from jvpn.agent.explaining import explained
 from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import ClientSnapshot, PathSnapshot
@@ -39,7 +40,13 @@ class ClientAdmin:
         """The policy of the session, or the one that a client works by until it has one."""
         session = self._agent.core.session
         policy = self._agent.plan.policy if session is None else session.policy
-        return {"kind": "client", "policy": asdict(policy), "loaded": {policy.name: asdict(policy)}}
+        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS
+        return {
+            "kind": "client",
+            "policy": asdict(policy),
+            "loaded": {policy.name: asdict(policy)},
+            "now": None if session is None else explained(session, now_ms),
+        }
 
     def switch(self, device: str) -> dict[str, object]:
         """Begin to move to `device`; `switching` says how it went on. `done`: it is there already."""

@@ -74,6 +74,8 @@ class ClientCore:
         self._confirm_by_ms = 0
         self._gave_up = False
         self._dampings: dict[str, Damping] = {}
+        #: What the last session's policy asked for a new handshake over, and the cause of that change.
+        self._anew: tuple[Uplink | None, Cause | None] = (None, None)
         #: Handshakes in a row that the gateway answered and then took back.
         self._taken_back = 0
         self._farewells: list[tuple[int, SendDatagram]] = []
@@ -163,6 +165,9 @@ class ClientCore:
             now_ns // NS,
             self._identity.policy_name,
         )
+        if self._anew[0] is uplink and self._anew[1] is not None:
+            # The handshake was asked for by a change of path, which has come about by it.
+            self.session.choosing.bound(uplink, self._anew[1])
         self._confirm_by_ms = now_ns // NS + CONFIRM_TIMEOUT_MS
         self.handshakes_done += 1
         self.session.handle_timer(now_ns // NS, now_ns)
@@ -312,6 +317,7 @@ class ClientCore:
         self._farewells += session.farewells
         self._say_farewells(now_ms)
         self.session = None
+        self._anew = (session.anew_over, session.anew_by)
         last_us = self._handshaking.last_timestamp_us
         self._handshaking = self._new_handshake(last_us, now_ms + wait_ms, session.anew_over)
         self.stopped = self.stopped or not again

@@ -33,7 +33,7 @@ from jvpn.agent.sleeping import Sleeping
 from jvpn.agent.tunnel_config import TunnelConfig
 from jvpn.agent.uplinks import Uplinks
 from jvpn.holder.signals import stop_pipe
-from jvpn.observability.admin import ADMIN_SOCKET, AdminServer
+from jvpn.observability.admin import ADMIN_SOCKET, AdminServer, make_run_dir
 from jvpn.observability.sink import open_sink
 from jvpn.session.machine import Origin
 from workers import commands, offload, tun
@@ -82,7 +82,7 @@ class Agent:
 
     def _bring_up(self) -> None:
         plan = self.plan
-        plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        make_run_dir(plan.run_dir)
         pid_file = PidFile(plan.run_dir)
         self._undo.append(pid_file.close)
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.CLIENT)
@@ -270,7 +270,10 @@ class Agent:
                     self._say(text)
                 case SessionOver(reason, again, note):
                     why = f"{reason} ({note})" if note else reason
-                    self._say(f"session over: {why}" + ("; shaking hands again" if again else ""))
+                    if self._running:
+                        self._say(f"session over: {why}" + ("; shaking hands again" if again else ""))
+                    else:
+                        self._say("session closed, as asked; the gateway is told")
                     if not again:
                         self._status = 0 if reason == "PEER_CLOSED" else 3
                         self.stop()

@@ -83,6 +83,8 @@ class ClientSession:
         self.was_reset = False
         #: The uplink that the gateway asks for a new handshake on, before it binds anything there.
         self.anew_over: Uplink | None = None
+        #: Of the change of path that asks for it.
+        self.anew_by: Cause | None = None
         self.ended: Reason | None = None
         #: CLOSEs, sealed, and when each is to go.
         self.farewells: list[tuple[int, SendDatagram]] = []

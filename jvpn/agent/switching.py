@@ -260,6 +260,7 @@ class Switching:
             return
         if fail.reason == Code.REAUTHENTICATE:
             self._session.anew_over = path.uplink
+            self._session.anew_by = attempt.cause
         self.refuse(attempt, fail.reason, fail.retry_after_ms, now_ms)
 
     def refuse(self, attempt: Attempt, reason: str, retry_after_ms: int, now_ms: int) -> None:

@@ -6,6 +6,7 @@ built-in default.
 
 import argparse
 import json
+import os
 import shutil
 import textwrap
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from typing import Any, Final
 from jvpn.cli.server import DEFAULT_CONFIG as GATEWAY_CONFIG
 from jvpn.cli.status import add_run_dir
 from jvpn.cli.text import columns
+from jvpn.cli.text import duration as span_now
 from jvpn.config import ConfigError, load_gateway
 from jvpn.config.loader import read_policy
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, ask
@@ -55,7 +57,13 @@ def add_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 (AdminError) when there is no such policy, 2 (PolicyError) when it cannot be used."""
-    now = running(args.run_dir)
+    try:
+        now = running(args.run_dir)
+    except AdminError:
+        if not args.policy:
+            raise
+        # A policy that is named can be explained without whatever runs here.
+        now = None
     policy, source = find(args.policy, args.config, now)
     if args.json:
         print(json.dumps(as_json(policy, source, now), indent=2))
@@ -66,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def running(run_dir: Path) -> dict[str, Any] | None:
     """What the process of this run directory says of its policies; None where none runs."""
-    if not (run_dir / ADMIN_SOCKET).exists():
+    if not os.path.exists(run_dir / ADMIN_SOCKET):
         return None
     answer: dict[str, Any] = ask(run_dir, {"command": "policies"})
     return answer
@@ -138,8 +146,68 @@ def _dead(policy: Policy, loss: float, rtt_ms: float) -> dict[str, Any]:
     }
 
 
+def now_text(now: dict[str, Any] | None) -> list[str]:
+    """What a client's or a gateway's sessions make of their policies just now."""
+    if now is None or now.get("now") is None:
+        return []
+    return _gateway_now(now["now"]) if now["kind"] == "gateway" else _client_now(now["now"])
+
+
+def _client_now(seen: dict[str, Any]) -> list[str]:
+    used = seen["limits"]
+    paths = {path["id"]: path for path in seen["paths"]}
+    rows = [["", "path", "is", "round trip", "loss", "dead known in", "probes a day", "why here"]]
+    for place in seen["places"]:
+        path = paths[place["id"]]
+        rows.append(
+            [
+                str(place["place"]) if place["place"] else "–",
+                place["id"],
+                "active" if path["active"] else "candidate" if path["answering"] else "silent",
+                "" if path["rtt_ms"] is None else f"{path['rtt_ms']:.1f} ms",
+                percent(round(path["loss"], 3)),
+                "" if path["dead_after_ms"] is None else f"{path['dead_after_ms']} ms",
+                megabytes(path["probe_bytes_per_day"]),
+                place["because"],
+            ]
+        )
+    allowed = "a move by choice is allowed now"
+    if used["retry_after_ms"]:
+        allowed = f"the next move by choice in {span_now(used['retry_after_ms'])}"
+    count, most = used["switches_in_minute"], used["max_switches_per_minute"]
+    return [
+        f"now: session {seen['session'][:12]}, {seen['state']}, on {seen['active'] or 'no path'}",
+        *(f"  {line}" for line in columns(rows)),
+        f"  would do now: {seen['decision']['words']}",
+        f"  limits: {count} of {most} binds in the last minute; {allowed}",
+    ]
+
+
+def _gateway_now(seen: dict[str, Any]) -> list[str]:
+    if not seen["sessions"]:
+        return ["now: no sessions"]
+    rows = [["session", "peer", "policy", "moves by choice", "a new session would have"]]
+    for session in seen["sessions"]:
+        moves = f"{session['switches_in_minute']} of {session['max_switches_per_minute']} a minute"
+        if session["retry_after_ms"]:
+            moves += f", next in {span_now(session['retry_after_ms'])}"
+        same = session["new_sessions"] == session["policy"]
+        rows.append(
+            [
+                session["session"][:12],
+                session["peer"],
+                session["policy"],
+                moves,
+                "the same" if same else session["new_sessions"],
+            ]
+        )
+    return ["now", *(f"  {line}" for line in columns(rows))]
+
+
 def as_text(policy: Policy, source: str, now: dict[str, Any] | None, width: int) -> str:
     lines = [f"policy {policy.name}@{policy.version}, {source}"]
+    if now is not None and policy.version in versions(now):
+        lines += [part for line in now_text(now) for part in ([""] * line.startswith("now") + [line])]
     for heading, sentences in in_words(policy):
         lines += ["", heading]
         for sentence in sentences:
@@ -155,6 +223,12 @@ def as_text(policy: Policy, source: str, now: dict[str, Any] | None, width: int)
         *budget_table(policy),
     ]
     return "\n".join(lines)
+
+
+def versions(now: dict[str, Any]) -> set[str]:
+    """Versions of the policies that what runs knows: of others it has nothing to say."""
+    held = [now["policy"], *now["loaded"].values()]
+    return {Policy.from_wire(json.dumps(policy).encode()).version for policy in held}
 
 
 def _folded(sentence: str, width: int) -> list[str]:
@@ -176,7 +250,7 @@ def budget_table(policy: Policy) -> list[str]:
         rows.append(
             [
                 WORDS[use],
-                span(round(interval_ns(policy, use) / 1e6)),
+                span_now(interval_ns(policy, use) / 1e6),
                 megabytes(found.ipv4_bytes),
                 megabytes(found.ipv6_bytes),
                 megabytes(found.mtu_bytes) if found.mtu_bytes else "",

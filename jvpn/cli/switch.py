@@ -83,11 +83,17 @@ def _why(seen: dict[str, Any]) -> str:
 
 def _gateway(args: argparse.Namespace, before: dict[str, Any], begun: float) -> int:
     session = str(before["session"])
-    seen, took_ms = _watch(args.run_dir, session, before["index"], begun)
-    switched = seen["index"] not in (None, before["index"])
+    seen, took_ms = _watch(args.run_dir, before, begun)
+    anew = seen["session"] != session
+    switched = anew or seen["index"] not in (None, before["index"])
     if args.json:
         result = {"session": session, "switched": switched, "took_ms": took_ms}
+        result["now"] = seen["session"]
         print(json.dumps(result | {name: seen[name] for name in ("path", "state", "read")}))
+    elif anew:
+        print(
+            f"its client has shaken hands anew: session {seen['session']} is on {seen['path']}, after {took_ms} ms"
+        )
     elif switched:
         print(f"session {session} is on {seen['path']}, after {took_ms} ms")
     if not switched:
@@ -101,11 +107,13 @@ def _gateway(args: argparse.Namespace, before: dict[str, Any], begun: float) -> 
     return 0 if switched else 1
 
 
-def _watch(run_dir: Path, session: str, index: int | None, begun: float) -> tuple[dict[str, Any], int]:
-    """How the session is once it has another index, or when the time is over."""
+def _watch(run_dir: Path, before: dict[str, Any], begun: float) -> tuple[dict[str, Any], int]:
+    """How the session is once it has another index, or there is another in its place, or when the time is over."""
+    session, peer = before["session"], before["peer"]
     while True:
-        seen = ask(run_dir, {"command": "switching", "session": session})
+        seen = ask(run_dir, {"command": "switching", "session": session, "peer": peer})
         took_ms = _milliseconds(begun)
-        if seen["index"] not in (None, index) or took_ms > TIMEOUT_S * 1000:
+        moved = seen["session"] != session or seen["index"] not in (None, before["index"])
+        if (moved and seen["path"]) or took_ms > TIMEOUT_S * 1000:
             return seen, took_ms
         time.sleep(POLL_S)

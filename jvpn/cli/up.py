@@ -13,7 +13,7 @@ from jvpn.agent.pidfile import running_pid
 from jvpn.cli.client import add_config, not_root
 from jvpn.cli.status import client_text
 from jvpn.config import load_client
-from jvpn.observability.admin import AdminError, ask
+from jvpn.observability.admin import AdminError, ask, make_run_dir
 
 LOG_NAME = "client.log"
 START_S = 30.0
@@ -41,7 +41,11 @@ def run(args: argparse.Namespace) -> int:
     if pid is not None:
         print(f"jvpn up: a client runs already, pid {pid}; stop it with: jvpn down", file=sys.stderr)
         return 1
-    config.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+    try:
+        make_run_dir(config.run_dir)
+    except OSError as error:
+        print(f"jvpn up: {error}", file=sys.stderr)
+        return 1
     log = config.run_dir / LOG_NAME
     status = _started(_start(args.config, log), config.run_dir)
     if status is None:

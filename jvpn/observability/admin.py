@@ -3,6 +3,7 @@
 {"command": "status"}  →  {"ok": {...}} or {"error": "what happened and what to do"}
 """
 
+import errno
 import json
 import os
 import selectors
@@ -125,6 +126,37 @@ class AdminServer:
         self._path.unlink(missing_ok=True)
 
 
+def make_run_dir(path: Path) -> None:
+    """The directory for sockets and process ids. Raises OSError with what is wrong and what to do about it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        # On a file system that cannot be written an existing directory is no help either.
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        why = "it is not a directory, or lies below something that is none"
+        if not isinstance(error, FileExistsError | NotADirectoryError):
+            why = error.strerror or str(error)
+        remedy = "name another run_dir in the configuration, or make this one a directory that root can write"
+        raise OSError(f"run_dir {path} cannot be used: {why}; {remedy}") from error
+
+
+def _unanswered(path: Path, error: OSError) -> str:
+    """Why nobody could be asked, and what to do."""
+    why = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        remedy = "only the user that it runs as may ask: try again as root"
+    elif isinstance(error, NotADirectoryError):
+        remedy = f"{path.parent} is no directory: give run_dir of the configuration with --run-dir"
+    elif isinstance(error, ConnectionRefusedError):
+        remedy = "what listened there has ended: start it again"
+    elif isinstance(error, TimeoutError):
+        remedy = "it runs and is busy, or hangs: try again, then look at its log"
+    else:
+        remedy = "is it running, and with this run_dir?"
+    return f"nothing answers at {path} ({why}); {remedy}"
+
+
 def ask(run_dir: Path, request: dict[str, object], timeout_s: float = 5.0) -> Any:
     """Ask the process that runs in `run_dir`. Raises AdminError when it does not run or refuses."""
     path = run_dir / ADMIN_SOCKET
@@ -136,9 +168,7 @@ def ask(run_dir: Path, request: dict[str, object], timeout_s: float = 5.0) -> An
             with connection.makefile("rb") as reader:
                 line = reader.readline()
         except OSError as error:
-            raise AdminError(
-                f"nothing answers at {path} ({error.strerror or error}); is it running, and with this run_dir?"
-            ) from error
+            raise AdminError(_unanswered(path, error)) from error
     answer = json.loads(line) if line else {"error": "the connection was closed without an answer"}
     if "error" in answer:
         raise AdminError(answer["error"])

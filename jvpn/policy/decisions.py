@@ -97,23 +97,33 @@ class Decision:
 STAY: Final = Decision(Action.STAY)
 
 
+def excluded(policy: Policy, candidate: Candidate) -> str:
+    """Why a candidate is not to be taken at all; empty when it may be."""
+    if not candidate.up:
+        return "it has no link, or no address that reaches the gateway"
+    if candidate.transport not in policy.allowed_transports:
+        return f"transport {candidate.transport} is not in allowed_transports"
+    return ""
+
+
+def order(policy: Policy, candidate: Candidate) -> tuple[tuple[str, object], ...]:
+    """What a usable candidate's place goes by, the weightiest first, by name; of two values the smaller is better."""
+    latency_ms, steady_ms = candidate.latency_ms, candidate.steady_since_ms
+    return (
+        ("answering", not candidate.answering),
+        ("preference", -candidate.preference),
+        ("cost", candidate.cost),
+        ("transport", policy.allowed_transports.index(candidate.transport)),
+        ("loss", candidate.loss),
+        ("latency", float("inf") if latency_ms is None else latency_ms),
+        ("stability", NEVER_MS if steady_ms is None else steady_ms),
+        ("id", candidate.id),
+    )
+
+
 def ranked(policy: Policy, candidates: Iterable[Candidate]) -> list[Candidate]:
     """Usable candidates, best first; the order of the input does not matter."""
-    places = {transport: place for place, transport in enumerate(policy.allowed_transports)}
-
-    def key(candidate: Candidate) -> tuple[object, ...]:
-        return (
-            not candidate.answering,
-            -candidate.preference,
-            candidate.cost,
-            places[candidate.transport],
-            candidate.loss,
-            float("inf") if candidate.latency_ms is None else candidate.latency_ms,
-            NEVER_MS if candidate.steady_since_ms is None else candidate.steady_since_ms,
-            candidate.id,
-        )
-
-    return sorted((c for c in candidates if c.up and c.transport in places), key=key)
+    return sorted((c for c in candidates if not excluded(policy, c)), key=lambda c: order(policy, c))
 
 
 def warm(policy: Policy, candidates: Iterable[Candidate], active: str | None) -> list[Candidate]:

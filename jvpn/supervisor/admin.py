@@ -10,6 +10,7 @@ from jvpn.observability.snapshot import (
     SwitchSnapshot,
     WorkerSnapshot,
 )
+from jvpn.policy.parameters import MINUTE
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
 from jvpn.supervisor.clocks import now_ms
@@ -45,7 +46,7 @@ class GatewayAdmin:
         if command == "switch":
             return self.switch(str(request.get("session", "")))
         if command == "switching":
-            return self.switching(str(request.get("session", "")))
+            return self.switching(str(request.get("session", "")), str(request.get("peer", "")))
         if command == "peers":
             return self._peers.show(str(request.get("peer", "")))
         if command == "policy-apply":
@@ -92,14 +93,33 @@ class GatewayAdmin:
 
     def policies(self) -> dict[str, object]:
         """The policy of peers that name none, and all that new sessions may have, by name."""
-        gateway = self._gateway
-        peers = gateway.core.context.peers.peers.values()
-        held = {policy.name: policy for peer in peers for policy in (peer.policy, *peer.others)}
-        usual = gateway.plan.default_policy
+        core, usual = self._gateway.core, self._gateway.plan.default_policy
+        held = core.context.known_policies()
+        usual = held.get(usual.name, usual)
         return {
             "kind": "gateway",
             "policy": asdict(usual),
             "loaded": {name: asdict(policy) for name, policy in sorted(({usual.name: usual} | held).items())},
+            "now": {
+                "sessions": [self._limits(session, now_ms()) for session in core.context.sessions.values()]
+            },
+        }
+
+    @staticmethod
+    def _limits(session: LiveSession, at_ms: int) -> dict[str, object]:
+        """Which policy a session has, whether new ones would have another, and what its limits leave it."""
+        given, times = (
+            session.peer.policy_for(session.policy.name) or session.peer.policy,
+            session.switches.times_ms,
+        )
+        return {
+            "session": session.hex_id,
+            "peer": session.peer.name,
+            "policy": named(session.policy),
+            "new_sessions": named(given),
+            "switches_in_minute": sum(1 for time_ms in times if at_ms - time_ms < MINUTE),
+            "max_switches_per_minute": session.policy.max_switches_per_minute,
+            "retry_after_ms": session.switches.wait_ms(session.policy, at_ms),
         }
 
     def _steering_sentence(self) -> str:
@@ -161,10 +181,11 @@ class GatewayAdmin:
 
     def _one(self, prefix: str) -> LiveSession:
         found = self._gateway.core.find(prefix) if prefix else []
-        if len(found) != 1:
-            raise AdminError(
-                f"{len(found)} sessions begin with {prefix!r}; give more digits of the id ('jvpn sessions')"
-            )
+        if not found:
+            begins = f"begins with {prefix!r}" if prefix else "was named"
+            raise AdminError(f"no session {begins}; 'jvpn sessions' lists those that there are")
+        if len(found) > 1:
+            raise AdminError(f"{len(found)} sessions begin with {prefix!r}; give more digits of the id")
         return found[0]
 
     def terminate(self, prefix: str) -> dict[str, str]:
@@ -186,12 +207,19 @@ class GatewayAdmin:
         self._gateway.core.switch(session, Reason.OPERATOR_SWITCH, at_ms)
         return before
 
-    def switching(self, prefix: str) -> dict[str, object]:
-        """The path that a session is bound to, and whether its client has read the last SWITCH."""
-        session = self._one(prefix)
+    def switching(self, prefix: str, peer: str = "") -> dict[str, object]:
+        """The path that a session is bound to, and whether its client has read the last SWITCH.
+
+        `peer`: where the session is no more, the one that this peer has instead.
+        """
+        core = self._gateway.core
+        known = core.context.peers.named(peer)
+        instead = None if known is None or core.find(prefix) else core.context.by_peer.get(known.public_key)
+        session = self._one(prefix) if instead is None else instead
         active, asked = session.bindings.active, session.switch_id
         return {
             "session": session.hex_id,
+            "peer": session.peer.name,
             "index": None if active is None else active.index,
             "path": path_text(active),
             "state": session.machine.state.name,

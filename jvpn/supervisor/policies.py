@@ -239,15 +239,18 @@ def told(applied: Applied) -> list[str]:
     return lines
 
 
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def _sessions_told(applied: Applied) -> str:
+    running = _many(applied.sessions, "session")
     if applied.mode == "grace":
-        kept = (
-            f"{applied.kept} of them by a policy that new ones would not get"
-            if applied.kept
-            else "all as they were"
-        )
-        return f"grace: {applied.sessions} sessions go on, {kept}"
-    counts = f"{applied.changed} have another policy now, {applied.ended} ended for a new handshake"
-    return f"strict: of {applied.sessions} sessions {counts}" + (
-        f", {applied.kept} keep the last valid version of a broken one" if applied.kept else ""
-    )
+        kept = "as they were"
+        if applied.kept:
+            kept = f"{applied.kept} of them by a policy that new ones would not get"
+        return f"grace: {running} running, {kept}"
+    counts = f"{applied.changed} changed, {applied.ended} ended for a new handshake"
+    if applied.kept:
+        counts += f", {applied.kept} with the last valid version of a broken policy"
+    return f"strict: {running} running, {counts}"

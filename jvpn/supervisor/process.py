@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jvpn import __version__
 from jvpn.holder.signals import signal_pipe
-from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer
+from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer, make_run_dir
 from jvpn.observability.sink import open_sink
 from jvpn.policy.source import SourceError
 from jvpn.protocol.constants import TUN_MTU
@@ -84,10 +84,10 @@ class Gateway:
 
     def _bring_up(self) -> None:
         plan = self.plan
+        make_run_dir(plan.run_dir)
         found = find_holder(plan.run_dir)
         # Whatever goes wrong from here on: traffic that flows without us goes on.
         self._undo.leave_running = found is not None
-        plan.run_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
         self.store: OwnershipStore = SqliteStore(plan.store_path)
         self._undo.add(self.store.close)
         steered = SteeredDataPlane(plan, found, self._undo, self._say)

@@ -50,7 +50,7 @@ def test_a_strict_change_reaches_both_ends_under_a_living_connection(here: Clien
         # SIGHUP goes by the configuration: grace.
         file.write_text(yaml.safe_dump(second))
         here.gateway.process.send_signal(signal.SIGHUP)
-        wait_for("the reload", lambda: "grace: 1 sessions go on" in here.gateway.log.read_text())
+        wait_for("the reload", lambda: "grace: 1 session running" in here.gateway.log.read_text())
         stream.goes_on()
         assert here.status()["policy"] == old
 
@@ -72,7 +72,10 @@ def test_a_strict_change_reaches_both_ends_under_a_living_connection(here: Clien
     new = here.status()["policy"]
     assert here.status()["session"] == session
     assert new in here.jvpn("sessions", "--run-dir", str(run_dir)).stdout
-    here.client.stop()
+    assert here.client.stop() == 0
+    said = here.client.log.read_text()
+    assert "session closed, as asked" in said
+    assert "session over" not in said
     here.gateway.stop()
     told = f"{old} → {new}"
     assert audits(here.client.events, session) == [told]

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from jvpn.observability.admin import ADMIN_SOCKET, MAX_CONNECTIONS, MAX_REQUEST, AdminError, AdminServer, ask
+from jvpn.observability.admin import (
+    ADMIN_SOCKET,
+    MAX_CONNECTIONS,
+    MAX_REQUEST,
+    AdminError,
+    AdminServer,
+    ask,
+    make_run_dir,
+)
 
 
 class Served:
@@ -160,3 +168,31 @@ def test_one_who_does_not_read_is_dropped_and_others_are_served(served: Served) 
 
 def test_an_answer_may_be_long(served: Served) -> None:
     assert len(ask(served.folder, {"command": "big", "size": 8_000_000})) == 8_000_000
+
+
+# The run directory
+
+
+def test_a_run_dir_that_is_none_says_what_to_do(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    for path in (taken, taken / "below"):
+        with pytest.raises(OSError, match="not a directory") as refused:
+            make_run_dir(path)
+        assert str(path) in str(refused.value)
+        assert "name another run_dir in the configuration" in str(refused.value)
+    make_run_dir(tmp_path / "new" / "deep")
+    assert (tmp_path / "new" / "deep").is_dir()
+
+
+def test_nobody_to_ask_says_why_and_what_to_do(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    with pytest.raises(AdminError, match="is no directory: give run_dir of the configuration with --run-dir"):
+        ask(taken, {"command": "status"})
+    with pytest.raises(AdminError, match="is it running, and with this run_dir"):
+        ask(tmp_path, {"command": "status"})
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / ADMIN_SOCKET))
+    with pytest.raises(AdminError, match="has ended: start it again"):
+        ask(tmp_path, {"command": "status"})

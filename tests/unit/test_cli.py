@@ -379,7 +379,8 @@ def test_switch_at_a_gateway_waits_for_the_clients_move(
         asked.append(request)
         now = index if request["command"] == "switching" and len(asked) > 2 else 3
         path = f"udp {'B' if now == 4 else 'A'} #{now}"
-        return {"session": "5e" * 16, "index": now, "path": path, "state": "ATTACHED", "read": read}
+        known = {"session": "5e" * 16, "peer": "alice", "index": now, "path": path}
+        return known | {"state": "ATTACHED", "read": read}
 
     monkeypatch.setattr(switch, "ask", ask)
     monkeypatch.setattr(switch, "TIMEOUT_S", 0.05)
@@ -388,4 +389,4 @@ def test_switch_at_a_gateway_waits_for_the_clients_move(
     captured = capsys.readouterr()
     assert said in captured.out + captured.err
     assert asked[0]["session"] == "5e5e"
-    assert asked[-1] == {"command": "switching", "session": "5e" * 16}
+    assert asked[-1] == {"command": "switching", "session": "5e" * 16, "peer": "alice"}

@@ -1,10 +1,15 @@
 """What `jvpn policy explain` says of a policy: every parameter shows, and costs are what the client really spends."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from core_pair import CorePair, every_pair_is_sound, fast_policy, silent
 
+from jvpn.agent.explaining import explained
+from jvpn.policy.decisions import Action, Candidate, Decision, choose
+from jvpn.policy.explain import in_words as decision_in_words
+from jvpn.policy.explain import places
 from jvpn.policy.forecast import OUTER, PROBE_SIZE, USES, budget, dead_after_ms, interval_ns
 from jvpn.policy.model import Policy
 from jvpn.policy.parameters import PARAMETERS, Kind, Parameter, Value
@@ -107,3 +112,91 @@ def test_no_death_takes_longer_than_was_foretold() -> None:
         pair.advance(1)
     # One tick of the agent more: the grain of "DATA was sent".
     assert pair.now_ms - died_ms <= foretold_ms + 20
+
+
+# Why candidates stand where they stand
+
+
+def candidate(name: str, **more: Any) -> Candidate:
+    known: dict[str, Any] = {"answering": True, "latency_ms": 20.0, "steady_since_ms": 0}
+    return Candidate(name, "udp", **(known | more))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "because"),
+    [
+        ({}, {"answering": False}, "it answers, b does not"),
+        ({"preference": 200}, {}, "preference 200, that of b 100"),
+        ({}, {"cost": 100}, "cost 0, that of b 100"),
+        ({}, {"loss": 0.125}, "loss 0.0%, that of b 12.5%"),
+        ({}, {"latency_ms": 40.0}, "round trip 20.0 ms, that of b 40.0 ms"),
+        ({}, {"steady_since_ms": 9}, "steady since 0 ms, that of b 9 ms"),
+        ({}, {}, "all is equal, and so the name decides: a, that of b b"),
+    ],
+)
+def test_each_place_has_the_reason_that_decided_it(
+    first: dict[str, Any], second: dict[str, Any], because: str
+) -> None:
+    seen = places(DEFAULT, [candidate("b", **second), candidate("a", **first)])
+    assert [(place.place, place.id, place.because) for place in seen] == [(1, "a", because), (2, "b", "last")]
+
+
+def test_what_is_left_out_says_why() -> None:
+    known = [candidate("a"), candidate("b", up=False), replace(candidate("c"), transport="quic")]
+    seen = places(replace(DEFAULT, allowed_transports=("udp",)), known)
+    assert [(place.place, place.id) for place in seen] == [(1, "a"), (0, "b"), (0, "c")]
+    assert seen[0].because == "the only one"
+    assert "no link" in seen[1].because
+    assert "allowed_transports" in seen[2].because
+
+
+def test_the_explanation_is_what_the_engine_decides_and_leaves_everything_as_it_is() -> None:
+    pair = CorePair(fast_policy()).attach()
+    pair.client.uplinks[1].preference = 200
+    session = pair.client.session
+    assert session is not None
+    pair.advance(500)
+    before = (pair.now_ns, session.paths.active, len(pair.sent))
+    seen: Any = explained(session, pair.now_ms)
+    decision = choose(
+        session.policy, session.deciding.candidates(pair.now_ms), session.deciding.history(), pair.now_ms
+    )
+    assert seen["decision"]["action"] == decision.action.value
+    assert [place["id"] for place in seen["places"]] == ["upB/1", "upA/0"]
+    assert {path["id"]: path["active"] for path in seen["paths"]} == {"upA/0": True, "upB/1": False}
+    assert all(path["dead_after_ms"] >= 160 for path in seen["paths"])
+    assert (pair.now_ns, session.paths.active, len(pair.sent)) == before
+    pair.wait_for(lambda: session.paths.active == 1)
+    pair.advance(200)
+    used: Any = explained(session, pair.now_ms)
+    assert used["limits"]["switches_in_minute"] == 1
+    assert 0 < used["limits"]["retry_after_ms"] <= session.policy.switch_cooldown_ms
+
+
+def test_a_choice_of_the_operators_is_said_to_hold() -> None:
+    pair = CorePair(fast_policy()).attach()
+    pair.client.uplinks[0].preference = 200
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: pair.attached and pair.version > 1)
+    session = pair.client.session
+    assert session is not None
+    seen: Any = explained(session, pair.now_ms)
+    assert "somebody wanted the session here" in seen["decision"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("decision", "said"),
+    [
+        (Decision(Action.STAY), "stay"),
+        (
+            Decision(Action.SWITCH, "QUALITY_SWITCH", "b", {"badness": 0.5}),
+            "switch to b (QUALITY_SWITCH: badness 0.5)",
+        ),
+        (Decision(Action.DENY, "QUALITY_SWITCH", "b", {}, 800), "stay for another 800 ms"),
+        (Decision(Action.REATTACH, "TRANSPORT_DEAD", None), "wait for a path (TRANSPORT_DEAD)"),
+        (Decision(Action.DEGRADE, "NO_CANDIDATE"), "go on DEGRADED (NO_CANDIDATE)"),
+        (Decision(Action.TERMINATE, "RECOVERY_WINDOW_EXCEEDED"), "end the session"),
+    ],
+)
+def test_decisions_in_words(decision: Decision, said: str) -> None:
+    assert decision_in_words(decision).startswith(said)

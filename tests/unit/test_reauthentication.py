@@ -10,12 +10,15 @@ from test_adoption import restart as restart_supervisor
 
 from jvpn.agent.admin import ClientAdmin
 from jvpn.agent.process import Agent
+from jvpn.observability.admin import AdminError
 from jvpn.observability.events import ReattachResult, StateChange, TransportSwitch, TransportSwitchDenied
 from jvpn.policy.reauthentication import must_prove_anew
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.reattach import Cause, Result
 from jvpn.session.machine import State, pack_version
+from jvpn.supervisor.admin import GatewayAdmin
+from jvpn.supervisor.process import Gateway
 from workers.commands import Endpoint
 
 __all__ = ["every_pair_is_sound"]
@@ -257,3 +260,31 @@ def test_lost_refusals_and_duplicates_end_in_one_new_session() -> None:
     pair.advance(5_000)
     assert len(pair.context.sessions) == 1
     assert len(pair.store.sessions()) == 1
+
+
+def test_an_operators_choice_holds_over_the_handshake_that_it_needed() -> None:
+    pair = CorePair(fast_policy(reauthenticate_on=("network",)))
+    pair.client.uplinks[0].preference = 200
+    pair.attach()
+    before = first_session(pair)
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: renewed(pair, before, 1))
+    chosen = first_session(pair)
+    pair.advance(30_000)
+    assert first_session(pair) == chosen
+    pair.link(1, False)
+    pair.wait_for(lambda: renewed(pair, chosen, 0))
+
+
+def test_whoever_waits_at_the_gateway_is_told_of_the_session_in_its_place() -> None:
+    pair = pair_with("network")
+    before = first_session(pair).hex()
+    admin = GatewayAdmin(cast(Gateway, SimpleNamespace(core=pair.gateway)))
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.wait_for(lambda: renewed(pair, bytes.fromhex(before), 1))
+    with pytest.raises(AdminError, match="no session begins with"):
+        admin.handle({"command": "switching", "session": before})
+    seen = admin.handle({"command": "switching", "session": before, "peer": "laptop"})
+    assert isinstance(seen, dict)
+    assert (seen["session"], seen["peer"]) == (first_session(pair).hex(), "laptop")
+    assert "10.201.2.2" in seen["path"]
