@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from jvpn.agent.narrator import path_ref
 from jvpn.agent.paths import NS, ClientPath, Uplink
-from jvpn.agent.reattaching import Attempt
+from jvpn.agent.reattaching import RETRY_MS, Attempt
 from jvpn.protocol import reattach
 from jvpn.protocol.reattach import Ack, Cause, Report, Result
 from jvpn.session.machine import Reason, State, split_version
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 #: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
 #: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
 REPORT_WAIT_MS = 50
+#: However long a gateway asks a client without a path to wait.
+RETRY_AFTER_MAX_MS = 5_000
 #: FAILs after which there is nothing left to reattach.
 _OVER = frozenset({Code.SESSION_OVER, Code.SESSION_TTL_EXPIRED, Code.TRANSPORT_LOSS_TTL_EXPIRED})
 
@@ -289,5 +291,5 @@ class Switching:
                 None,
                 started_ms=attempt.started_ms,
             )
-            again.next_ms = now_ms + max(retry_after_ms, 50)
+            again.next_ms = now_ms + min(max(retry_after_ms, RETRY_MS), RETRY_AFTER_MAX_MS)
         self._session.clocks(now_ms)

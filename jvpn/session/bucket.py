@@ -1,5 +1,6 @@
 """A token bucket without a clock. Reattach requests pass two of them per id: datagrams, and binds."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -49,3 +50,22 @@ class TokenBucket:
             self._tokens = min(self.rate.burst, round(self._tokens + gained, 9))
         if self._last_ms is None or now_ms > self._last_ms:
             self._last_ms = now_ms
+
+
+class Buckets:
+    """A bucket for each key, the `kept` that were used last: whoever else comes finds a full one."""
+
+    def __init__(self, rate: Rate, kept: int) -> None:
+        self._rate = rate
+        self._kept = kept
+        self._buckets: dict[Hashable, TokenBucket] = {}
+
+    def take(self, key: Hashable, now_ms: float) -> bool:
+        bucket = self._buckets.pop(key, None) or TokenBucket(self._rate)
+        self._buckets[key] = bucket
+        if len(self._buckets) > self._kept:
+            del self._buckets[next(iter(self._buckets))]
+        return bucket.take(now_ms)
+
+    def __len__(self) -> int:
+        return len(self._buckets)

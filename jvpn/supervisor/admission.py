@@ -1,17 +1,18 @@
 """Who may cost us a Diffie-Hellman: buckets, and under load a COOKIE that proves the source.
 
 In quiet times an INIT with a right mac1 is taken within the bucket of its source, then the one for all that show no
-cookie. In this order, so that one flooding source does not empty the second for everybody. When either is empty the
-answer is COOKIE, which costs two hashes, keeps no state and goes only where somebody really receives; an INIT that
-shows it passes beside the flood. A source that has proven itself has a bucket of its own, which nobody who forges its
-address can empty.
+cookie. In this order, so that one flooding source (of IPv6: a /64) does not empty the second for everybody. When either
+is empty the answer is COOKIE, which costs two hashes, keeps no state and goes only where somebody really receives; an
+INIT that shows it passes beside the flood. A source that has proven itself has a bucket of its own, which nobody who
+forges its address can empty.
 """
 
 from collections.abc import Callable
 
 from jvpn.protocol import handshake
+from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.handshake import COOKIE_SIZE, HandshakeError
-from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.session.bucket import Buckets, Rate, TokenBucket
 from jvpn.supervisor.live_session import Arrival
 
 #: Handshakes whose Diffie-Hellman we pay for: all together, from one source address, and without a cookie.
@@ -37,7 +38,7 @@ class Admission:
         self._mac = mac
         self._global = TokenBucket(GLOBAL_RATE)
         self._unproven = TokenBucket(UNPROVEN_RATE)
-        self._sources: dict[tuple[bytes, bool], TokenBucket] = {}
+        self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
         self._secret = random_bytes(32)
 
     def judge(self, init: bytes, arrival: Arrival, now_ms: int) -> bytes | None:
@@ -48,7 +49,7 @@ class Admission:
         handshake.check_mac1(init, self._gateway_public)
         slot = now_ms // COOKIE_SLOT_MS
         proven = any(handshake.check_mac2(init, self._cookie(s, arrival)) for s in (slot, max(0, slot - 1)))
-        within = self._source(arrival.remote.address, proven).take(now_ms)
+        within = self._sources.take((source_of(arrival), proven), now_ms)
         if not proven and not (within and self._unproven.take(now_ms)):
             cookie = self._cookie(slot, arrival)
             return handshake.cookie_datagram(init, self._gateway_public, cookie, self._random_bytes(16))
@@ -61,9 +62,8 @@ class Admission:
         shown = slot.to_bytes(8, "big") + remote.address + remote.port.to_bytes(2, "big")
         return self._mac(self._secret, shown)[:COOKIE_SIZE]
 
-    def _source(self, address: bytes, proven: bool) -> TokenBucket:
-        bucket = self._sources.pop((address, proven), None) or TokenBucket(SOURCE_RATE)
-        self._sources[address, proven] = bucket
-        if len(self._sources) > SOURCES_KEPT:
-            del self._sources[next(iter(self._sources))]
-        return bucket
+
+def source_of(arrival: Arrival) -> bytes:
+    """Whom a source's bucket belongs to: an IPv4 address, or the /64 that whoever has one IPv6 address has all of."""
+    address = arrival.remote.address
+    return address if is_ipv4(address) else address[:8]

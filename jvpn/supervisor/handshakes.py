@@ -13,6 +13,7 @@ from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import HANDSHAKE_PENDING_MS, Role
 from jvpn.protocol.handshake import HandshakeError, InitOpened, Kem
 from jvpn.protocol.suites import suite
+from jvpn.session.bucket import Buckets, Rate
 from jvpn.session.machine import Reason
 from jvpn.session.record import Binding
 from jvpn.supervisor.admission import Admission
@@ -20,6 +21,9 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, SaveSession
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
+
+#: Handshakes answered to one client key: each may cost a durable write, a worker's command and an older session.
+KEY_RATE = Rate(1, 10)
 
 OnAttached = Callable[[LiveSession, LiveSession | None, int], None]
 
@@ -45,6 +49,7 @@ class Handshakes:
         self._context = context
         self._on_attached = on_attached
         self._pending: dict[bytes, Pending] = {}
+        self._keys = Buckets(KEY_RATE, context.facts.capacity)
         facts = context.facts
         self._admission = Admission(facts.public_key, context.random_bytes, suite(1).hmac)
 
@@ -73,6 +78,10 @@ class Handshakes:
         if not context.peers.is_fresh(peer.public_key, opened.timestamp_us) or opened.timestamp_us <= newest:
             context.counters["stale_timestamp"] += 1
             context.peers.stale_inits[peer.public_key] += 1
+            return
+        # Behind the proof and the timestamp: neither a stranger nor a copy can use it up.
+        if not self._keys.take(peer.public_key, now_ms):
+            context.counters["handshake_key_rate"] += 1
             return
         if not context.free_records:
             context.counters["table_full"] += 1

@@ -3,7 +3,7 @@
 A host that restarts loads nothing in advance: its sessions come back one by one, when their clients ask, by the same
 code that takes over another node's. In this order, each step cheaper than what follows it:
 
- 1. bucket                 for all strangers together
+ 1. buckets                of the source, then for all strangers together
  2. ticket opens           one AEAD; until here the store is not read
  3. store read             gone: RESET, which only its own client believes; unreachable: silence
  4. proof                  the REQUEST opens under the stored session secret
@@ -18,11 +18,12 @@ from jvpn.protocol.constants import OFFSET_STEERING_ID
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Fail, Request, Result
 from jvpn.protocol.wire import WireError
-from jvpn.session.bucket import Rate, TokenBucket
+from jvpn.session.bucket import Buckets, Rate, TokenBucket
 from jvpn.session.machine import Machine, Reason, State, VersionExhausted
 from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import OwnershipStore, StoreError
+from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, ForgetSession, PutPrefix
 from jvpn.supervisor.history import Answered
@@ -30,8 +31,9 @@ from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 
-#: REQUESTs with a ticket that we look at, all strangers together.
+#: REQUESTs with a ticket that we look at: all strangers together, and from one source. Many clients may be behind one.
 RATE = Rate(500, 1000)
+SOURCE_RATE = Rate(100, 200)
 #: How far above the stored highest index a client may have gone since that was stored.
 SEARCH_ABOVE = 64
 SEARCH_BELOW = 8
@@ -43,14 +45,19 @@ class Takeover:
         self._store = store
         self._reattaching = reattaching
         self._bucket = TokenBucket(RATE)
+        self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
 
     def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> LiveSession | None:
         """Judge a REQUEST on an unknown id; returns the session when it has been taken over and bound just now."""
         counters = self._context.counters
         wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
         ticket = tickets.ticket_of(data)
-        if ticket == tickets.NO_TICKET or not self._bucket.take(now_ms):
+        if ticket == tickets.NO_TICKET:
             counters["unknown_id"] += 1
+            return None
+        # The source's first: one that floods is not to empty the bucket of all the others.
+        if not self._sources.take(source_of(arrival), now_ms) or not self._bucket.take(now_ms):
+            counters["ticket_rate"] += 1
             return None
         session_id = tickets.open_ticket(self._context.facts.fleet_key, wanted, ticket)
         if session_id is None:

@@ -20,7 +20,7 @@ def initiator(timestamp_us: int = 1) -> Initiator:
 
 
 def source(number: int) -> Arrival:
-    return Arrival(0, LOCAL, Endpoint(bytes(12) + number.to_bytes(4, "big"), 4000))
+    return Arrival(0, LOCAL, Endpoint(bytes(10) + b"\xff\xff" + number.to_bytes(4, "big"), 4000))
 
 
 @pytest.fixture

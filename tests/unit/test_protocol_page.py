@@ -19,7 +19,7 @@ import jvpn.protocol.paths
 import jvpn.protocol.reattach
 import jvpn.protocol.rekey
 import jvpn.protocol.wire
-from jvpn.agent import core, handshaking, owners, paths, reattaching, rekeying
+from jvpn.agent import core, handshaking, owners, paths, reattaching, rekeying, switching
 from jvpn.agent import upkeep as client_upkeep
 from jvpn.policy import health
 from jvpn.policy.model import Policy
@@ -33,7 +33,7 @@ from jvpn.protocol.suites import SUITES
 from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
-from jvpn.supervisor import admission, takeover
+from jvpn.supervisor import admission, handshakes, takeover
 from workers import fragments, sessions, singles
 from workers import paths as worker_paths
 
@@ -276,6 +276,10 @@ def test_numbers_of_the_implementation() -> None:
         "binds after a loss, burst": bucket.BIND_RATE.burst,
         "REQUEST by ticket, in all, rate": takeover.RATE.per_s,
         "REQUEST by ticket, in all, burst": takeover.RATE.burst,
+        "REQUEST by ticket, from one source address, rate": takeover.SOURCE_RATE.per_s,
+        "REQUEST by ticket, from one source address, burst": takeover.SOURCE_RATE.burst,
+        "handshakes answered to one client key, rate": handshakes.KEY_RATE.per_s,
+        "handshakes answered to one client key, burst": handshakes.KEY_RATE.burst,
         "indexes searched above the highest stored": takeover.SEARCH_ABOVE,
         "indexes searched below the highest stored": takeover.SEARCH_BELOW,
         "PROBE on one index, rate": worker_paths.PROBES_PER_S,
@@ -294,6 +298,7 @@ def test_numbers_of_the_implementation() -> None:
         "client: REQUESTs on `max_candidates` paths before others": reattaching.TRIES_PER_CANDIDATE,
         "client: challenge kept for": paths.CHALLENGE_LIFE_MS,
         "client: other ways have to contradict a RESET": owners.RESET_PATIENCE_MS,
+        'client: waits for a "retry after" without a path at most': switching.RETRY_AFTER_MAX_MS,
         "tunnel MTU": constants.TUN_MTU,
         "segments in one send": constants.MAX_SEGMENTS,
     }
