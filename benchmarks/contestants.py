@@ -23,7 +23,7 @@ Seen = dict[str, float]
 POLICIES = Path(__file__).parents[1] / "policies"
 
 #: What one writes in ten minutes. A ping a second over the first uplink; three unanswered, and the second takes over.
-#: And wireguard-go asks for its route anew only when one changes: a link that goes says nothing of routes, so this does.
+#: And wireguard-go asks for its route anew only when one changes: a link that goes says nothing of that, so this does.
 FOLLOW = """
 ip -o monitor link | while read -r line; do
     case $line in *upA*DOWN*) ip route replace {service}/32 via {gateway} dev upB metric 200 ;; esac

@@ -173,6 +173,8 @@ class Trials:
         }
         if not self._traffic.tcp:
             start_ns = marks.t0_ns - round(self._rtt_ms * 1e6)
+            for way, stream in ways.items():
+                run[f"lost_{way}"] = stream.lost_between(start_ns, marks.t1_ns)
             run["lost"] = sum(stream.lost_between(start_ns, marks.t1_ns) for stream in ways.values())
             run["lost_before"] = sum(stream.lost_between(before_ns, start_ns) for stream in ways.values())
             run["late"] = sum(_late(s, start_ns, marks.t1_ns, self._rtt_ms) for s in ways.values())
