@@ -21,6 +21,9 @@ class Stage:
             near = _mac(network.client, link.client_device)
             for address in (link.client_ip, link.spare_ip):
                 network.gateway.ip(_neighbour(address, near, link.gateway_device))
+            # Whoever lets the kernel choose its source answers from the address that was asked, on either link.
+            net = f"10.201.{link.number}.0/24"
+            network.gateway.ip(f"route replace {net} dev {link.gateway_device} src {network.service_ip}")
             network.client.ip(*self._up[link.name])
 
     def _lines_up(self, link: EmulatedLink) -> list[str]:
