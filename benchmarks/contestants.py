@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import debian
 from systems import Jvpn, OpenVpn, System, WireguardGo
 
+from jvpn.lab.faults import EmulatedLink
 from jvpn.lab.links import Network
 from jvpn.lab.namespaces import LabError
 from jvpn.observability.admin import AdminError
@@ -56,6 +57,8 @@ class Contestant(Protocol):
     def active(self) -> str: ...
 
     def ready(self, *, alone: bool) -> bool: ...
+
+    def forget(self, link: EmulatedLink) -> None: ...
 
     def switch(self) -> None: ...
 
@@ -100,6 +103,13 @@ class JvpnContestant:
             return status["state"] == "ATTACHED" and (alone or self._tunnel.validated(*links))
         except (AdminError, LabError):
             return False
+
+    def forget(self, link: EmulatedLink) -> None:
+        """Trials follow each other within seconds and the client remembers losses for ten: a link that comes anew is
+        a path without a history."""
+        if self.active() != link.name:
+            link.carrier_down()
+            link.carrier_up()
 
     def switch(self) -> None:
         other = next(link for link in self._network if link.name != self.active())
@@ -155,6 +165,9 @@ class Routed:
 
     def ready(self, *, alone: bool) -> bool:
         return self.active() == "A"
+
+    def forget(self, link: EmulatedLink) -> None:
+        """They remember nothing of a path."""
 
     def _preferred(self, verb: str) -> None:
         b = self.network["B"]

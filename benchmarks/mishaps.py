@@ -64,6 +64,11 @@ def _up(scene: Scene) -> None:
     scene.stage.links((scene.struck, True))
 
 
+def _heal(scene: Scene) -> None:
+    scene.struck.heal()
+    scene.contestant.forget(scene.struck)
+
+
 def _nat_on(scene: Scene) -> None:
     if scene.first:
         for link in (scene.struck, scene.other):
@@ -78,11 +83,11 @@ MISHAPS: dict[str, Mishap] = {
     "link_down": Mishap(_down, _up),
     "link_down_cold": Mishap(_cold, _up, prepare=_without_other, alone=True),
     "cable": Mishap(lambda s: s.struck.carrier_down(), lambda s: s.struck.carrier_up()),
-    "blackhole": Mishap(lambda s: s.struck.blackhole(), lambda s: s.struck.heal()),
-    "blackhole_up": Mishap(lambda s: s.struck.blackhole("up"), lambda s: s.struck.heal()),
-    "blackhole_down": Mishap(lambda s: s.struck.blackhole("down"), lambda s: s.struck.heal()),
+    "blackhole": Mishap(lambda s: s.struck.blackhole(), _heal),
+    "blackhole_up": Mishap(lambda s: s.struck.blackhole("up"), _heal),
+    "blackhole_down": Mishap(lambda s: s.struck.blackhole("down"), _heal),
     "nat_rebind": Mishap(_nat_rebind, nothing, prepare=_nat_on),
-    "loss_30": Mishap(lambda s: s.struck.impair(loss=0.3), lambda s: s.struck.heal(), watch_s=4.0),
+    "loss_30": Mishap(lambda s: s.struck.impair(loss=0.3), _heal, watch_s=4.0),
     "path_return": Mishap(
         lambda s: s.struck.blackhole(),
         lambda s: s.struck.heal(),

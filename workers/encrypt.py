@@ -254,6 +254,8 @@ class Encryptor:
     # What cannot go now
 
     def _wait(self, session: Session, packet: bytes, now_ns: int) -> None:
+        if session.path is None:
+            session.waits(now_ns)
         if not session.waiting.keeps:
             self._counters[Counter.NO_PATH] += 1
             return

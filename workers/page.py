@@ -109,7 +109,8 @@ class SessionRow:
 @dataclass(frozen=True, slots=True)
 class Activity:
     """The worker's part: what authenticated DATA came and went, when anything authenticated (a probe too) was last
-    heard, and how many datagrams did not open. Times are CLOCK_BOOTTIME, 0 = never."""
+    heard, and how many datagrams did not open. Times are CLOCK_BOOTTIME, 0 = never. `sent_ns` moves too when DATA was
+    to go and there is no path."""
 
     received_ns: int
     sent_ns: int

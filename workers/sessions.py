@@ -210,6 +210,11 @@ class Session:
         if self.used_up:
             self.direct = None
 
+    def waits(self, now_ns: int) -> None:
+        """DATA came from the TUN and has no path: whoever looks for one is to hurry."""
+        self._activity[1] = now_ns
+        self._page.write_activity(self.record, *self._activity)
+
     def remember_gateway(self, address: Address) -> None:
         """Client: DATA may come from this address from now on."""
         self.gateway_addresses.pop(address, None)

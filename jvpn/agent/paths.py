@@ -72,6 +72,8 @@ class ClientPath:
     mtu: PathMtu
     challenge: bytes = b""
     challenge_ms: int = 0
+    #: The last challenge of this uplink's path before, and when it came.
+    before: tuple[bytes, int] = (b"", 0)
     bound_us: int = 0
     last_probe_us: int = 0
     quality: Quality = field(default_factory=Quality)
@@ -153,6 +155,8 @@ class PathTable:
         health.not_steady_before(uplink.damped_until_ms * NS)
         own_id = steering_id(self.secrets, self.last_index)
         path = ClientPath(uplink, uplink.local, self.last_index, own_id, health, PathMtu(now_ms * NS))
+        if old is not None:
+            path.before = (old.challenge, old.challenge_ms) if old.challenge else old.before
         self.paths[uplink.number] = path
         return path
 

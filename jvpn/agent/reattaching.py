@@ -3,16 +3,16 @@
 One attempt at a time, under one attempt id on several candidates at once: the gateway binds the first whose challenge
 it takes, and tells all the others which one that was. A candidate that has just answered is asked alone, for as long
 as its answer may take; then, or when no candidate is that sure, up to `max_candidates` of them race. Each is asked on
-an index of its own, no faster than every RETRY_MS, slower after FAST_MS; a link event starts over at once. ACK(pending)
-brings the challenge that the same request is repeated with, at once, but only once before it is due again. A voluntary
-switch asks its target and nobody else.
+an index of its own, no faster than every RETRY_MS, slower after FAST_MS unless traffic waits; a link event starts over
+at once. ACK(pending) brings the challenge that the same request is repeated with, at once, but only once before it is
+due again. A voluntary switch asks its target and nobody else.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jvpn.agent.effects import SendDatagram
-from jvpn.agent.paths import NS, ClientPath, PathTable
+from jvpn.agent.paths import CHALLENGE_LIFE_MS, NS, ClientPath, PathTable
 from jvpn.observability.events import PathRef
 from jvpn.protocol import reattach
 from jvpn.protocol.constants import Transport
@@ -142,6 +142,18 @@ class Requester:
         for lane in attempt.lanes.values():
             lane.next_ms, lane.tries = attempt.next_ms, 0
 
+    def traffic_waits(self, now_ms: int) -> None:
+        """Somebody has something to send: full speed for as long as that is so, however long nobody has answered."""
+        attempt = self.attempt
+        if attempt is None:
+            return
+        attempt.fast_since_ms = max(attempt.fast_since_ms, now_ms - FAST_MS)
+        for (number, _index), lane in attempt.lanes.items():
+            if lane.sent:
+                soonest_ms = lane.sent_ms + self._wait_ms(self._paths.paths.get(number), now_ms)
+                lane.next_ms = min(lane.next_ms, max(soonest_ms, now_ms))
+                attempt.next_ms = min(attempt.next_ms, lane.next_ms)
+
     def get_timer(self) -> float | None:
         return None if self.attempt is None else self.attempt.next_ms
 
@@ -214,7 +226,7 @@ class Requester:
         lane.sent_ms = now_ms
         lane.prompted = False
         lane.next_ms = now_ms + self._wait_ms(path, now_ms)
-        lane.echoed = path.challenge if path.validated(now_ms) else NO_CHALLENGE
+        lane.echoed = self._proof(path, attempt, now_ms)
         counter = self._paths.take_counter(path.index)
         request = Request(
             attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, lane.echoed, reports
@@ -222,6 +234,22 @@ class Requester:
         ticket = self.tickets.get(path.index, NO_TICKET)
         datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)
         return SendDatagram(path.uplink.socket, path.uplink.remote, datagram)
+
+    def _proof(self, path: ClientPath, attempt: Attempt, now_ms: int) -> bytes:
+        """The challenge to echo over `path`, or zeros.
+
+        That of the uplink's path before is good still if nothing but time has passed. It is not shown at first: of a
+        path that is dead in one direction only it would bind the dead one. When nobody at all has answered for as long
+        as anything is kept to be sent again, the first that answers is the best there is, and a round trip sooner so.
+        """
+        if path.validated(now_ms):
+            return path.challenge
+        lonely = not any(p.validated(now_ms) for p in self._paths.paths.values() if p.uplink.link_up)
+        waited_ms = now_ms - attempt.started_ms
+        if attempt.voluntary or not lonely or waited_ms < self._paths.policy.resend_window_ms:
+            return NO_CHALLENGE
+        challenge, since_ms = path.before
+        return challenge if challenge and now_ms - since_ms < CHALLENGE_LIFE_MS else NO_CHALLENGE
 
     def _wait_ms(self, path: ClientPath | None, now_ms: int) -> float:
         assert self.attempt is not None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CONFIRM_REPEAT_MS = 100
 #: How often the page is read for traffic while a path is active: the grain of "DATA was sent".
 ACTIVITY_TICK_MS = 20
+#: DATA that came lately and found no path: somebody is waiting.
+TRAFFIC_WAITS_MS = 1_000
 
 
 class Upkeep:
@@ -124,6 +126,8 @@ class Upkeep:
         self._next_tick_ms = now_ms + ACTIVITY_TICK_MS
         active, seen = self._paths.active_path, self._activity(RECORD)
         if active is None:
+            if now_ms - seen.sent_ns // NS < TRAFFIC_WAITS_MS:
+                self._requester.traffic_waits(now_ms)
             return
         if seen.sent_ns > self._last_sent_ns:
             active.health.on_data_sent(min(seen.sent_ns, now_ms * NS))

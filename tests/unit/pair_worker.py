@@ -110,6 +110,8 @@ class PairWorker:
         """One DATA on the active path; False when there is none, or it may not be used."""
         session = self.table.by_record.get(record)
         if session is None or session.direct is None:
+            if session is not None and session.path is None:
+                session.waits(now_ns)
             return False
         path = session.direct
         datagram = session.seal(PacketType.DATA, path.entry, plaintext)
