@@ -111,7 +111,8 @@ class Backlog:
     def _resend(self, path: SendPath, sent: Sent, missing: Missing, now_ns: int) -> int:
         """Send again what is missing of one send; returns how many bytes that were."""
         distance = path.index - sent.path_index
-        if not 0 <= distance <= _MAX_DISTANCE:
+        (first,) = _COUNTER.unpack_from(sent.data)
+        if not 0 <= distance <= _MAX_DISTANCE or not path.session.may_resend(sent.path_index, first):
             return 0
         prefix = bytes((PacketType.RESENT,)) + path.prefix[1:]
         size = 0

@@ -79,6 +79,7 @@ class Session:
         self.phase: Phase
         self._page = page
         self._sequences: dict[int, int] = {}
+        self._generation_before = command.generation
         self._forgotten_below = 0
         self._windows: dict[int, ReplayWindow] = {}
         self._windows_below = 0
@@ -160,8 +161,18 @@ class Session:
                 assert index > lowest
         assert sequence + count < 1 << GENERATION_SHIFT
         self._sequences[index] = sequence + count
-        generation = self.generation if index <= self.unused_above else 0
-        return generation << GENERATION_SHIFT | sequence
+        return self._generation_of(index) << GENERATION_SHIFT | sequence
+
+    def _generation_of(self, index: int) -> int:
+        return self.generation if index <= self.unused_above else 0
+
+    def may_resend(self, index: int, counter: int) -> bool:
+        """Whether the peer will know which counter of `index` is meant: a RESENT does not tell the generation, the peer
+        takes that of the highest it has received there. So nothing may have gone there under a later one."""
+        generation = counter >> GENERATION_SHIFT
+        if generation == self._generation_of(index):
+            return True
+        return generation == self._generation_before and index not in self._sequences
 
     def may_send_on(self, index: int) -> bool:
         """False for an index so old that its counters are forgotten."""
@@ -173,7 +184,7 @@ class Session:
     def raise_generation(self, generation: int) -> None:
         """Counters start again at 0 under a higher generation."""
         assert generation > self.generation
-        self.generation = generation
+        self._generation_before, self.generation = self.generation, generation
         self._sequences.clear()
         self._forgotten_below = 0
 

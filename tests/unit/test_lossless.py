@@ -69,6 +69,35 @@ def test_nothing_older_than_the_window_goes_again() -> None:
     assert pair.gateway.numbers() == [1, 2]
 
 
+def raise_generation(end: End, now_ms: int) -> None:
+    end.pipelines.add(msgspec.structs.replace(end.added, generation=1), now_ms * MS)
+
+
+def test_what_went_before_the_generation_rose_goes_again() -> None:
+    pair = LossyPair()
+    pair.gateway.send(NOW, 0)
+    pair.settle(NOW)
+    pair.dead()
+    pair.gateway.send(NOW + 1, 1)
+    raise_generation(pair.gateway, NOW + 2)
+    pair.reattach(NOW + 3, 1)
+    assert pair.client.numbers() == [0, 1]
+
+
+def test_nothing_that_could_be_taken_for_what_went_after_the_generation_rose_goes_again() -> None:
+    pair = LossyPair()
+    pair.gateway.send(NOW, 0)
+    pair.settle(NOW)
+    ours = pair.client.rebind(NOW, report=True)
+    pair.gateway.send(NOW + 1, 1)
+    raise_generation(pair.gateway, NOW + 2)
+    pair.gateway.send(NOW + 3, 2)
+    pair.settle(NOW + 3)
+    pair.bind_gateway(NOW + 4, 1, ours)
+    pair.settle(NOW + 4)
+    assert pair.client.numbers() == [0, 1, 2]
+
+
 def test_what_does_not_fit_is_forgotten_oldest_first() -> None:
     pair = LossyPair(resend_bytes=1000)  # a packet of 100 bytes is sealed into 144
     pair.dead()
