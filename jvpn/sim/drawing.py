@@ -29,15 +29,9 @@ def draw(result: Result, width: int = 100) -> list[str]:
     told.sort(key=lambda entry: (entry[0], entry[1]))
     if len(told) > MAX_LINES:
         lines.append(f"{'':>{_TIME}}({len(told) - MAX_LINES} earlier lines are not shown)")
-    for at_ms, _rank, end, text in told[-MAX_LINES:]:
-        time = f"{at_ms / 1_000:>{_TIME - 1}.3f} "
-        if not end:
-            lines.append((time + text)[:width])
-        else:
-            lines.append(
-                time
-                + (text[: _END - 1] if end == "0" else " " * _END + " " + text[: width - _TIME - _END - 1])
-            )
+    for at_ms, _rank, whose, text in told[-MAX_LINES:]:
+        column = {_GATEWAY: text[:_END], _CLIENT: f"{'':<{_END}} {text}"}.get(whose, text)
+        lines.append(f"{at_ms / 1_000:>{_TIME - 1}.3f} {column}"[:width])
     lines.append(f"{result.at_ms / 1_000:>{_TIME - 1}.3f} ✗ {result.code}"[:width])
     if result.trace:
         lines += ["", *result.trace.rstrip().splitlines()]
