@@ -77,6 +77,7 @@ class Backlog:
             session.resending.clear()
             if reports:
                 session.resending.extend(session.sent_lately.recent(now_ns))
+            session.forget_stood_for()
         session.waiting.trim(now_ns)
         if session.go_on():
             self._paces.pop(session, None)
@@ -116,7 +117,7 @@ class Backlog:
             return 0
         prefix = bytes((PacketType.RESENT,)) + path.prefix[1:]
         size = 0
-        for counter, plaintext in _opened(sent, missing):
+        for counter, plaintext in _opened(sent, missing, path.session.stood_for):
             body = bytes((distance,)) + counter.to_bytes(8, "big")[5:] + plaintext
             self._batch.add_fitting(path, body, now_ns, prefix)
             self._counters[Counter.RESENT_SENT] += 1
@@ -124,16 +125,20 @@ class Backlog:
         return size
 
 
-def _opened(sent: Sent, missing: Missing) -> Iterator[tuple[int, bytes]]:
+def _opened(
+    sent: Sent, missing: Missing, stood_for: dict[tuple[int, int], int]
+) -> Iterator[tuple[int, bytes]]:
     """(counter, DATA plaintext) of what is missing.
 
     Of a packet that went in FRAGMENTs, which are all in one send, the counter of a missing one stands for the whole: so
-    that one cannot come late and make the packet a second time.
+    that one cannot come late and make the packet a second time. The first that it was sent again under, `stood_for`
+    remembers: when that has arrived the packet has, although other fragments are missing for ever.
     """
     opener = sent.phase.reopener()
     view = memoryview(sent.data)
     parts: list[bytearray] = []
     stands_for: int | None = None
+    first = (0, 0)
     for at in range(0, len(view), sent.segment):
         datagram = view[at : at + sent.segment]
         (counter,) = _COUNTER.unpack_from(datagram)
@@ -147,10 +152,14 @@ def _opened(sent: Sent, missing: Missing) -> Iterator[tuple[int, bytes]]:
         if not fragment:
             yield counter, bytes(plaintext)
             continue
+        if not parts:
+            first = sent.path_index, counter
         parts.append(plaintext[FRAGMENT_HEADER:])
         if lost:
             stands_for = counter
         if is_last(plaintext):
             if stands_for is not None:
-                yield stands_for, b"".join(parts)
+                stands_for = stood_for.setdefault(first, stands_for)
+                if missing(sent.path_index, stands_for):
+                    yield stands_for, b"".join(parts)
             parts, stands_for = [], None

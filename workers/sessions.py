@@ -61,6 +61,8 @@ class Session:
         self.sent_lately: KeptQueue[Sent] = KeptQueue(pool, counts=False)
         self.waiting: KeptQueue[Waited] = KeptQueue(pool, counts=True)
         self.resending: deque[Sent] = deque()
+        #: Of packets that went in FRAGMENTs and were sent again: (index, first counter) → the counter that it was under.
+        self.stood_for: dict[tuple[int, int], int] = {}
         #: The index bound now or last, and the one before.
         self.bound_indexes: tuple[int, ...] = ()
         self.reassembly = Reassembly()
@@ -136,6 +138,15 @@ class Session:
         self.sent_lately.clear()
         self.waiting.clear()
         self.resending.clear()
+
+    def forget_stood_for(self) -> None:
+        """Of what will not be sent again: counters rise on an index, and indexes do."""
+        oldest = (
+            min((item.path_index, _counter_of(item.data)) for item in self.resending)
+            if self.resending
+            else None
+        )
+        self.stood_for = {at: c for at, c in self.stood_for.items() if oldest is not None and at >= oldest}
 
     def known_windows(self) -> dict[int, ReplayWindow]:
         """The replay windows of the indexes on which DATA came."""
@@ -246,3 +257,7 @@ class Session:
             nonce, plaintext, bytes(datagram[:HEADER_SIZE]), memoryview(datagram)[HEADER_SIZE:]
         )
         return bytes(datagram)
+
+
+def _counter_of(datagram: bytes) -> int:
+    return int.from_bytes(datagram[12:20], "big")
