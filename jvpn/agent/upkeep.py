@@ -149,7 +149,7 @@ class Upkeep:
             return
         if fired.reason is Reason.REATTACH_FAIL:
             attempt, self._requester.attempt = self._requester.attempt, None
-            if attempt is not None:
+            if attempt is not None and attempt.asked:
                 version = session.view.state_version
                 session.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)
             session.deciding.refused(0, now_ms)

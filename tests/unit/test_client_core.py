@@ -442,6 +442,18 @@ def test_a_path_that_dies_while_it_is_being_left_is_left_for_any_other(pair: Cor
     assert switches(pair) == ["OPERATOR_SWITCH", "TRANSPORT_DEAD"]
 
 
+def test_a_switch_that_was_never_asked_for_on_the_wire_leaves_no_result(pair: CorePair) -> None:
+    """The wanted uplink has no link: no attempt is told, so none may end (every_pair_is_sound hears the auditor)."""
+    pair.link(1, up=False)
+    assert pair.client.switch("upB", pair.now_ns)
+    pair.settle()
+    pair.wait_for(lambda: pair.attached)
+    ours = pair.client.session
+    assert ours is not None
+    assert (ours.view.state, ours.paths.active) == (State.ATTACHED, 0)
+    assert not [event for event in pair.client_sink.events if isinstance(event, ReattachAttempt | ReattachResult)]
+
+
 def test_a_switch_in_flight_does_not_hold_the_ttl_back() -> None:
     pair = CorePair(QUICK).attach()
     pair.rules += [silent(0), silent(1)]
