@@ -2,6 +2,9 @@
 
 from jvpn.session.machine import Reason
 from jvpn.sim.faults import Stage, Undo, fault
+from jvpn.store.base import StoreError
+
+START_AGAIN_MS = 500
 
 # Processes
 
@@ -27,14 +30,20 @@ def supervisor_killed(stage: Stage) -> Undo | None:
     gateway.kill_supervisor()
     stage.say("the supervisor is killed")
     boots = gateway.boots
-    return lambda: gateway.start_supervisor() if gateway.boots == boots and gateway.host_up else None
+
+    def start() -> None:
+        if gateway.boots == boots and gateway.host_up and gateway.core is None:
+            _try(stage, gateway.start_supervisor)
+
+    return start
 
 
 @fault(1, (200, 6_000))
 def gateway_restarts(stage: Stage) -> Undo | None:
     """The gateway's data plane dies with everything, or the whole host: then its clock begins anew."""
     gateway = stage.world.gateway
-    if not gateway.host_up:
+    if not gateway.host_up or gateway.store.broken or not gateway.context.narrator.durable:
+        # Of what the store was not given nothing is left: keys of a rekey among it (docs/simulator.md).
         return None
     host = stage.draw.random() < 0.5
     gateway.kill_host()
@@ -43,9 +52,23 @@ def gateway_restarts(stage: Stage) -> Undo | None:
     def undo() -> None:
         if host:
             gateway.clock.reboot()
-        gateway.boot()
+        _try(stage, gateway.boot)
 
     return undo
+
+
+def _try(stage: Stage, start: Undo) -> None:
+    """A gateway whose store cannot be read does not start; its service manager tries again."""
+    try:
+        start()
+    except StoreError:
+        stage.world.gateway.kill_supervisor()
+        stage.world.agenda.later(START_AGAIN_MS, lambda: _again(stage, start))
+
+
+def _again(stage: Stage, start: Undo) -> None:
+    if stage.world.gateway.core is None:
+        _try(stage, start)
 
 
 @fault(1, (100, 4_000))

@@ -1,4 +1,4 @@
-"""What must never happen, looked for after every step.
+"""What must never happen, looked for after every step that may have changed what a core has.
 
     ONE_BINDING      two active bindings: in the table, in the steering maps or in workers
     ID_REPLACED      another SessionID without an explicit end and a new handshake
@@ -28,6 +28,8 @@ from jvpn.supervisor.live_session import LiveSession
 #: How long after everything is well again the session may take: to reattach, or to shake hands anew.
 REATTACH_MS: Final = 8_000
 ANEW_MS: Final = 20_000
+#: How often that is looked at.
+LOOK_MS: Final = 50
 
 
 @dataclass(slots=True)
@@ -52,14 +54,11 @@ class Checks:
         self._versions: dict[bytes, int] = {}
         self._ended: set[str] = set()
         self._known: set[str] = set()
-        self._unbound_ns: dict[bytes, int] = {}
-        self._seen_version = -1
         self._well_since_ns: int | None = None
         self._handshakes = 0
-        self.looked = 0
+        self._look_ns = 0
 
     def __call__(self) -> None:
-        self.looked += 1
         for stream in self._streams:
             if len(stream.sink.events) > stream.read:
                 self._audit(stream)
@@ -167,11 +166,13 @@ class Checks:
 
     def _liveness(self) -> None:
         world = self._world
-        well = world.well
-        if not well:
+        now_ns = world.agenda.now_ns
+        if now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + LOOK_MS * NS
+        if not world.well:
             self._well_since_ns = None
             return
-        now_ns = world.agenda.now_ns
         core = world.client.core
         assert core is not None
         if self._well_since_ns is None or world.attached:

@@ -33,7 +33,7 @@ def draw(result: Result, width: int = 100) -> list[str]:
         column = {_GATEWAY: text[:_END], _CLIENT: f"{'':<{_END}} {text}"}.get(whose, text)
         lines.append(f"{at_ms / 1_000:>{_TIME - 1}.3f} {column}"[:width])
     lines.append(f"{result.at_ms / 1_000:>{_TIME - 1}.3f} ✗ {result.code}"[:width])
-    if result.trace:
+    if result.trace and result.code:
         lines += ["", *result.trace.rstrip().splitlines()]
     return lines
 

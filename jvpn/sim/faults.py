@@ -9,7 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from jvpn.protocol.constants import PacketType
+from jvpn.sim.network import DOWN, GATEWAY, UP, Flight, Network, flip
 from jvpn.sim.world import World
+from workers.commands import Endpoint
 
 Undo = Callable[[], None]
 _LATE_NEWS_MS: Final = (0, 0, 20, 200)
@@ -36,7 +39,7 @@ class Stage:
     draw: random.Random
     say: Callable[[str], None]
     #: Something without a proof reaches an end now: nothing may move (guard.py).
-    unproven: Callable[[Any], None]
+    unproven: Callable[[Flight], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +207,43 @@ def nat_rebinding(stage: Stage) -> None:
     stage.world.network.rebind(stage.fault.uplink, stage.draw)
     external = stage.world.network.uplinks[stage.fault.uplink].external
     stage.say(f"uplink {stage.fault.uplink} comes from another source, port {external.port}")
+
+
+@fault(1.5, (500, 6_000))
+def junk(stage: Stage) -> Undo:
+    """Datagrams that prove nothing, at either end: spoilt copies of genuine ones, pieces of them, and noise."""
+    network, agenda, draw = stage.world.network, stage.world.agenda, stage.draw
+    ended = False
+    stage.say("somebody sends junk")
+
+    def one() -> None:
+        if ended:
+            return
+        for _ in range(draw.randrange(1, 4)):
+            stage.unproven(_junk(network, stage.fault.uplink, draw))
+        agenda.later(draw.randrange(10, 300), one)
+
+    def undo() -> None:
+        nonlocal ended
+        ended = True
+
+    one()
+    return undo
+
+
+def _junk(network: Network, uplink: int, draw: random.Random) -> Flight:
+    """One datagram that nobody sent so."""
+    path = network.uplinks[uplink]
+    up = draw.random() < 0.5
+    genuine = [flight for flight in network.recent if flight.up is up]
+    if genuine and draw.random() < 0.8:
+        data = draw.choice(genuine).data
+        data = flip(data, draw) if draw.random() < 0.7 else data[: draw.randrange(1, len(data))]
+    else:
+        head = bytes((draw.choice(list(PacketType)), 0x10, 0, 0))
+        data = head + draw.randbytes(draw.randrange(1, 300))
+    stranger = Endpoint(path.external.address, draw.randrange(1_024, 65_536))
+    source = path.external if draw.random() < 0.5 else stranger
+    if up:
+        return Flight(UP, uplink, source, GATEWAY, data, False)
+    return Flight(DOWN, uplink, GATEWAY, path.external, data, False)

@@ -7,6 +7,7 @@ What a direction does to each datagram is the lab's link model; corruption, NAT 
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -143,6 +144,8 @@ class Network:
     uplinks: list[UplinkPath] = field(default_factory=list)
     taps: list[Callable[[Flight], None]] = field(default_factory=list)
     strangers: list[Flight] = field(default_factory=list)
+    #: What was sent lately, for who would send it again.
+    recent: deque[Flight] = field(default_factory=lambda: deque(maxlen=64))
     sent: int = 0
 
     def add(self, seed: str, up: LinkParams, down: LinkParams) -> UplinkPath:
@@ -177,6 +180,7 @@ class Network:
 
     def _tap(self, flight: Flight) -> None:
         self.sent += 1
+        self.recent.append(flight)
         for tap in self.taps:
             tap(flight)
 

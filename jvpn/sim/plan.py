@@ -43,7 +43,7 @@ class Plan:
 
 def plan(seed: int) -> Plan:
     draw = random.Random(f"{seed}/plan")
-    chaos_ms = draw.randrange(12_000, 22_000)
+    chaos_ms = draw.randrange(10_000, 18_000)
     uplinks = tuple(_uplink(draw) for _ in range(draw.choice((1, 2, 2, 2, 3))))
     return Plan(
         seed,

@@ -178,7 +178,7 @@ class Run:
         """At the end, what goes in at one end comes out at the other."""
         traffic, world = self.traffic, self.world
         traffic.stop()
-        world.advance(3_000)
+        world.advance(2_000)
         delivered = [way.delivered for way in traffic.ways.values()]
         for _ in range(3):
             traffic.one(True)

@@ -52,7 +52,7 @@ class World:
         self.agenda = Agenda()
         self.draw = random.Random(f"{seed}/world")
         self.steps = 0
-        #: Called after every step; they raise when they have seen what must not be.
+        #: Called after every step that may have changed what a core has; they raise at what must not be.
         self.watchers: list[Callable[[], None]] = []
         self.network = Network(
             self.agenda,
@@ -131,6 +131,10 @@ class World:
         """Whatever has just happened: carry out what the cores want, see when they want to be woken, and look."""
         gateway, client = self.gateway, self.client
         busy = False
+        self.steps += 1
+        if not gateway.touched and not client.touched:
+            # A datagram for a worker alone: what the cores decide has not changed.
+            return False
         if gateway.touched:
             gateway.touched = False
             busy |= gateway.carry_out()
@@ -139,7 +143,6 @@ class World:
             client.touched = False
             busy |= client.carry_out()
             self._client_ns = client.due_ns()
-        self.steps += 1
         for watch in self.watchers:
             watch()
         return busy
