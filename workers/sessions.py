@@ -61,7 +61,7 @@ class Session:
         self.sent_lately: KeptQueue[Sent] = KeptQueue(pool, counts=False)
         self.waiting: KeptQueue[Waited] = KeptQueue(pool, counts=True)
         self.resending: deque[Sent] = deque()
-        #: Of packets that went in FRAGMENTs and were sent again: (index, first counter) → the counter that it was under.
+        #: Of packets that went in FRAGMENTs and again: (index, first counter) → the counter that this was under.
         self.stood_for: dict[tuple[int, int], int] = {}
         #: The index bound now or last, and the one before.
         self.bound_indexes: tuple[int, ...] = ()

@@ -451,7 +451,9 @@ def test_a_switch_that_was_never_asked_for_on_the_wire_leaves_no_result(pair: Co
     ours = pair.client.session
     assert ours is not None
     assert (ours.view.state, ours.paths.active) == (State.ATTACHED, 0)
-    assert not [event for event in pair.client_sink.events if isinstance(event, ReattachAttempt | ReattachResult)]
+    assert not [
+        event for event in pair.client_sink.events if isinstance(event, ReattachAttempt | ReattachResult)
+    ]
 
 
 def test_a_switch_in_flight_does_not_hold_the_ttl_back() -> None:
