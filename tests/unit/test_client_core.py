@@ -443,10 +443,9 @@ def test_a_path_that_dies_while_it_is_being_left_is_left_for_any_other(pair: Cor
 
 
 def test_a_switch_that_was_never_asked_for_on_the_wire_leaves_no_result(pair: CorePair) -> None:
-    """The wanted uplink has no link: no attempt is told, so none may end (every_pair_is_sound hears the auditor)."""
-    pair.link(1, up=False)
+    """The link goes before the first REQUEST: no attempt is told, so none may end (every_pair_is_sound audits)."""
     assert pair.client.switch("upB", pair.now_ns)
-    pair.settle()
+    pair.link(1, up=False)
     pair.wait_for(lambda: pair.attached)
     ours = pair.client.session
     assert ours is not None
