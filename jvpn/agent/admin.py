@@ -9,12 +9,17 @@ from jvpn.agent.explaining import explained
 from jvpn.agent.paths import NS, ClientPath, Uplink
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import ClientSnapshot, PathSnapshot
+from jvpn.policy.decisions import excluded
 from jvpn.protocol.addresses import endpoint_text
 from jvpn.session.machine import State
 from workers.counters import Counter
 
 if TYPE_CHECKING:
     from jvpn.agent.process import Agent
+
+
+def _now_ms() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS
 
 
 class ClientAdmin:
@@ -62,6 +67,10 @@ class ClientAdmin:
             return {"asked": device, "done": True}
         if not any(uplink.link_up for uplink in ways):
             raise AdminError(f"{device} has no link, or no address that the gateway can be reached from")
+        paths = [session.paths.paths[way.number] for way in ways if way.number in session.paths.paths]
+        why = [excluded(session.policy, path.candidate(_now_ms())) for path in paths]
+        if why and all(why):
+            raise AdminError(f"the session's policy ({named(session.policy)}) leaves it out: {why[0]}")
         if session.requester.attempt is not None:
             raise AdminError("the session is changing its path just now; try again in a moment")
         if not core.switch(device, time.clock_gettime_ns(time.CLOCK_BOOTTIME)):

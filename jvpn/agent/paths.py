@@ -42,6 +42,9 @@ class Uplink:
     sources: tuple[bytes, ...] = ()
     socket: int = -1
     rank: int = 0
+    #: What its owner says of it: how dear it is, and which network it leads to.
+    cost: int = 0
+    network: str = ""
     #: Its device came and went too often: until then it is no choice while there is another.
     damped_until_ms: int = 0
 
@@ -112,6 +115,9 @@ class ClientPath:
             id=self.id,
             transport="udp",
             preference=self.uplink.preference,
+            cost=self.uplink.cost,
+            device=self.uplink.name,
+            network=self.uplink.network,
             up=self.uplink.link_up,
             answering=answering,
             dead=seen.dead,

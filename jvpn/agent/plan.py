@@ -11,10 +11,12 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class UplinkPlan:
-    """A device to go out by. It need not exist yet."""
+    """A device to go out by. It need not exist yet. `network` is what its owner calls the network behind it."""
 
     device: str
     preference: int
+    cost: int = 0
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)

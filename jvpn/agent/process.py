@@ -124,7 +124,8 @@ class Agent:
         else:
             devices = [(uplink.device, uplink.preference) for uplink in planned]
         most_ways = self.plan.policy.max_candidates + 1
-        self.uplinks = Uplinks(devices, self._attach, self.offload.gro, most_ways)
+        labels = {uplink.device: (uplink.cost, uplink.network) for uplink in planned or ()}
+        self.uplinks = Uplinks(devices, self._attach, self.offload.gro, most_ways, labels)
         self._undo.append(self.uplinks.close)
         for port in self.uplinks.ports:
             self.uplinks.refresh(port)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from jvpn.agent.paths import NS, ClientPath
 from jvpn.agent.worker_side import RECORD
+from jvpn.policy.decisions import left_out
 from jvpn.policy.probe_budget import ProbeBudget, candidate_interval_ms
 from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.handshake import Kem
@@ -70,7 +71,17 @@ class Upkeep:
         return max(path.health.next_probe_at(self._handled_ns), self._budget.ready_ns(ipv6=_over_ipv6(path)))
 
     def _probed(self) -> list[ClientPath]:
-        return [path for path in self._paths.paths.values() if path.uplink.link_up]
+        """What the policy leaves out is not probed either, unless the session is on it: its bytes may be dear."""
+        active = self._paths.active_path
+        return [
+            p
+            for p in self._paths.paths.values()
+            if p.uplink.link_up and (p is active or not self._left_out(p))
+        ]
+
+    def _left_out(self, path: ClientPath) -> bool:
+        uplink = path.uplink
+        return bool(left_out(self._session.policy, "udp", uplink.name, uplink.network, uplink.cost))
 
     def handle_timer(self, now_ms: int, now_ns: int) -> None:
         session = self._session

@@ -9,7 +9,7 @@ that reach several endpoints get further ways, to share the endpoints among them
 """
 
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jvpn.agent.netlinks import link_is_up, usable_addresses
@@ -61,8 +61,11 @@ class Uplinks:
         attach: Callable[[int, socket.socket | None], None],
         gro: bool = True,
         most_ways: int = 1,
+        labels: Mapping[str, tuple[int, str]] | None = None,
     ) -> None:
-        """`most_ways`: how many paths are kept warm, the active one among them."""
+        """`most_ways`: how many paths are kept warm, the active one among them. `labels`: by device, its cost and
+        network."""
+        self._labels = labels or {}
         self._gro = gro
         self.most_ways = most_ways
         self._last_number = -1
@@ -85,6 +88,7 @@ class Uplinks:
         way = Uplink(
             self._last_number, device, preference, UNKNOWN, link_up=False, socket=socket_number, rank=rank
         )
+        way.cost, way.network = self._labels.get(device, (0, ""))
         port.ways.append(way)
 
     def by_name(self, device: str) -> Port | None:

@@ -108,12 +108,11 @@ def client_plan(config: ClientConfig) -> ClientPlan:
     key = config.gateway.public_key
     kem = Kem.MLKEM768 if config.kem == "mlkem768" else Kem.NONE
     identity = Identity(suite(config.suite), config.private_key, key, config.gateway.psk, config.policy, kem)
-    uplinks = config.uplinks
     return ClientPlan(
         node_id=socket.gethostname(),
         identity=identity,
         endpoints=tuple((end.host, end.port) for end in config.gateway.endpoints),
-        uplinks=None if uplinks is None else tuple(UplinkPlan(u.device, u.preference) for u in uplinks),
+        uplinks=_uplinks(config),
         policy=Policy.default(),
         tun_name=config.tun_name,
         routes=_routes(config),
@@ -123,6 +122,13 @@ def client_plan(config: ClientConfig) -> ClientPlan:
         dns=DnsPlan(config.dns.mode, config.dns.resolv_conf),
         offload=config.offload == "auto",
     )
+
+
+def _uplinks(config: ClientConfig) -> tuple[UplinkPlan, ...] | None:
+    """None: every device with a default route."""
+    if config.uplinks is None:
+        return None
+    return tuple(UplinkPlan(u.device, u.preference, u.cost, u.network) for u in config.uplinks)
 
 
 def _routes(config: ClientConfig) -> tuple[str, ...] | None:

@@ -16,6 +16,7 @@ from jvpn.config.fields import (
     Network,
 )
 from jvpn.config.gateway import SUITES
+from jvpn.protocol.constants import CARRIED
 
 CLIENT_FIELDS: Final = (
     "private_key_file",
@@ -34,7 +35,7 @@ CLIENT_FIELDS: Final = (
 )
 REQUIRED: Final = ("private_key_file", "gateway")
 GATEWAY_FIELDS: Final = ("public_key", "endpoints", "psk_file")
-UPLINK_FIELDS: Final = ("device", "preference", "cost", "metered")
+UPLINK_FIELDS: Final = ("device", "preference", "cost", "metered", "network", "transport")
 TUN_FIELDS: Final = ("name",)
 DNS_FIELDS: Final = ("mode", "resolv_conf")
 
@@ -53,12 +54,14 @@ METERED_COST: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class UplinkConfig:
-    """A device that carries the tunnel. Higher preference is wanted more; among equals the lower cost."""
+    """A device that carries the tunnel. Higher preference is wanted more; among equals the lower cost. `network`: what
+    its owner calls the network behind it, for policies to go by."""
 
     device: str
     preference: int = DEFAULT_PREFERENCE
     cost: int = 0
     metered: bool = False
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,10 @@ def _uplink(read: Fields, nodes: dict[str, yaml.Node], device: str, where: str) 
         preference = read.integer(nodes["preference"], f"{where}.preference", 0, MAX_PREFERENCE)
     if "cost" in nodes:
         cost = read.integer(nodes["cost"], f"{where}.cost", 0, MAX_COST)
-    return UplinkConfig(device, preference, cost, metered)
+    network = read.label(nodes["network"], f"{where}.network") if "network" in nodes else ""
+    if "transport" in nodes:
+        read.choice(nodes["transport"], f"{where}.transport", sorted(CARRIED))
+    return UplinkConfig(device, preference, cost, metered, network)
 
 
 def _routes(read: Fields, node: yaml.Node | None) -> Routes:

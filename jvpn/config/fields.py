@@ -20,6 +20,7 @@ import yaml
 from jvpn.config.errors import ConfigError
 from jvpn.config.keys import KeyFileError, parse_key, read_key_file
 from jvpn.policy.model import NAME_PATTERN, NAME_RULE
+from jvpn.policy.parameters import LABEL_PATTERN, LABEL_RULE
 from jvpn.policy.source import Source, shown
 
 Network = IPv4Network | IPv6Network
@@ -154,6 +155,13 @@ class Fields(Source):
             remedy = "use up to 63 letters, digits, dots, - and _"
             self.fail(node, field, f"{shown(name)} cannot be a name", remedy)
         return name
+
+    def label(self, node: yaml.Node, field: str) -> str:
+        """A word that policies may name."""
+        text = self.text(node, field)
+        if not LABEL_PATTERN.fullmatch(text):
+            self.fail(node, field, f"{shown(text)} cannot be a label", f"use {LABEL_RULE}")
+        return text
 
     def policy_name(self, node: yaml.Node, field: str) -> str:
         name = self.text(node, field)

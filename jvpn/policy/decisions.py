@@ -4,8 +4,9 @@ Nothing here remembers. The caller records the arguments with each decision, so 
 and must come out the same. Reason codes are those of the session machine's table. Times are integer milliseconds of one
 monotonic clock.
 
-The order of candidates is total. Filter: link up, transport allowed. Then, smaller first: not answering, preference
-(higher number first), cost, place in `allowed_transports`, loss, latency, stability (longest steady first), id.
+The order of candidates is total. Filter: link up; transport, device, network and cost allowed. Then, smaller first: not
+answering, preference (higher number first), cost, place in `allowed_transports`, loss, latency, stability (longest
+steady first), id.
 """
 
 from collections.abc import Iterable
@@ -56,6 +57,8 @@ class Candidate:
     latency_ms: float | None = None
     jitter_ms: float | None = None
     steady_since_ms: int | None = None
+    device: str = ""
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +104,26 @@ def excluded(policy: Policy, candidate: Candidate) -> str:
     """Why a candidate is not to be taken at all; empty when it may be."""
     if not candidate.up:
         return "it has no link, or no address that reaches the gateway"
-    if candidate.transport not in policy.allowed_transports:
-        return f"transport {candidate.transport} is not in allowed_transports"
+    return left_out(policy, candidate.transport, candidate.device, candidate.network, candidate.cost)
+
+
+def left_out(policy: Policy, transport: str, device: str, network: str, cost: int) -> str:
+    """Why the policy would have nothing of such a path, whatever its state; empty when it would."""
+    if transport not in policy.allowed_transports:
+        return f"transport {transport} is not in allowed_transports"
+    if not _named(device, policy.allowed_interfaces):
+        return f"device {device} is not in allowed_interfaces"
+    if not _named(network, policy.allowed_networks):
+        return f"network {network or 'without a name'} is not in allowed_networks"
+    if cost > policy.max_cost:
+        return f"cost {cost} is above max_cost {policy.max_cost}"
     return ""
+
+
+def _named(name: str, patterns: tuple[str, ...]) -> bool:
+    """Is `name` among these, or are there none? A * at the end of one stands for any end."""
+    matches = (name.startswith(p[:-1]) if p.endswith("*") else name == p for p in patterns)
+    return not patterns or any(matches)
 
 
 def order(policy: Policy, candidate: Candidate) -> tuple[tuple[str, object], ...]:
@@ -143,9 +163,13 @@ def badness(policy: Policy, candidate: Candidate) -> float:
 
 def choose(policy: Policy, candidates: Iterable[Candidate], history: History, now_ms: int) -> Decision:
     """What to do now. Recovery is judged before anything voluntary, and is never held back by a limit."""
-    paths = ranked(policy, candidates)
+    known = list(candidates)
+    paths = ranked(policy, known)
     if history.phase is Phase.RECOVERING:
         return _recover(policy, paths, history, now_ms)
+    barred = next((path for path in known if path.id == history.active and path.up and not path.dead), None)
+    if barred is not None and excluded(policy, barred):
+        return _leave(policy, paths, barred, history, now_ms)
     active = next((path for path in paths if path.id == history.active), None)
     if active is None or active.dead:
         return _replace(paths, history, active)
@@ -179,6 +203,19 @@ def _replace(paths: list[Candidate], history: History, active: Candidate | None)
     state = "dead" if active is not None else "gone"
     because: Evidence = {"active": history.active, "observed": state}
     return Decision(Action.REATTACH, "TRANSPORT_DEAD", best.id if best else None, because)
+
+
+def _leave(
+    policy: Policy, paths: list[Candidate], barred: Candidate, history: History, now_ms: int
+) -> Decision:
+    """The bound path delivers, and the policy would not take it (the handshake came over it, or the policy changed)."""
+    best = next((path for path in paths if path.answering and not path.broken), None)
+    if best is None:
+        return STAY
+    because: Evidence = {"active": barred.id, "observed": excluded(policy, barred)}
+    return _if_allowed(
+        policy, Decision(Action.SWITCH, "PREFERENCE_SWITCH", best.id, because), history, now_ms
+    )
 
 
 def _fall_back(

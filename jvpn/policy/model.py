@@ -14,7 +14,18 @@ from typing import Any, Final, TypeVar
 
 import yaml
 
-from jvpn.policy.parameters import BY_NAME, HOUR, ORDERED, PARAMETERS, Kind, Parameter, Value
+from jvpn.policy.parameters import (
+    BY_NAME,
+    HOUR,
+    LABEL_RULE,
+    MAX_LABELS,
+    ORDERED,
+    PARAMETERS,
+    PATTERN_PATTERN,
+    Kind,
+    Parameter,
+    Value,
+)
 from jvpn.policy.source import Source, SourceError, nearest
 from jvpn.protocol.constants import CARRIED
 
@@ -51,6 +62,9 @@ class Policy:
     max_candidates: int
     candidate_probe_bytes_per_day: int
     allowed_transports: tuple[str, ...]
+    allowed_interfaces: tuple[str, ...]
+    allowed_networks: tuple[str, ...]
+    max_cost: int
     probe_interval_ms: int
     idle_probe_interval_ms: int
     drain_window_ms: int
@@ -204,7 +218,12 @@ def _read(source: Source, node: yaml.Node, parameter: Parameter) -> Value:
     if parameter.kind is Kind.CHOICE:
         return _word(source, node, name, parameter)
     items = source.items(node, name)
-    words = tuple(_word(source, item, where, parameter) for where, item in items)
+    read = _label if parameter.kind is Kind.LABELS else _word
+    words = tuple(read(source, item, where, parameter) for where, item in items)
+    if parameter.kind is Kind.LABELS and len(words) > MAX_LABELS:
+        source.fail(
+            node, name, f"{len(words)} are too many", f"name at most {MAX_LABELS}; * stands for any end"
+        )
     if len(set(words)) != len(words):
         source.fail(node, name, "a word is given twice", "remove one of the two")
     if not words and not parameter.may_be_empty:
@@ -214,6 +233,14 @@ def _read(source: Source, node: yaml.Node, parameter: Parameter) -> Value:
 
 def _word(source: Source, node: yaml.Node, field: str, parameter: Parameter) -> str:
     return source.choice(node, field, parameter.choices)
+
+
+def _label(source: Source, node: yaml.Node, field: str, _parameter: Parameter) -> str:
+    text = source.text(node, field)
+    if not PATTERN_PATTERN.fullmatch(text):
+        remedy = f"use {LABEL_RULE}; a * at its end stands for any end"
+        source.fail(node, field, f"{text[:60]!r} cannot be one", remedy)
+    return text
 
 
 def _out_of_order(values: Mapping[str, Value]) -> tuple[str, str, str] | None:
@@ -263,5 +290,8 @@ def _checked(parameter: Parameter, value: object) -> Value | None:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         return None
     words = tuple(value)
+    if parameter.kind is Kind.LABELS:
+        known = all(PATTERN_PATTERN.fullmatch(word) for word in words) and len(set(words)) == len(words)
+        return words if known and len(words) <= MAX_LABELS else None
     allowed = set(words) <= set(parameter.choices) and len(set(words)) == len(words)
     return words if allowed and (words or parameter.may_be_empty) else None

@@ -4,6 +4,7 @@ This table is the only declaration. The model checks values against it, the tabl
 generated from it, and `policies/default.yaml` is held against its defaults by a test.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -16,11 +17,12 @@ class Kind(Enum):
     RATIO = "number"
     CHOICE = "one word"
     WORDS = "list of words"
+    LABELS = "list of labels"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """`low`/`high` are inclusive, for numbers; `choices` for words."""
+    """`low`/`high` are inclusive, for numbers; `choices` for words. Of labels there are at most MAX_LABELS."""
 
     name: str
     kind: Kind
@@ -32,6 +34,13 @@ class Parameter:
     choices: tuple[str, ...] = ()
     may_be_empty: bool = False
 
+
+#: What an uplink's owner calls a device or a network; in a policy `*` stands for any end of it.
+LABEL_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,14}")
+LABEL_RULE: Final = "up to 15 of letters, digits, _ . @ and -, beginning with a letter or digit"
+PATTERN_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,14}|[A-Za-z0-9][A-Za-z0-9_.@-]{0,13}\*")
+#: More would not fit the snapshot that CONFIG carries.
+MAX_LABELS: Final = 3
 
 SECOND: Final = 1_000
 MINUTE: Final = 60 * SECOND
@@ -154,6 +163,23 @@ PARAMETERS: Final[tuple[Parameter, ...]] = (
         "transports a session may use, most wanted first",
         choices=("udp", "quic", "tcp"),
     ),
+    Parameter(
+        "allowed_interfaces",
+        Kind.LABELS,
+        "",
+        (),
+        "devices of the client that candidates may use, by name, or by how it begins (`wlan*`); none named: all",
+        may_be_empty=True,
+    ),
+    Parameter(
+        "allowed_networks",
+        Kind.LABELS,
+        "",
+        (),
+        "candidates may use uplinks whose `network` is one of these; none named: all",
+        may_be_empty=True,
+    ),
+    _count("max_cost", "cost", 65_535, 0, 65_535, "candidates may use uplinks that cost no more than this"),
     _ms("probe_interval_ms", 40, 10, 10 * SECOND, "between two probes while a path has something to prove"),
     _ms(
         "idle_probe_interval_ms",

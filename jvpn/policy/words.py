@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from jvpn.policy.model import Policy
-from jvpn.policy.parameters import DAY, HOUR, MINUTE, SECOND
+from jvpn.policy.parameters import BY_NAME, DAY, HOUR, MINUTE, SECOND
 from jvpn.protocol.constants import CARRIED
 
 #: (heading, sentences)
@@ -84,11 +84,24 @@ def _paths(p: Policy) -> Sequence[str]:
     without = f" (allowed, and not in this build: {', '.join(absent)})" if absent else ""
     return (
         f"Transports, most wanted first: {', '.join(known) or 'none that this build has'}{without}.",
+        _filter(p),
         f"Beside the active path at most {p.max_candidates} are kept warm.",
         f"A path with something to prove is probed every {span(p.probe_interval_ms)}, an idle one every "
         f"{span(p.idle_probe_interval_ms)}.",
         f"Keeping candidates warm may cost {p.candidate_probe_bytes_per_day / 1e6:g} MB a day, all of them together.",
     )
+
+
+def _filter(p: Policy) -> str:
+    """Which uplinks candidates may use."""
+    said = []
+    if p.allowed_interfaces:
+        said.append(f"devices {', '.join(p.allowed_interfaces)}")
+    if p.allowed_networks:
+        said.append(f"networks {', '.join(p.allowed_networks)}")
+    if p.max_cost < BY_NAME["max_cost"].high:
+        said.append(f"cost at most {p.max_cost}")
+    return f"Uplinks that candidates may use: {'; '.join(said) or 'all'}."
 
 
 def _changes(p: Policy) -> Sequence[str]:

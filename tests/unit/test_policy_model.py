@@ -8,7 +8,7 @@ import pytest
 
 from jvpn.policy.document import BEGIN, END, policy_table
 from jvpn.policy.model import MAX_WIRE_BYTES, Policy, PolicyError, load
-from jvpn.policy.parameters import PARAMETERS, Kind, Parameter
+from jvpn.policy.parameters import MAX_LABELS, PARAMETERS, Kind, Parameter
 
 ROOT = Path(__file__).parents[2]
 POLICIES = sorted((ROOT / "policies").glob("*.yaml"))
@@ -76,6 +76,10 @@ def test_the_version_is_of_the_values_and_not_of_the_text():
         ("loss_floor: .nan\n", 1, "loss_floor", "not a number"),
         ("kem: rot13\n", 1, "kem", "none"),
         ("on_recovery_window_exceeded: explode\n", 1, "on_recovery_window_exceeded", "degrade, terminate"),
+        ("allowed_interfaces: [wlan*, 'eth 0']\n", 1, "allowed_interfaces[1]", "letters, digits"),
+        ("allowed_interfaces: ['*lan']\n", 1, "allowed_interfaces[0]", "any end"),
+        ("allowed_networks: [a, b, c, d]\n", 1, "allowed_networks", "at most 3"),
+        ("allowed_networks: [home, home]\n", 1, "allowed_networks", "twice"),
         ("allowed_transports: []\n", 1, "allowed_transports", "udp, quic, tcp"),
         ("allowed_transports:\n  - udp\n  - sctp\n", 3, "allowed_transports[1]", "udp, quic, tcp"),
         ("allowed_transports: [udp, udp]\n", 1, "allowed_transports", "twice"),
@@ -157,6 +161,8 @@ def test_the_longest_policy_still_fits():
             values[parameter.name] = 0.1234567890123456
         elif parameter.kind is Kind.WORDS:
             values[parameter.name] = parameter.choices
+        elif parameter.kind is Kind.LABELS:
+            values[parameter.name] = tuple(f"{number}{'n' * 14}" for number in range(MAX_LABELS))
         else:
             values[parameter.name] = max(parameter.choices, key=len)
     assert len(Policy(name="n" * 32, **values).to_wire()) <= MAX_WIRE_BYTES  # type: ignore[arg-type]
@@ -187,6 +193,9 @@ def _changed(**changes: object) -> bytes:
         _changed(probe_interval_ms=40.0),
         _changed(probe_interval_ms=True),
         _changed(probe_interval_ms=-1),
+        _changed(allowed_interfaces=["a b"]),
+        _changed(allowed_networks=["a", "b", "c", "d"]),
+        _changed(allowed_networks=["a", "a"]),
         _changed(allowed_transports=[]),
         _changed(allowed_transports=["udp", "udp"]),
         _changed(allowed_transports=[[]]),

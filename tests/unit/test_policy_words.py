@@ -27,6 +27,8 @@ def another(parameter: Parameter) -> Value:
         return parameter.high if parameter.default != parameter.high else parameter.low
     if parameter.kind is Kind.CHOICE:
         return next(word for word in parameter.choices if word != parameter.default)
+    if parameter.kind is Kind.LABELS:
+        return ("wlan*", "home")
     return parameter.choices[:1] if parameter.default != parameter.choices[:1] else parameter.choices[1:]
 
 
