@@ -116,8 +116,9 @@ class ClientNarrator:
         explicit: bool,
         detect_ms: float,
         reattach_ms: float,
+        gap_ms: float | None,
     ) -> None:
-        """`gap_ms` is the sum: how long the client had no proven path."""
+        """`gap_ms`: how long nothing was delivered of what was under way; None when nothing was."""
         self._sink.emit(
             TransportSwitch(
                 old=old,
@@ -125,7 +126,7 @@ class ClientNarrator:
                 explicit=explicit,
                 detect_ms=round(detect_ms, 1),
                 reattach_ms=round(reattach_ms, 1),
-                gap_ms=0.0 if explicit else round(detect_ms + reattach_ms, 1),
+                gap_ms=0.0 if explicit else None if gap_ms is None else round(gap_ms, 1),
                 **self._common(version, cause),  # type: ignore[arg-type]
             )
         )

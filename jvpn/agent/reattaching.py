@@ -76,6 +76,8 @@ class Attempt:
     reset_due_ms: int | None = None
     #: Uplink whose path has just shown that it lives, under another source.
     alive: int | None = None
+    #: Since when what was under way on the old path has not been delivered; None: nothing was.
+    gap_from_ms: float | None = None
     #: No REQUEST goes earlier: the worker is asked what has arrived.
     not_before_ms: float = 0.0
 

@@ -105,12 +105,20 @@ class Switching:
             fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
         attempt = self._requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
         attempt.alive = number if stay else None
+        attempt.gap_from_ms = self._undelivered_since_ms(active, now_ms)
         # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
         self._ask_for_reports([old.index], now_ms)
         if self._view.allows(reason):
             self._view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
         self._session.clocks(now_ms)
         self.request(now_ms)
+
+    def _undelivered_since_ms(self, path: ClientPath, now_ms: int) -> float | None:
+        """Since when something was to be delivered over `path` and nothing was; None when nothing was under way."""
+        since_ns = path.health.undelivered_since_ns(now_ms * NS)
+        if since_ns is None:
+            return None
+        return min(now_ms, max(since_ns, self._session.upkeep.last_received_ns) / NS)
 
     def _give_up_switch(self, cause: Cause) -> None:
         """A switch was in flight when the path it was leaving died: now any path will do, not only its target."""
@@ -203,9 +211,10 @@ class Switching:
         # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
         cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
         started_ms = attempt.started_ms
-        self._requester.begin(
+        again = self._requester.begin(
             cause, now_ms, attempt.detect_ms, attempt.old, None, None, started_ms=started_ms
         )
+        again.gap_from_ms = attempt.gap_from_ms
         self._ask_for_reports(self._awaited(attempt), now_ms)
 
     def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
@@ -247,6 +256,7 @@ class Switching:
             explicit=attempt.voluntary,
             detect_ms=attempt.detect_ms,
             reattach_ms=now_ms - attempt.started_ms,
+            gap_ms=None if attempt.gap_from_ms is None else now_ms - attempt.gap_from_ms,
         )
         self._session.send_health(now_ms)
 
@@ -263,6 +273,9 @@ class Switching:
         if fail.reason == Code.REAUTHENTICATE:
             self._session.anew_over = path.uplink
             self._session.anew_by = attempt.cause
+        if fail.reason == Code.VERSION_CONFLICT:
+            # Claimed again it would be refused again, and in the end cost the session.
+            self._view.correct(fail.state_version)
         self.refuse(attempt, fail.reason, fail.retry_after_ms, now_ms)
 
     def refuse(self, attempt: Attempt, reason: str, retry_after_ms: int, now_ms: int) -> None:
@@ -291,5 +304,6 @@ class Switching:
                 None,
                 started_ms=attempt.started_ms,
             )
+            again.gap_from_ms = attempt.gap_from_ms
             again.next_ms = now_ms + min(max(retry_after_ms, RETRY_MS), RETRY_AFTER_MAX_MS)
         self._session.clocks(now_ms)

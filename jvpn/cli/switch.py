@@ -98,7 +98,8 @@ def _gateway(args: argparse.Namespace, before: dict[str, Any], begun: float) -> 
         print(f"session {session} is on {seen['path']}, after {took_ms} ms")
     if not switched:
         why = (
-            "its client has read the wish; it has no other path, or cannot use one now"
+            "its client has read the wish and stays (TRANSPORT_SWITCH_DENIED in its events): it has no other uplink or "
+            "gateway address that answers; give it one, or let it stay"
             if seen["read"]
             else "its client has not answered yet; it is asked again until it does"
         )

@@ -9,6 +9,7 @@ from typing import Final, Literal, TypeAlias
 
 from jvpn.observability import events as ev
 from jvpn.session.machine import Origin
+from jvpn.session.ownership import Code
 from jvpn.session.table import BINDINGS_ALLOWED, TABLE, Effect, Reason, State, is_row, rows_from
 from jvpn.session.version import split_version
 
@@ -256,3 +257,6 @@ class Life:
         elif self._open.pop(key, None) is None:
             self._wrong_unless_incomplete("NO_ATTEMPT", f"a result for attempt {event.attempt}, never begun")
         self._answered.add(key)
+        if event.origin is Origin.CLIENT and event.reason_code == Code.VERSION_CONFLICT:
+            # The one way back for a client: the gateway has said which version is the right one.
+            self._version = event.state_version

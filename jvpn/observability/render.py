@@ -120,6 +120,8 @@ def _switch(switch: Switch | None, longest: float) -> list[str]:
         if value is not None
     ]
     gap = f"gap {_ms(switch.gap_ms)}" if switch.gap_ms is not None else ""
+    if switch.silent_ms is not None:
+        gap = f"silent {_ms(switch.silent_ms)}"
     told = " · ".join(part for part in (gap, " + ".join(parts)) if part)
     bar = _bar(switch, longest)
     if told or bar:

@@ -15,7 +15,12 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Switch(msgspec.Struct, frozen=True, kw_only=True):
-    """The change of path a bind made; what neither end measured is None."""
+    """The change of path a bind made; what neither end measured is None.
+
+    `gap_ms`: how long nothing was delivered of what was to be; its client alone knows whether anything was.
+    `silent_ms`: for how long the gateway had received no DATA, idle time included; given where there is no word of the
+    client.
+    """
 
     old: PathRef | None
     new: PathRef
@@ -23,6 +28,7 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     detect_ms: float | None
     reattach_ms: float | None
     gap_ms: float | None
+    silent_ms: float | None = None
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

@@ -167,6 +167,7 @@ class _Rows:
 
     def _switch(self, event: ev.TransportSwitch) -> None:
         other = self._other_end.get(event.state_version)
+        client = event if event.origin is Origin.CLIENT else other
 
         def known(mine: float | None, name: str) -> float | None:
             return mine if mine is not None or other is None else getattr(other, name)
@@ -181,7 +182,8 @@ class _Rows:
                     explicit=event.explicit,
                     detect_ms=known(event.detect_ms, "detect_ms"),
                     reattach_ms=known(event.reattach_ms, "reattach_ms"),
-                    gap_ms=_longer(event.gap_ms, None if other is None else other.gap_ms),
+                    gap_ms=None if client is None else client.gap_ms,
+                    silent_ms=event.gap_ms if client is None else None,
                 )
                 self.rows[number] = msgspec.structs.replace(
                     row, switch=switch, transport=event.new.transport, path=event.new
@@ -194,11 +196,6 @@ class _Rows:
         if not self.rows:
             self._row(event, self.state, self.state, False, reason="(before the first transition here)")
         self.rows[-1].notes.append(note)
-
-
-def _longer(mine: float | None, theirs: float | None) -> float | None:
-    """Each end knows the silence of one direction only: the longer one is what people felt."""
-    return max((gap for gap in (mine, theirs) if gap is not None), default=None)
 
 
 def _tag(event: ev.Event) -> str:

@@ -105,6 +105,8 @@ class PathHealth:
         self._watched = False
         self._wanted_ns: int | None = now_ns
         self._data_sent_ns: int | None = None
+        #: The first DATA sent since an answer proved all that went before it.
+        self._unproven_ns: int | None = None
         self._k = MIN_K
         self._tries = 0
         self._first_try_ns = CANDIDATE_INTERVAL_NS
@@ -149,6 +151,9 @@ class PathHealth:
 
     def on_data_sent(self, now_ns: int) -> None:
         self._now_ns = now_ns
+        before_ns, proven_ns = self._data_sent_ns, self._probes.last_answered_sent_ns
+        if before_ns is None or (proven_ns is not None and before_ns <= proven_ns):
+            self._unproven_ns = now_ns
         self._data_sent_ns = now_ns
 
     def on_data_received(self, now_ns: int) -> None:
@@ -237,6 +242,15 @@ class PathHealth:
         missed = self._stream.missed_at_ns() if silent else None
         late = self._probes.run[0] + self._patience_ns() if self._probes.run else None
         return sent, missed, late
+
+    def undelivered_since_ns(self, now_ns: int) -> int | None:
+        """From when on the active path owes something: the first DATA after what the last answer proves, or the last
+        of a steady incoming stream that has stopped; never before that answer. None: idle."""
+        sent, missed, _late = self._reasons_ns()
+        since = [] if sent is None or self._unproven_ns is None else [self._unproven_ns]
+        if missed is not None and missed <= now_ns and self._stream.last_ns is not None:
+            since.append(self._stream.last_ns)
+        return max(min(since), self._probes.last_answer_ns or 0) if since else None
 
     def _backed_off_ns(self) -> int:
         first_ns = self._first_try_ns if self._tries else self._pace_ns

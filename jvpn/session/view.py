@@ -45,6 +45,15 @@ class View(Walker):
         bindings = self._bindings_in(state, reason)
         return self._move(state, reason, now_ms, version, self._local_seq + 1, bindings, True, details or {})
 
+    def correct(self, version: int) -> bool:
+        """Believe an authenticated FAIL VERSION_CONFLICT: the gateway never gave a version as high as ours. False, and
+        nothing changes, when its own is not lower or of another epoch."""
+        mine, theirs = split_version(self._version), split_version(version)
+        if theirs.epoch != mine.epoch or theirs.count >= mine.count or self._state is State.TERMINATED:
+            return False
+        self._version = version
+        return True
+
     def _bindings_in(self, state: State, reason: Reason) -> int:
         allowed = BINDINGS_ALLOWED[state]
         if len(allowed) == 1:

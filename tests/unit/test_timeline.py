@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from jvpn.observability import events as ev
@@ -108,7 +109,27 @@ class TestRows:
             **told.common(origin=Origin.CLIENT, node_id="laptop", state_version=pack_version(1, 3)),
         )  # fmt: skip
         (switch,) = build([*told.sink.events, measured]).switches
-        assert (switch.gap_ms, switch.detect_ms) == (158.4, 131.0)
+        assert (switch.gap_ms, switch.silent_ms, switch.detect_ms) == (158.4, None, 131.0)
+
+    def test_idle_time_is_no_gap(self) -> None:
+        """A gateway knows only that no DATA came; and its client may say that nothing was under way."""
+        told = story()
+        told.now_ms += 1
+        events = [
+            msgspec.structs.replace(event, gap_ms=3_600_000.0)
+            if isinstance(event, ev.TransportSwitch)
+            else event
+            for event in told.sink.events
+        ]
+        (alone,) = build(events).switches
+        assert (alone.gap_ms, alone.silent_ms) == (None, 3_600_000.0)
+        assert "gap" not in build(events).render_text()
+        idle = ev.TransportSwitch(
+            old=None, new=WWAN, explicit=False, detect_ms=1.0, gap_ms=None,
+            **told.common(origin=Origin.CLIENT, node_id="laptop", state_version=pack_version(1, 3)),
+        )  # fmt: skip
+        (both,) = build([*events, idle]).switches
+        assert (both.gap_ms, both.silent_ms) == (None, None)
 
     def test_a_takeover_is_a_row_of_its_own(self) -> None:
         told = Story()
