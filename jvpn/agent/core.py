@@ -250,8 +250,9 @@ class ClientCore:
         active = session.paths.active_path
         if active is not None and active.uplink.name == device:
             return False
-        best = next((p for p in session.paths.candidates(now_ns // NS) if p.uplink.name == device), None)
-        return best is not None and session.choosing.switch(best.uplink, Cause.OPERATOR_SWITCH, now_ns // NS)
+        ways = [path.uplink for path in session.paths.candidates(now_ns // NS) if path.uplink.name == device]
+        ways += [uplink for uplink in self.uplinks if uplink.name == device]
+        return bool(ways) and session.choosing.switch(ways[0], Cause.OPERATOR_SWITCH, now_ns // NS)
 
     def stop(self, now_ns: int) -> None:
         """End the session, telling the gateway; no handshake follows."""
