@@ -288,3 +288,17 @@ def test_whoever_waits_at_the_gateway_is_told_of_the_session_in_its_place() -> N
     assert isinstance(seen, dict)
     assert (seen["session"], seen["peer"]) == (first_session(pair).hex(), "laptop")
     assert "10.201.2.2" in seen["path"]
+
+
+def test_every_so_many_hours_a_client_proves_itself_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An hour of 20 s, because each tick of the agent is played.
+    monkeypatch.setattr("jvpn.policy.model.HOUR", 20_000)
+    pair = CorePair(fast_policy(reauthenticate_interval_h=3)).attach()
+    first = first_session(pair)
+    pair.advance(58_000)
+    assert first_session(pair) == first
+    pair.advance(2_000)
+    pair.wait_for(lambda: pair.context.sessions and renewed(pair, first, 0))
+    assert ends(pair)[0][0] == first.hex()
+    # Whichever end's clock is first, it is the same end.
+    assert [(over.reason, over.again) for over in pair.over] == [("SESSION_TTL_EXPIRED", True)]
