@@ -109,7 +109,10 @@ class ClientPath:
         """The path as decisions see it. A path that owes answers is at least as slow as they are late."""
         now_ns = now_ms * NS
         seen, signals = self.health.snapshot(now_ns), self.health.signals(now_ns)
-        latency_ms = seen.latency_ms if signals.latency_ms is None else signals.latency_ms
+        measured = signals.latency_ms is not None
+        latency_ms = (
+            signals.latency_ms if measured else max(_known(seen.latency_ms, seen.p95_ms), default=None)
+        )
         answering = seen.answering and not seen.dead and self.validated(now_ms)
         return Candidate(
             id=self.id,
@@ -126,6 +129,7 @@ class ClientPath:
             latency_ms=None if latency_ms is None else max(latency_ms, seen.silent_ms),
             jitter_ms=seen.jitter_ms if signals.jitter_ms is None else signals.jitter_ms,
             steady_since_ms=seen.steady_since_ms if answering else None,
+            measured=measured,
         )
 
     def keep_challenge(self, challenge: bytes, now_ms: int) -> None:
@@ -193,3 +197,7 @@ class PathTable:
         by_id = {path.id: path for number, path in self.paths.items() if number != without}
         order = ranked(self.policy, [path.candidate(now_ms) for path in by_id.values()])
         return [by_id[candidate.id] for candidate in order]
+
+
+def _known(*values: float | None) -> list[float]:
+    return [value for value in values if value is not None]

@@ -3,6 +3,7 @@
 jvpn policy check FILE…        is each of them a policy?
 jvpn policy explain [NAME]     what it means, and what it would decide now
 jvpn policy apply              a running gateway takes changed files up
+jvpn policy replay EVENTS…     what it decided, decided again
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from jvpn.cli import policy_explain
+from jvpn.cli import policy_explain, policy_replay
 from jvpn.cli.peer import operator
 from jvpn.cli.status import add_run_dir
 from jvpn.config.loader import read_policy
@@ -47,6 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     check.add_argument("--json", action="store_true", help="print one JSON object for each file, in a list")
     check.set_defaults(run=run_check)
     policy_explain.add_parser(verbs)
+    policy_replay.add_parser(verbs)
     apply = verbs.add_parser(
         "apply",
         help="put changed files in force",

@@ -43,6 +43,7 @@ class Candidate:
     """One path at one instant; the active path is one of them. `loss` is a share of 1.
 
     `latency_ms` None: never measured. `steady_since_ms` None: not answering now. `broken`: a quality floor is broken.
+    `measured`: often enough of late to be compared with another.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Candidate:
     steady_since_ms: int | None = None
     device: str = ""
     network: str = ""
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +252,14 @@ def _fall_back(
 def _relieve(
     policy: Policy, paths: list[Candidate], active: Candidate, history: History, now_ms: int
 ) -> Decision:
-    """A floor is broken: move to a candidate that is really better, or say that there is no relief."""
+    """A floor is broken: move to a candidate that is really better, or say that there is no relief.
+
+    What makes this path bad may make the others so too, and nobody has looked yet: a candidate is measured first, or
+    given the time for it, and one that is about to break a floor itself is no relief.
+    """
     active_badness = badness(policy, active)
+    volatile = history.phase is not Phase.ATTACHED
+    waited = volatile and now_ms - history.phase_since_ms >= policy.loss_window_ms
     better = [
         path
         for path in paths
@@ -259,6 +267,8 @@ def _relieve(
         and path.answering
         and not path.dead
         and not path.broken
+        and (path.measured or waited)
+        and _inside_floors(policy, path)
         and badness(policy, path) * policy.switch_improvement_factor <= active_badness
     ]
     decision = STAY

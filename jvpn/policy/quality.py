@@ -62,7 +62,7 @@ def breaches(policy: Policy, signals: Signals) -> tuple[Breach, ...]:
         ("jitter_ms", signals.jitter_ms, policy.jitter_floor_ms),
     )
     return tuple(
-        Breach(name, round(observed, 4), floor)
+        Breach(name, round(observed, 4), float(floor))
         for name, observed, floor in measured
         if observed is not None and observed > floor
     )
@@ -153,4 +153,4 @@ def commit(policy: Policy, claim: Claim, state: str, since_ms: int, now_ms: int)
 
 
 def _waited(limit: str, threshold_ms: int, observed_ms: int) -> tuple[Breach, ...]:
-    return () if observed_ms >= threshold_ms else (Breach(limit, observed_ms, threshold_ms),)
+    return () if observed_ms >= threshold_ms else (Breach(limit, float(observed_ms), float(threshold_ms)),)

@@ -86,14 +86,14 @@ def difference(policy: Policy, record: Record) -> str:
     _same_version(policy, record)
     match record:
         case DecisionRecord():
-            said, says = _shown(record.decision), _shown(again(policy, record))
+            said, says = _plain(record.decision), _plain(again(policy, record))
         case QualityRecord():
             _, proposal, beyond = judge(policy, record.before, record.signals, record.now_ms)
-            said, says = _shown((record.proposal, record.breaches)), _shown((proposal, beyond))
+            said, says = _plain((record.proposal, record.breaches)), _plain((proposal, beyond))
         case CommitRecord():
             made = commit(policy, record.claim, record.state, record.since_ms, record.now_ms)
-            said, says = _shown(record.commitment), _shown(made)
-    return "" if said == says else f"recorded {said}, now {says}"
+            said, says = _plain(record.commitment), _plain(made)
+    return "" if said == says else f"recorded {_shown(said)}, now {_shown(says)}"
 
 
 def _same_version(policy: Policy, record: Record) -> None:
@@ -101,6 +101,10 @@ def _same_version(policy: Policy, record: Record) -> None:
         raise ValueError(f"recorded under policy version {record.policy_version}, not {policy.version}")
 
 
+def _plain(value: object) -> object:
+    """As JSON has it: what a reader cannot tell apart is no difference."""
+    return msgspec.json.decode(msgspec.json.encode(value))
+
+
 def _shown(value: object) -> str:
-    """As JSON has it: a tuple that was read as a list is no difference."""
     return msgspec.json.encode(value, order="deterministic").decode()
