@@ -213,6 +213,30 @@ def test_each_uplink_takes_the_endpoint_of_its_address_family(here: ClientLab) -
     assert here.ping(GATEWAY_INNER)
 
 
+def test_an_address_of_the_gateway_that_dies_is_left_for_the_other_over_the_same_uplink(
+    here: ClientLab,
+) -> None:
+    here.network["B"].down()
+    here.write_gateway()
+    here.write_client([f"{SERVICE_IP}:{PORT}", f"[{SERVICE_IP6}]:{PORT}"])
+    here.start()
+
+    def on_device() -> dict[str, Any]:
+        return {path["source"]: path for path in here.status()["paths"] if path["device"] == "upA"}
+
+    wait_for("both addresses", lambda: [p["validated"] for p in on_device().values()] == [True, True])
+    session = here.status()["session"]
+    (active,) = (source for source, path in on_device().items() if path["state"] == "active")
+    dead = f"{SERVICE_IP}/32" if SERVICE_IP in active else f"{SERVICE_IP6}/128"
+    here.network.gateway.ip(f"addr del {dead} dev lo")
+    wait_for(
+        "the other address",
+        lambda: any(p["state"] == "active" and s != active for s, p in on_device().items()),
+    )
+    assert here.ping(GATEWAY_INNER)
+    assert here.status()["session"] == session
+
+
 def test_an_uplink_that_loses_its_address_is_left_and_used_again_when_it_has_one(here: ClientLab) -> None:
     here.write_gateway()
     here.write_client()
