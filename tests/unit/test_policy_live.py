@@ -363,7 +363,7 @@ def stream(*, choice: bool, seed: int) -> list[bytes]:
         pair.rules[:] = [DAMAGES[name](stage, pair.random.randrange(2))]
         stage.run(pair.random.randrange(3_000, 7_000))
         pair.rules.clear()
-        pair.link(pair.random.randrange(2), False)
+        pair.link(0 if stage.active() == "upA" else 1, False)
         stage.run(1_500)
         for uplink in range(2):
             pair.link(uplink, True)
