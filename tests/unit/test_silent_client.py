@@ -135,8 +135,8 @@ def test_a_link_that_returns_is_used_within_a_round_trip_and_60_ms(away_ms: int)
     pair.link(1, True)
     began_ms = pair.now_ms
     pair.wait_for(lambda: pair.live.bindings.active is not None and pair.attached, 1_000)
-    # A link that returns is another network: no challenge holds there, so it takes the second round trip.
-    assert pair.now_ms - began_ms <= RTT_MS + PATH_BACK_MS
+    # A link that returns may be another network: no challenge holds there, so two round trips are among these 80 ms.
+    assert pair.now_ms - began_ms <= PATH_BACK_MS
 
 
 @pytest.mark.parametrize("away_ms", [500, 1_000, 2_500])
