@@ -2,7 +2,9 @@
 
 from jvpn.session.machine import Reason
 from jvpn.sim.faults import Stage, Undo, fault
+from jvpn.sim.policies import draw_policy
 from jvpn.store.base import StoreError
+from jvpn.supervisor.policies import MODES, PolicySet
 
 START_AGAIN_MS = 500
 
@@ -146,6 +148,21 @@ def terminated(stage: Stage) -> None:
             gateway.core.terminate(session, Reason.OPERATOR_TERMINATED, gateway.clock.now_ms)
         gateway.touched = True
     stage.say("the gateway's operator ends the session")
+
+
+@fault(1, (1, 2))
+def policy_changed(stage: Stage) -> None:
+    """The policy file says something else, and the gateway is told to read it: for all sessions, or for new ones."""
+    world, gateway, mode = stage.world, stage.world.gateway, stage.draw.choice(MODES)
+    gateway.policy = new = draw_policy(stage.draw, gateway.policy.kem)
+    world.longest_window_ms = max(world.longest_window_ms, new.recovery_window_ms)
+    stage.say(f"another policy, {mode}")
+    if gateway.core is None:
+        return
+    assigned = dict.fromkeys(gateway.context.peers.peers, (new.name, ()))
+    found = PolicySet(new.name, {new.name: new}, {}, assigned, mode)
+    gateway.core.apply_policies(found, mode, "an operator", gateway.clock.now_ms)
+    gateway.touched = True
 
 
 @fault(0.5, (500, 8_000))

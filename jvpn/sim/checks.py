@@ -134,7 +134,7 @@ class Checks:
     def _clocks(self, session: LiveSession) -> None:
         now_ms, machine = self._world.gateway.clock.now_ms, session.machine
         if machine.state is State.RECOVERING:
-            late_ms = now_ms - machine.since_ms - session.policy.recovery_window_ms
+            late_ms = now_ms - machine.since_ms - self._world.longest_window_ms
             if late_ms > 1:
                 raise Violation("OVERDUE", f"{session.hex_id}: RECOVERING {late_ms} ms beyond its window")
         deadline_ms = session.ttl.loss_deadline_ms
@@ -155,7 +155,7 @@ class Checks:
             return
         view, now_ms = session.view, client.clock.now_ms
         if view.state is State.RECOVERING:
-            late_ms = now_ms - view.since_ms - session.policy.recovery_window_ms
+            late_ms = now_ms - view.since_ms - self._world.longest_window_ms
             if late_ms > 1:
                 raise Violation("OVERDUE", f"the client is RECOVERING {late_ms} ms beyond its window")
         deadline_ms = session.ttl.loss_deadline_ms

@@ -2,13 +2,14 @@
 by the streams that belong to the parts themselves, each seeded by the same number."""
 
 import random
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from jvpn.lab.link_model import LinkParams
 from jvpn.policy.model import Policy
 from jvpn.sim import breaking
 from jvpn.sim.faults import FAULTS, Fault
+from jvpn.sim.policies import draw_policy
 from jvpn.sim.world import UplinkSetup
 
 #: Modules that register faults, named so that all are drawn from.
@@ -47,33 +48,13 @@ def plan(seed: int) -> Plan:
     uplinks = tuple(_uplink(draw) for _ in range(draw.choice((1, 2, 2, 2, 3))))
     return Plan(
         seed,
-        _policy(draw),
+        draw_policy(draw),
         draw.choice((1, 1, 2)),
         uplinks,
         draw.choice((0.0, 0.0, 1.0, 5.0)),
         _faults(draw, len(uplinks), chaos_ms),
         chaos_ms,
     )
-
-
-def _policy(draw: random.Random) -> Policy:
-    """The default with some parameters changed, within their bounds."""
-    changes: dict[str, Any] = {
-        "recovery_window_ms": draw.choice((1_000, 3_000, 8_000, 8_000)),
-        "transport_loss_ttl_ms": draw.choice((4_000, 15_000, 600_000, 600_000)),
-        "on_recovery_window_exceeded": draw.choice(("degrade", "degrade", "terminate")),
-        "max_candidates": draw.choice((1, 2, 3)),
-        "resend_window_ms": draw.choice((0, 500, 500, 1_000)),
-        "rekey_interval_ms": draw.choice((10_000, 15_000, 120_000)),
-        "idle_probe_interval_ms": draw.choice((500, 2_000, 10_000)),
-        "probe_interval_ms": draw.choice((40, 40, 100)),
-        "stability_window_ms": draw.choice((500, 2_000)),
-        "switch_cooldown_ms": draw.choice((0, 1_500)),
-        "kem": draw.choice(("mlkem768", "mlkem768", "none")),
-    }
-    changes["transport_loss_ttl_ms"] = max(changes["transport_loss_ttl_ms"], changes["recovery_window_ms"])
-    # As a client takes it over: checked, so that no run is about parameters that no operator could set.
-    return Policy.from_wire(replace(Policy.default(), **changes).to_wire())
 
 
 def _uplink(draw: random.Random) -> UplinkSetup:

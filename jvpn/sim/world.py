@@ -52,6 +52,8 @@ class World:
         self.agenda = Agenda()
         self.draw = random.Random(f"{seed}/world")
         self.steps = 0
+        #: Of all policies that were ever in force.
+        self.longest_window_ms = policy.recovery_window_ms
         #: Called after every step that may have changed what a core has; they raise at what must not be.
         self.watchers: list[Callable[[], None]] = []
         self.network = Network(
