@@ -63,7 +63,7 @@ class Reassembly:
     """The packets of one session that are under way in parts; the one begun first makes room."""
 
     def __init__(self) -> None:
-        self._packets: OrderedDict[tuple[int, int], _Parts] = OrderedDict()
+        self._packets: OrderedDict[tuple[int, int, int], _Parts] = OrderedDict()
         self._dropped = 0
 
     def take_dropped(self) -> int:
@@ -71,8 +71,9 @@ class Reassembly:
         dropped, self._dropped = self._dropped, 0
         return dropped
 
-    def add(self, index: int, fragment: memoryview) -> tuple[PacketType, memoryview] | None:
-        """The type (DATA or RESENT) and plaintext that `fragment` on `index` completes, if it does.
+    def add(self, index: int, generation: int, fragment: memoryview) -> tuple[PacketType, memoryview] | None:
+        """The type (DATA or RESENT) and plaintext that `fragment` completes, if it does; it came on `index` under a
+        counter of `generation`: a process that takes another's place counts its packets anew.
 
         Raises FragmentError; the packet is forgotten then.
         """
@@ -81,7 +82,7 @@ class Reassembly:
         packet_id, offset, flags, zero = _HEADER.unpack_from(fragment)
         if zero or flags & ~(_LAST | _RESENT):
             raise FragmentError("unknown flags")
-        key, resent = (index, packet_id), bool(flags & _RESENT)
+        key, resent = (index, generation, packet_id), bool(flags & _RESENT)
         known = self._packets.setdefault(key, _Parts(resent))
         body = bytes(fragment[FRAGMENT_HEADER:])
         try:

@@ -136,7 +136,7 @@ class Singles:
         entry.count(counter, 1)
         session.received(now_ns, size, 1)
         if kind is PacketType.FRAGMENT:
-            whole = self._reassemble(entry, plaintext)
+            whole = self._reassemble(entry, counter, plaintext)
             if whole is None:
                 return None
             kind, plaintext = whole
@@ -144,11 +144,13 @@ class Singles:
             return self._resent(entry, counter, plaintext)
         return session, plaintext
 
-    def _reassemble(self, entry: PathEntry, fragment: memoryview) -> tuple[PacketType, memoryview] | None:
+    def _reassemble(
+        self, entry: PathEntry, counter: int, fragment: memoryview
+    ) -> tuple[PacketType, memoryview] | None:
         """Type and plaintext of what the last missing fragment completes."""
         reassembly = entry.session.reassembly
         try:
-            whole = reassembly.add(entry.index, fragment)
+            whole = reassembly.add(entry.index, counter >> GENERATION_SHIFT, fragment)
         except FragmentError:
             self._counters[Counter.BAD_FRAGMENT] += 1
             return None

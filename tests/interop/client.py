@@ -99,7 +99,7 @@ class Client(PathsEnd):
         resent = header.type == Type.RESENT
         if header.type == Type.FRAGMENT:
             self.counters["fragments"] += 1
-            whole = self._fragments.take(index, plaintext)
+            whole = self._fragments.take(index, header.counter, plaintext)
             if whole is None:
                 return
             plaintext, resent = whole

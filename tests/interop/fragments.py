@@ -30,17 +30,18 @@ class _Packet:
 
 
 class Fragments:
-    """Packets in reassembly, by index and packet id."""
+    """Packets in reassembly, by index, generation and packet id."""
 
     def __init__(self) -> None:
-        self._packets: OrderedDict[tuple[int, int], _Packet] = OrderedDict()
+        self._packets: OrderedDict[tuple[int, int, int], _Packet] = OrderedDict()
 
-    def take(self, index: int, plaintext: bytes) -> tuple[bytes, bool] | None:
-        """The whole plaintext and whether it is a RESENT's, once it is complete. Raises Refused."""
+    def take(self, index: int, counter: int, plaintext: bytes) -> tuple[bytes, bool] | None:
+        """The whole plaintext and whether it is a RESENT's, once what came under `counter` completes it. Raises
+        Refused."""
         if len(plaintext) <= 8 or plaintext[6] & ~3 or plaintext[7]:
             raise Refused("bad_fragment")
         packet_id, at, flags = struct.unpack_from(">IHB", plaintext)
-        key, body = (index, packet_id), plaintext[8:]
+        key, body = (index, counter >> 48, packet_id), plaintext[8:]
         packet = self._packets.setdefault(key, _Packet(resent=bool(flags & RESENT)))
         if flags & LAST and packet.end is None:
             packet.end = at + len(body)

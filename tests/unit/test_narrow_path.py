@@ -188,7 +188,7 @@ def test_fragments_in_any_order_make_the_whole(
     assert all(len(part) <= room for part in parts)
     order.shuffle(parts)
     reassembly = Reassembly()
-    results = [reassembly.add(3, memoryview(part)) for part in parts]
+    results = [reassembly.add(3, 0, memoryview(part)) for part in parts]
     assert results[:-1] == [None] * (len(parts) - 1)
     assert results[-1] == (PacketType.RESENT if resent else PacketType.DATA, memoryview(body))
 
@@ -198,17 +198,26 @@ def test_garbage_is_refused_and_bounded(parts: list[bytes]) -> None:
     reassembly = Reassembly()
     for part in parts:
         try:
-            reassembly.add(0, memoryview(part))
+            reassembly.add(0, 0, memoryview(part))
         except FragmentError:
             continue
     assert len(reassembly._packets) <= IN_PROGRESS
+
+
+def test_parts_of_two_senders_generations_do_not_make_one_packet() -> None:
+    """A worker that replaces another counts its packets anew, and what was lost of the old one's stays open."""
+    reassembly = Reassembly()
+    (lost, _), (first, second) = (list(fragments(bytes((n,)) * 100, 60, 1, False)) for n in (1, 2))
+    assert reassembly.add(0, 0, memoryview(lost)) is None
+    assert reassembly.add(0, 1, memoryview(second)) is None
+    assert reassembly.add(0, 1, memoryview(first)) == (PacketType.DATA, memoryview(bytes((2,)) * 100))
 
 
 def test_packets_that_stay_incomplete_make_room() -> None:
     reassembly = Reassembly()
     for number in range(IN_PROGRESS + 5):
         part, *_ = fragments(bytes(100), 60, number, False)
-        assert reassembly.add(0, memoryview(part)) is None
+        assert reassembly.add(0, 0, memoryview(part)) is None
     assert reassembly.take_dropped() == 5
 
 
