@@ -29,7 +29,7 @@ from jvpn.supervisor.live_session import LiveSession
 REATTACH_MS: Final = 8_000
 ANEW_MS: Final = 20_000
 #: How often that is looked at.
-LOOK_MS: Final = 50
+LOOK_MS: Final = 100
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ class Checks:
         self._known: set[str] = set()
         self._well_since_ns: int | None = None
         self._handshakes = 0
-        self._look_ns = 0
+        world.agenda.later(LOOK_MS, self._liveness)
 
     def __call__(self) -> None:
         for stream in self._streams:
@@ -64,7 +64,6 @@ class Checks:
                 self._audit(stream)
         self._gateway()
         self._client()
-        self._liveness()
 
     # Events
 
@@ -167,9 +166,7 @@ class Checks:
     def _liveness(self) -> None:
         world = self._world
         now_ns = world.agenda.now_ns
-        if now_ns < self._look_ns:
-            return
-        self._look_ns = now_ns + LOOK_MS * NS
+        world.agenda.later(LOOK_MS, self._liveness)
         if not world.well:
             self._well_since_ns = None
             return
