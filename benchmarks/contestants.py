@@ -20,7 +20,7 @@ from jvpn.lab.links import Network
 from jvpn.lab.namespaces import LabError
 from jvpn.observability.admin import AdminError
 
-Seen = dict[str, float]
+Seen = dict[str, float | str]
 POLICIES = Path(__file__).parents[1] / "policies"
 
 #: What one writes in ten minutes. A ping a second over the first uplink; three unanswered, and the second takes over.
@@ -128,7 +128,10 @@ class JvpnContestant:
             if event["ts_ms"] < t0_ms:
                 break
             if event["event"] == "TRANSPORT_SWITCH":
-                return {key: event[key] for key in ("detect_ms", "reattach_ms") if event.get(key) is not None}
+                shown = {
+                    key: event[key] for key in ("detect_ms", "reattach_ms") if event.get(key) is not None
+                }
+                return {**shown, "cause": event["reason_code"]}
         return {}
 
 

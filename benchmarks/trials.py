@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from contestants import Contestant
+from contestants import Contestant, Seen
 from mishaps import MISHAPS, Mishap, Scene
 from stage import Stage
 
@@ -76,7 +76,7 @@ class Marks:
     held_ns: int | None
     recovered: bool
     handshakes: int
-    notes: dict[str, float]
+    notes: Seen
 
 
 class Trials:

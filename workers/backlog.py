@@ -40,6 +40,12 @@ class _Pace:
         self._first_ns = first_ns
         self._start_ns = now_ns
 
+    def spend(self, size: int, time_ns: int, now_ns: int) -> None:
+        """`size` bytes of what was there at `time_ns` go now. The first of them start the clock."""
+        if size and not self.spent:
+            self._first_ns, self._start_ns = time_ns, now_ns
+        self.spent += size
+
     def allows(self, time_ns: int, now_ns: int) -> bool:
         return self.spent < AT_ONCE or time_ns - self._first_ns <= SPEED * (now_ns - self._start_ns)
 
@@ -100,12 +106,13 @@ class Backlog:
         until = pace.spent + TURN_BYTES
         resending, waiting = session.resending, session.waiting
         while resending and pace.spent < until and pace.allows(resending[0].time_ns, now_ns):
-            pace.spent += self._resend(path, resending.popleft(), pace.missing, now_ns)
+            sent = resending.popleft()
+            pace.spend(self._resend(path, sent, pace.missing, now_ns), sent.time_ns, now_ns)
         self._batch.flush(now_ns)
         while not resending and waiting and pace.spent < until and pace.allows(waiting.first.time_ns, now_ns):
-            packet = waiting.take().data
-            pace.spent += len(packet)
-            self.encryptor.send_waited(path, packet, now_ns)
+            waited = waiting.take()
+            pace.spend(len(waited.data), waited.time_ns, now_ns)
+            self.encryptor.send_waited(path, waited.data, now_ns)
         if session.go_on():
             del self._paces[session]
 

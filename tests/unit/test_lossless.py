@@ -289,6 +289,24 @@ def test_megabytes_go_at_most_twice_as_fast_as_first_sent() -> None:
     assert not pair.client.session.waiting
 
 
+def test_what_had_arrived_does_not_delay_what_had_not() -> None:
+    pair = LossyPair()
+    for number in range(110):  # 3 MB in 100 ms, all of which arrive; then 300 kB in 10 ms, none of which do
+        if number == 100:
+            pair.dead()
+        pair.client.tun.pending.append(superpacket(True, number, 30))
+        pair.client.turn((NOW + number) * MS)
+        pair.settle(NOW + number)
+    pair.alive()
+    theirs = pair.bind_gateway(NOW + 110, 1, [])
+    pair.client.rebind(NOW + 110, pair.client.on(1), resend=theirs)
+    for ms in range(110, 117):
+        pair.client.turn((NOW + ms) * MS)
+    assert pair.client.counters[Counter.RESENT_SENT] == 10 * 30
+    pair.settle(NOW + 117)
+    assert pair.gateway.numbers() == [*range(110)]
+
+
 def test_a_path_that_dies_while_much_goes_again_leaves_nothing_behind() -> None:
     pair = LossyPair()
     pair.dead()
