@@ -142,6 +142,8 @@ def test_a_broken_floor_makes_the_session_volatile_and_then_degraded(damage: str
     assert stage.pair.now_ms - began_ms >= stage.pair.policy.volatility_hold_ms
     (broken,) = stage.told(ev.QualityEvent)
     assert broken.record.breaches[0].signal == damage.split()[0]
+    # By counters, of what each direction carries: probes alone are fewer.
+    assert broken.record.signals.loss_samples > 60
     since_ms = broken.record.before.bad_since_ms
     assert broken.record.now_ms - since_ms >= stage.pair.policy.volatility_hold_ms
     volatile_ms = stage.pair.live.machine.since_ms
