@@ -28,8 +28,14 @@ class RoundTrip:
     def __init__(self, window_ns: int) -> None:
         self._window_ns = window_ns
         self._samples: deque[tuple[int, int]] = deque(maxlen=_MAX_SAMPLES)
+        self._since_ns = 0
         self.srtt_ns: int | None = None
         self.rttvar_ns = 0
+
+    def begin(self, now_ns: int) -> None:
+        """What was asked before now says nothing of the window any more; the smoothed values stay."""
+        self._samples.clear()
+        self._since_ns = now_ns
 
     def over(self, window_ns: int) -> None:
         """Another window, from now on."""
@@ -42,7 +48,8 @@ class RoundTrip:
         else:
             self.rttvar_ns += (abs(self.srtt_ns - rtt_ns) - self.rttvar_ns) // 4
             self.srtt_ns += (rtt_ns - self.srtt_ns) // 8
-        self._samples.append((now_ns, rtt_ns))
+        if now_ns - rtt_ns >= self._since_ns:
+            self._samples.append((now_ns, rtt_ns))
 
     def patience_ns(self, granularity_ns: int) -> int:
         """How long an answer may take: srtt + max(granularity, 4·rttvar), RFC 6298 section 2.3."""

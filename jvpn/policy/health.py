@@ -103,6 +103,7 @@ class PathHealth:
         self._now_ns = now_ns
         self._active = active
         self._watched = False
+        self._since_ns = 0
         self._wanted_ns: int | None = now_ns
         self._data_sent_ns: int | None = None
         #: The first DATA sent since an answer proved all that went before it.
@@ -182,10 +183,18 @@ class PathHealth:
         self._now_ns = now_ns
         if active and not self._active:
             self._probes.proved(now_ns, now_ns)
+            self._begin_window(now_ns)
         self._active = active
         self._data_sent_ns = None
         self._stream = StreamSpacing()
         self._tries = 0
+
+    def _begin_window(self, now_ns: int) -> None:
+        """A binding is judged by what happens on it: not by what waited for a link or a neighbour before it."""
+        self._since_ns = now_ns
+        self._round_trip.begin(now_ns)
+        self._outward = CounterLoss(self._window_ns)
+        self._inward = CounterLoss(self._window_ns)
 
     def woke(self, now_ns: int) -> None:
         """The machine has slept: what had no answer by then shows nothing, and everything may have changed."""
@@ -315,7 +324,8 @@ class PathHealth:
 
     def signals(self, now_ns: int) -> Signals:
         """What the floors are held against, over `loss_window_ms`."""
-        probes = self._probes.lost(now_ns - self._window_ns, now_ns - self._patience_ns())
+        since_ns = max(now_ns - self._window_ns, self._since_ns)
+        probes = self._probes.lost(since_ns, now_ns - self._patience_ns())
         share = one_way_loss(self._outward.share(now_ns), self._inward.share(now_ns), probes)
         loss, loss_samples = (round(share.ratio, 4), share.total) if share else (None, 0)
         samples = self._round_trip.window(now_ns)

@@ -301,6 +301,29 @@ def test_probes_show_the_direction_that_no_counter_tells_of():
     assert health.signals(now).loss == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_fresh_binding_is_not_judged_by_what_came_before_it():
+    """Its probes were lost or late while there was no link, or no neighbour was known."""
+    health = PathHealth(POLICY, 0, active=False)
+    for probe_id in range(1, 31):
+        health.on_probe_sent(probe_id, probe_id * INTERVAL)
+    for probe_id in range(11, 21):
+        health.on_probe_acked(probe_id, 31 * INTERVAL)
+    health.on_counters(outward=True, highest=0, received=0, now_ns=31 * INTERVAL)
+    health.on_counters(outward=True, highest=100, received=30, now_ns=31 * INTERVAL)
+    now = 31 * INTERVAL
+    assert health.signals(now).latency_ms is not None
+    assert health.signals(now).loss is not None
+    health.set_active(True, now)
+    for probe_id in range(21, 31):
+        health.on_probe_acked(probe_id, now + MS)
+    assert health.signals(now + MS) == Signals()
+    for probe_id in range(31, 51):
+        now += INTERVAL
+        health.on_probe_sent(probe_id, now)
+        health.on_probe_acked(probe_id, now + MS)
+    assert health.signals(now + MS) == Signals(0.0, 20, 1.0, 0.0)
+
+
 # --- quality ------------------------------------------------------------------------------------------
 
 GOOD = Signals(loss=0.0, loss_samples=50, latency_ms=20.0, jitter_ms=1.0)
