@@ -61,6 +61,8 @@ class Traffic:
         #: Whether the machine of each end has something running that sends.
         self.may_send: Callable[[bool], bool] = lambda up: True
         self._stopped = False
+        #: Told of each delivery: (up, number, when it was offered).
+        self.came: Callable[[bool, int, int], None] = lambda up, number, sent_ns: None
 
     def connect(self, send_up: Callable[[bytes], None], send_down: Callable[[bytes], None]) -> None:
         self._send = {True: send_up, False: send_down}
@@ -123,3 +125,4 @@ class Traffic:
         now_ns = self._agenda.now_ns
         way.longest_ms = max(way.longest_ms, (now_ns - sent_ns) / NS)
         way.last_ns = now_ns
+        self.came(way.up, number, sent_ns)
