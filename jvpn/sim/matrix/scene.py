@@ -78,6 +78,7 @@ class Scenario:
     flows: tuple[Flow, ...] = BOTH
     rtts_ms: tuple[int, ...] = (10, 20, 50, 100)
     usual: Mapping[str, Any] = field(default_factory=dict)
+    warm_ms: int = WARM_MS
 
     @property
     def row(self) -> str:
@@ -196,7 +197,7 @@ class Scene(Run):
             raise Violation("ROW", "no session was born")
         active = self.client.paths.active
         self.order.sort(key=lambda number: number != active)
-        self.begin_ns = agenda.now_ns + (WARM_MS + self.draw.randrange(1_000)) * NS
+        self.begin_ns = agenda.now_ns + (self.scenario.warm_ms + self.draw.randrange(1_000)) * NS
         self.begin_ns += self.draw.randrange(NS)
         for at in self.scenario.timeline:
             agenda.at(self.begin_ns + at.ms * NS, partial(self._act, at))
