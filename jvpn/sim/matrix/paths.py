@@ -247,7 +247,8 @@ F31: Final = (
             passed("RECOVERING DEGRADED RECOVERY_WINDOW_EXCEEDED", end="client"),
             never(State.TERMINATED),
             none_older_than(lambda scene: 1.5 * _slower(scene) + RESEND_MS),
-            resumed(lambda scene: _slower(scene) + 60, "allowed"),
+            # A challenge is no older than this: the first answer brings another, and the second binds.
+            resumed(lambda scene: 2 * _slower(scene) + 60, "allowed"),
             lost(0, after="allowed"),
         ),
         flows=SLOW,
