@@ -1,4 +1,5 @@
-"""`jvpn sim run`: the protocol under a virtual clock and a network that misbehaves as a seed says."""
+"""`jvpn sim run`: the protocol under a virtual clock and a network that misbehaves as a seed says, or as one row of
+the failure matrix says; `jvpn sim list`: those rows."""
 
 import argparse
 import json
@@ -6,6 +7,8 @@ import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
+
+from jvpn.cli import sim_rows
 
 if TYPE_CHECKING:
     from jvpn.sim.many import Summary
@@ -19,10 +22,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     commands = parser.add_subparsers(dest="sim", metavar="COMMAND", required=True)
     run_parser = commands.add_parser("run", help="run seeds and report what must never happen")
     run_parser.add_argument(
-        "--seeds", type=_positive, default=200, metavar="N", help="how many (default 200)"
+        "--seeds", type=_positive, metavar="N", help="how many (default 200, or 20 of each scenario)"
     )
     run_parser.add_argument(
         "--seed", type=_natural, default=0, metavar="S", help="the first of them (default 0)"
+    )
+    run_parser.add_argument(
+        "--scenario",
+        metavar="ID",
+        help="what happens in this scenario of the failure matrix (F2-up), in all of a row (F2) or in all",
     )
     run_parser.add_argument(
         "--jobs",
@@ -33,6 +41,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     run_parser.add_argument("--json", action="store_true", help="print one JSON object")
     run_parser.set_defaults(run=run)
+    list_parser = commands.add_parser("list", help="name the scenarios of the failure matrix")
+    list_parser.set_defaults(run=sim_rows.list_all)
 
 
 def _positive(text: str) -> int:
@@ -51,16 +61,19 @@ def _natural(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 when anything happened that must never happen."""
+    if args.scenario:
+        return sim_rows.run(args)
+    seeds = args.seeds or 200
     # Both ends and the data plane come with it; no other command needs them.
     from jvpn.sim.many import Summary, run_all
 
     summary = Summary()
     shown = sys.stderr.isatty()
-    for result in run_all(args.seed, args.seeds, args.jobs):
+    for result in run_all(args.seed, seeds, args.jobs):
         summary.add(result)
         if shown and (summary.runs % PROGRESS_EVERY == 0 or result.code):
             failed = f", {len(summary.failed)} with violations" if summary.failed else ""
-            print(f"\r{summary.runs} of {args.seeds} seeds{failed} ", end="", file=sys.stderr, flush=True)
+            print(f"\r{summary.runs} of {seeds} seeds{failed} ", end="", file=sys.stderr, flush=True)
     if shown:
         print("\r\x1b[K", end="", file=sys.stderr)
     print(json.dumps(as_json(args.seed, summary)) if args.json else as_text(args.seed, summary))
@@ -89,7 +102,7 @@ def _failure(result: "Result") -> dict[str, object]:
         "code": result.code,
         "text": result.text,
         "at_ms": result.at_ms,
-        "again": f"jvpn sim run --seed {result.seed} --seeds 1",
+        "again": result.again,
         "digest": result.digest,
     }
 

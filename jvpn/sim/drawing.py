@@ -18,7 +18,7 @@ def draw(result: Result, width: int = 100) -> list[str]:
     lines = [
         f"seed {result.seed}: {result.code} after {result.at_ms / 1_000:.3f} s",
         *_wrapped(result.text, width),
-        f"again: jvpn sim run --seed {result.seed} --seeds 1",
+        f"again: {result.again}",
         result.setting[:width],
         "",
         f"{'s':>{_TIME - 1}} {'gateway':<{_END}} client",

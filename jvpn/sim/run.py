@@ -37,6 +37,8 @@ class Result:
     faults: Counter[str] = field(default_factory=Counter)
     notes: list[tuple[int, str]] = field(default_factory=list)
     setting: str = ""
+    #: The id of the failure matrix's scenario, if it was one.
+    scenario: str = ""
     #: What the gateway told and what the client told, and when, as the agenda counts.
     told: tuple[list[tuple[int, AnyEvent]], ...] = ()
     counts: Counter[str] = field(default_factory=Counter)
@@ -45,6 +47,12 @@ class Result:
     text: str = ""
     at_ms: int = 0
     trace: str = ""
+
+    @property
+    def again(self) -> str:
+        """The command that shows it again."""
+        scenario = f"--scenario {self.scenario} " if self.scenario else ""
+        return f"jvpn sim run {scenario}--seed {self.seed} --seeds 1"
 
 
 class Run:

@@ -1,5 +1,6 @@
 """What must hold in a scenario, judged from payloads and events. Each answers what is wrong, or nothing."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from jvpn.observability.events import StateChange, TransportSwitch
@@ -63,7 +64,7 @@ def none_older_than(bound: Bound) -> Hold:
 def silence_ms(scene: Scene, up: bool, mark: str = "begin") -> float:
     """The longest time without any delivery that ended after the mark."""
     times = [at for _number, _sent, at in scene.traffic.log[up]]
-    pairs = zip(times, times[1:], strict=False)
+    pairs = itertools.pairwise(times)
     return max(((b - a) / NS for a, b in pairs if b >= scene.marks[mark]), default=float("inf"))
 
 
@@ -89,9 +90,7 @@ def resumed(bound: Bound, mark: str) -> Hold:
     def look(scene: Scene) -> str:
         for way, name in WAYS:
             since = scene.marks[mark]
-            first = min(
-                (at for _number, _sent, at in scene.traffic.log[way] if at >= since), default=1 << 62
-            )
+            first = min((at for _number, _sent, at in scene.traffic.log[way] if at >= since), default=1 << 62)
             period_ms = max(flow.period_ms for flow in scene.scenario.flows if flow.up is way)
             most = bound(scene) + period_ms + scene.slack_ms
             if first - since > most * NS:

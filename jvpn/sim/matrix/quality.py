@@ -1,5 +1,6 @@
 """F5–F8: paths that lose and delay, but live."""
 
+import itertools
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,6 @@ from jvpn.sim.matrix.holds import (
     moves,
     never,
     same_session,
-    switches,
     transitions,
     within,
 )
@@ -36,7 +36,11 @@ def _on_the_other(scene: Scene) -> str:
     return "" if active == scene.uplink(1) else f"the session is on uplink {active}"
 
 
-_BY_QUALITY: Final = ("ATTACHED VOLATILE QUALITY_FLOOR_VIOLATION", "VOLATILE RECOVERING QUALITY_SWITCH", _BOUND)
+_BY_QUALITY: Final = (
+    "ATTACHED VOLATILE QUALITY_FLOOR_VIOLATION",
+    "VOLATILE RECOVERING QUALITY_SWITCH",
+    _BOUND,
+)
 _AT_ONCE: Final = ("ATTACHED RECOVERING QUALITY_SWITCH", _BOUND)
 _FOR_DEAD: Final = ("ATTACHED RECOVERING TRANSPORT_DEAD", _BOUND)
 _VOLATILE_DEAD: Final = (_BY_QUALITY[0], "VOLATILE RECOVERING TRANSPORT_DEAD", _BOUND)
@@ -99,6 +103,7 @@ F6: Final = tuple(
     for name, share in (("", 0.3), ("-worse", 0.4))
 )
 
+
 def _below_while_it_lasts(scene: Scene) -> str:
     """VOLATILE, and DEGRADED when that has lasted."""
     seen = {e.to for at, e in scene.told("gateway", StateChange) if at < scene.marks["calm"]}
@@ -140,7 +145,7 @@ def _rate_kept(scene: Scene) -> str:
         if last - first < 60_000:
             return f"{policy.max_switches_per_minute + 1} voluntary switches within {last - first:.0f} ms"
     bound = [at / NS for at, _e in scene.told("gateway", TransportSwitch)]
-    for before, after in zip(bound, bound[1:], strict=False):
+    for before, after in itertools.pairwise(bound):
         if after in chosen and after - before < policy.switch_cooldown_ms - scene.slack_ms:
             return f"a voluntary switch {after - before:.0f} ms after a bind"
     return ""

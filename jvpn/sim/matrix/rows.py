@@ -23,7 +23,11 @@ class UnknownScenario(ValueError):
 def named(name: str) -> list[Scenario]:
     """The scenario of that id, or all of that row (F9), or of all rows (`all`). Raises UnknownScenario."""
     wanted = name.lower()
-    found = [s for s in SCENARIOS.values() if wanted == "all" or (s.row if "-" not in name else s.id).lower() == wanted]
+    found = [
+        s
+        for s in SCENARIOS.values()
+        if wanted == "all" or (s.row if "-" not in name else s.id).lower() == wanted
+    ]
     if not found:
         rows = ", ".join(dict.fromkeys(scenario.row for scenario in SCENARIOS.values()))
         raise UnknownScenario(f"there is no scenario {name}; the rows are {rows} (`jvpn sim list` says more)")

@@ -114,6 +114,7 @@ class Scene(Run):
         draw = random.Random(f"{seed}/{scenario.id}")
         chosen = _plan(scenario, seed, draw)
         super().__init__(chosen, mutate)
+        self.result.scenario = scenario.id
         self.draw = draw
         self.traffic = Load(self.world.agenda, draw)
         self.marks: dict[str, int] = {}
