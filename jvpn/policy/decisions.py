@@ -255,7 +255,8 @@ def _relieve(
     """A floor is broken: move to a candidate that is really better, or say that there is no relief.
 
     What makes this path bad may make the others so too, and nobody has looked yet: a candidate is measured first, or
-    given the time for it, and one that is about to break a floor itself is no relief.
+    given the time for it, and one that is about to break a floor itself is no relief. Jitter alone moves nothing: where
+    a session's own traffic or a busy machine makes it, it would follow the session to any path.
     """
     active_badness = badness(policy, active)
     volatile = history.phase is not Phase.ATTACHED
@@ -264,6 +265,7 @@ def _relieve(
         path
         for path in paths
         if path.id != active.id
+        and (active.loss > policy.loss_floor or (active.latency_ms or 0.0) > policy.latency_floor_ms)
         and path.answering
         and not path.dead
         and not path.broken

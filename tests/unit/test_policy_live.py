@@ -200,7 +200,7 @@ def test_a_proposal_that_is_lost_is_made_again() -> None:
 # Switches by choice
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", sorted(set(DAMAGES) - {"jitter_ms"}))
 def test_a_better_path_is_taken(damage: str) -> None:
     stage = Stage()
     stage.run(2_000)
@@ -211,6 +211,14 @@ def test_a_better_path_is_taken(damage: str) -> None:
     assert stage.state is State.ATTACHED
     assert "switch_improvement_factor" in {event.limit for event in stage.told(ev.PolicyEvent)}
     stage.replays()
+
+
+def test_jitter_alone_moves_nothing() -> None:
+    """A session's own traffic makes it, or a busy machine; then it would be on every path."""
+    stage = Stage()
+    stage.pair.rules.append(jittery(stage, 0, 138))
+    assert stage.run(20_000, lambda: stage.state is State.DEGRADED)
+    assert stage.switches() == []
 
 
 def test_an_equally_bad_path_is_not_taken() -> None:
