@@ -12,7 +12,7 @@ from jvpn.agent.paths import Uplink
 from jvpn.policy.model import Policy
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite, x25519_public
-from jvpn.sim.clock import Agenda, MachineClock, TimedSink
+from jvpn.sim.clock import Agenda, MachineClock, Reports, TimedSink
 from jvpn.sim.gateway import CLIENT_KEY, GATEWAY_KEY
 from jvpn.sim.network import GATEWAY, Flight
 from jvpn.sim.worker import SimWorker, make_page
@@ -53,7 +53,7 @@ class ClientNode:
         self.policy = policy
         self.persisted_us = 0
         self.asleep = False
-        self.worker_delay_ms = 0.0
+        self.reports = Reports(agenda)
         self.configured: list[does.ConfigureTunnel] = []
         self.over: list[does.SessionOver] = []
         self.starts = 0
@@ -98,7 +98,7 @@ class ClientNode:
 
     def _worker(self) -> SimWorker:
         def say(report: commands.Report) -> None:
-            self._agenda.later(self.worker_delay_ms, lambda: self._heard(worker, report))
+            self.reports.say(lambda: self._heard(worker, report))
 
         worker = SimWorker(
             self.page,

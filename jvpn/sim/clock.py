@@ -41,6 +41,30 @@ class Agenda:
         return None
 
 
+class Reports:
+    """The way from a machine's workers to its core: in order, each `delay_ms` late.
+
+    `at_once`: without delay if nothing is on its way, so that what one datagram brings about can be looked at.
+    """
+
+    def __init__(self, agenda: Agenda) -> None:
+        self.delay_ms = 0.0
+        self.at_once = False
+        self._agenda = agenda
+        self._under_way = 0
+
+    def say(self, heard: Action) -> None:
+        if self.at_once and not self._under_way:
+            heard()
+            return
+        self._under_way += 1
+        self._agenda.later(self.delay_ms, lambda: self._arrive(heard))
+
+    def _arrive(self, heard: Action) -> None:
+        self._under_way -= 1
+        heard()
+
+
 class TimedSink(MemorySink):
     """Knows when it was told each event, whatever that machine's wall clock says."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from jvpn.protocol.constants import PacketType
+from jvpn.sim.attacker import Attacker
 from jvpn.sim.network import DOWN, GATEWAY, UP, Flight, Network, flip
 from jvpn.sim.world import World
 from workers.commands import Endpoint
@@ -40,6 +41,7 @@ class Stage:
     say: Callable[[str], None]
     #: Something without a proof reaches an end now: nothing may move (guard.py).
     unproven: Callable[[Flight], None]
+    attacker: Attacker
 
 
 @dataclass(frozen=True, slots=True)

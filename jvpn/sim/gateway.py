@@ -15,7 +15,7 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.constants import DATA_KINDS, PacketType
 from jvpn.protocol.suites import x25519_public
 from jvpn.protocol.wire import Header, WireError
-from jvpn.sim.clock import Agenda, MachineClock, TimedSink
+from jvpn.sim.clock import Agenda, MachineClock, Reports, TimedSink
 from jvpn.sim.network import GATEWAY, Flight
 from jvpn.sim.worker import SimWorker, make_page
 from jvpn.store.memory import MemoryStore
@@ -65,7 +65,7 @@ class GatewayNode:
         self.store = MemoryStore(b"\x77" * 32)
         self.policy = policy
         self.slots = slots
-        self.worker_delay_ms = 0.0
+        self.reports = Reports(agenda)
         #: The core may have effects to carry out, or another deadline.
         self.touched = True
         self._agenda = agenda
@@ -126,7 +126,7 @@ class GatewayNode:
 
     def _worker(self, slot: int) -> SimWorker:
         def say(report: commands.Report) -> None:
-            self._agenda.later(self.worker_delay_ms, lambda: self._heard(slot, worker, report))
+            self.reports.say(lambda: self._heard(slot, worker, report))
 
         worker = SimWorker(
             self.page,

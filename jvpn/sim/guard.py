@@ -15,6 +15,9 @@ class Guard:
     def __init__(self, world: World) -> None:
         self._world = world
         self.tried = 0
+        self._asking: Flight | None = None
+        self._answered = 0
+        world.network.taps.append(self._tap)
 
     def receive_up(self, flight: Flight) -> None:
         if flight.genuine:
@@ -28,21 +31,82 @@ class Guard:
         else:
             self._watched(flight, lambda: self._world.client.receive(flight))
 
-    def _watched(self, flight: Flight, arrive: Callable[[], None]) -> None:
+    def stale(self, flight: Flight) -> None:
+        """A copy of what has been taken already: it may decide nothing, and brings no more than it has."""
+        receive = self._world.gateway.receive if flight.up else self._world.client.receive
+        self._watched(flight, lambda: receive(flight), decided_of)
+
+    def _tap(self, flight: Flight) -> None:
+        asking = self._asking
+        if asking is not None and not flight.up and flight.destination == asking.source:
+            self._answered += len(flight.data)
+
+    def _watched(
+        self,
+        flight: Flight,
+        arrive: Callable[[], None],
+        look: Callable[[World], list[object]] | None = None,
+    ) -> None:
+        look = look or state_of
+        world = self._world
         # What is due already is not this datagram's doing.
-        self._world.after()
-        before = state_of(self._world)
-        arrive()
-        self._world.after()
-        after = state_of(self._world)
+        world.after()
+        before = look(world)
+        world.gateway.reports.at_once = world.client.reports.at_once = True
+        self._asking, self._answered = flight if flight.up else None, 0
+        try:
+            arrive()
+            while world.after():
+                pass
+        finally:
+            self._asking = None
+            world.gateway.reports.at_once = world.client.reports.at_once = False
+        after = look(world)
         self.tried += 1
         if before != after:
             moved = [f"{a} → {b}" for a, b in zip(before, after, strict=False) if a != b]
             where = "gateway" if flight.up else "client"
             raise Violation(
                 "MOVED",
-                f"a datagram that proves nothing, type {flight.data[0]:#04x}, moved the {where}: {moved[0]}",
+                f"a datagram that proves nothing, type {flight.data[0]:#04x}, moved the {where}: {moved[:1]}",
             )
+        if self._answered > len(flight.data):
+            raise Violation(
+                "AMPLIFIED",
+                f"{len(flight.data)} bytes of type {flight.data[0]:#04x} brought {self._answered} bytes",
+            )
+
+
+def decided_of(world: World) -> list[object]:
+    """What both ends have decided, of each session: all that only something new may change."""
+    state: list[object] = []
+    gateway, client = world.gateway, world.client
+    if gateway.core is not None:
+        context = gateway.context
+        state += [len(context.sessions), len(context.confirming)]
+        for session in context.sessions.values():
+            state += [
+                session.machine.state_version,
+                session.machine.state,
+                session.bindings,
+                session.last_attempt,
+                session.secrets.phase_number,
+                session.next_secrets is None,
+                session.security_failures,
+            ]
+    core = client.core
+    session_of = None if core is None else core.session
+    if session_of is not None:
+        state += [
+            session_of.session_id,
+            session_of.view.state_version,
+            session_of.view.state,
+            session_of.epoch,
+            session_of.rekeying.secrets.phase_number,
+            session_of.paths.active,
+            session_of.configured,
+        ]
+    return state
 
 
 def state_of(world: World) -> list[object]:

@@ -7,13 +7,13 @@ from typing import Final
 
 from jvpn.lab.link_model import LinkParams
 from jvpn.policy.model import Policy
-from jvpn.sim import breaking
+from jvpn.sim import attacks, breaking
 from jvpn.sim.faults import FAULTS, Fault
 from jvpn.sim.policies import draw_policy
 from jvpn.sim.world import UplinkSetup
 
 #: Modules that register faults, named so that all are drawn from.
-REGISTERED: Final = (breaking,)
+REGISTERED: Final = (breaking, attacks)
 #: The first faults come when a session had the time to be born.
 QUIET_MS: Final = 1_000
 

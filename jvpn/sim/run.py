@@ -11,6 +11,7 @@ from functools import partial
 from jvpn.lab.link_model import LinkParams
 from jvpn.observability.events import AnyEvent
 from jvpn.protocol.constants import HEADER_SIZE
+from jvpn.sim.attacker import Attacker
 from jvpn.sim.checks import Checks
 from jvpn.sim.clock import NS, START_MS
 from jvpn.sim.faults import FAULTS, Fault, Stage
@@ -77,10 +78,9 @@ class Run:
         self.nonces = Nonces(world)
         self.guard = Guard(world)
         world.network.taps += [self.nonces, self._count]
-        world.network.to_gateway = self.guard.receive_up
-        world.network.to_client = self.guard.receive_down
+        self.attacker = Attacker(world, self.guard)
         world.watchers.append(self.checks)
-        world.gateway.worker_delay_ms = world.client.worker_delay_ms = chosen.worker_delay_ms
+        world.gateway.reports.delay_ms = world.client.reports.delay_ms = chosen.worker_delay_ms
         self._undo: dict[int, Callable[[], None]] = {}
         if mutate is not None:
             mutate(self)
@@ -128,6 +128,7 @@ class Run:
             delivered=sum(way.delivered for way in ways.values()),
             events=sum(len(sink.events) for sink in sinks),
             unproven=self.guard.tried,
+            attacks=self.attacker.sent,
             nonces=self.nonces.watched,
         )
         self._digest.update(repr((result.code, result.text, sorted(result.counts.items()))).encode())
@@ -149,7 +150,7 @@ class Run:
         self.checks.finish()
 
     def _begin(self, fault: Fault) -> None:
-        stage = Stage(self.world, fault, random.Random(fault.draw), self.note, self.unproven)
+        stage = Stage(self.world, fault, random.Random(fault.draw), self.note, self.unproven, self.attacker)
         self.result.faults[fault.name] += 1
         undo = FAULTS[fault.name].begin(stage)
         if undo is not None:
