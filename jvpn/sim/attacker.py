@@ -19,11 +19,13 @@ from typing import Final
 from jvpn.protocol import reattach
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import DATA_KINDS, HANDSHAKE_TYPES, PacketType
+from jvpn.protocol.keys import steering_id
 from jvpn.protocol.wire import WireError
 from jvpn.sim.guard import Guard
 from jvpn.sim.network import DOWN, GATEWAY, UP, Flight
 from jvpn.sim.violation import Violation
 from jvpn.sim.world import World
+from jvpn.supervisor.live_session import LiveSession
 from workers.commands import Endpoint
 
 #: Where an attacker that is no relay sends from, and where the relay does.
@@ -57,13 +59,20 @@ class Attacker:
     # What it sees
 
     def _up(self, flight: Flight) -> None:
+        refused = self._refusals()
         ready = self._world.gateway.up
         if flight.uplink in self._relayed and flight.genuine:
             self._carry_up(flight)
         else:
             self._guard.receive_up(flight)
-        if ready and flight.genuine:
+        if ready and flight.genuine and refused == self._refusals():
             self._taken.add(flight.data)
+
+    def _refusals(self) -> int:
+        """How many datagrams the gateway has put away unread: copies of those are taken later, if ever."""
+        gateway = self._world.gateway
+        counters = gateway.context.counters
+        return counters["control_not_bound"] + counters["unknown_id"]
 
     def _down(self, flight: Flight) -> None:
         ready = self._world.client.up
@@ -160,16 +169,13 @@ class Attacker:
     def _is_decided(self, data: bytes) -> bool:
         """A REQUEST of an attempt that has been bound or refused."""
         gateway = self._world.gateway
-        found = gateway.context.by_steering_id.get(data[4:12]) if gateway.core is not None else None
-        if found is None:
+        if gateway.core is None:
             return False
-        session, index = found
-        try:
-            attempt = reattach.open_request(session.secrets, index, data).attempt
-        except WireError:
-            return False
-        refused = 0 if session.refused is None else session.refused.attempt
-        return session.bound_in_epoch and attempt <= max(session.last_attempt, refused)
+        for session in gateway.context.sessions.values():
+            for index in range(session.indexes.highest_installed + 1):
+                if steering_id(session.secrets, index) == data[4:12]:
+                    return _decided(session, index, data)
+        return False
 
     # A relay
 
@@ -200,3 +206,12 @@ class Attacker:
             self._world.agenda.later(
                 1, partial(network.arrive, Flight(DOWN, number, flight.source, to, flight.data))
             )
+
+
+def _decided(session: LiveSession, index: int, data: bytes) -> bool:
+    try:
+        attempt = reattach.open_request(session.secrets, index, data).attempt
+    except WireError:
+        return False
+    refused = 0 if session.refused is None else session.refused.attempt
+    return session.bound_in_epoch and attempt <= max(session.last_attempt, refused)

@@ -22,6 +22,7 @@ from jvpn.sim.network import DOWN, GATEWAY, UP, Flight, flip
 from workers.commands import Endpoint
 
 _ANSWERS = (PacketType.REATTACH_ACK, PacketType.REATTACH_FAIL)
+_COUNTERLESS = (*_ANSWERS, PacketType.RESET)
 
 
 def _again_and_again(stage: Stage, one: Callable[[], None], least_ms: int, most_ms: int) -> Undo:
@@ -84,16 +85,29 @@ def flood(stage: Stage) -> Undo:
 
 @fault(2, (500, 6_000))
 def race(stage: Stage) -> Undo:
-    """What the client sends comes from the attacker's address first; answers go no further."""
+    """What the client sends comes from the attacker's address first, or spoilt, and is answered by forgeries; what the
+    gateway answers goes no further."""
     attacker, draw, taps = stage.attacker, stage.draw, stage.world.network.taps
+    later = stage.world.agenda.later
     share = draw.choice((0.3, 1.0))
     stage.say(f"an attacker wins {share:.0%} of the races")
 
     def tap(flight: Flight) -> None:
         # Who always wins with INITs prevents a session altogether, as any path can.
         often = min(share, 0.5) if flight.data[0] == PacketType.HANDSHAKE_INIT else share
-        if flight.up and flight.genuine and draw.random() < often:
-            stage.world.agenda.later(0, partial(attacker.early, flight))
+        if not flight.up or flight.uplink is None:
+            return
+        if draw.random() < 0.2:
+            source = draw.choice((flight.source, OWN))
+            spoilt = Flight(UP, flight.uplink, source, GATEWAY, flip(flight.data, draw), False)
+            later(0, partial(attacker.forge, spoilt))
+        if draw.random() < often:
+            later(0, partial(attacker.early, flight))
+        if flight.data[0] == PacketType.REATTACH_REQUEST and draw.random() < 0.5:
+            answer = _garbage(draw.choice((*_ANSWERS, PacketType.RESET)), flight.data, draw)
+            later(
+                0, partial(attacker.forge, Flight(DOWN, flight.uplink, GATEWAY, flight.source, answer, False))
+            )
 
     taps.append(tap)
     return lambda: taps.remove(tap)
@@ -156,11 +170,15 @@ def _other_type(_attacker: Attacker, seen: Flight, draw: random.Random) -> bytes
 
 def _garbage_on_id(_attacker: Attacker, seen: Flight, draw: random.Random) -> bytes:
     """A well-formed datagram on an id that somebody has seen, without a key."""
-    kind = draw.choice((PacketType.REATTACH_REQUEST, PacketType.CONTROL, PacketType.DATA, PacketType.PATH))
-    kind = draw.choice((*_ANSWERS, PacketType.CONTROL, PacketType.RESET)) if not seen.up else kind
-    counter = 0 if kind in (*_ANSWERS, PacketType.RESET) else draw.randrange(1 << 48)
-    phase = 0 if kind in (*_ANSWERS, PacketType.RESET) else seen.data[1] & 15
-    header = Header(kind, seen.data[4:12], counter, phase).encode()
+    up = (PacketType.REATTACH_REQUEST, PacketType.CONTROL, PacketType.DATA, PacketType.PATH)
+    down = (*_COUNTERLESS, PacketType.CONTROL)
+    return _garbage(draw.choice(up if seen.up else down), seen.data, draw)
+
+
+def _garbage(kind: PacketType, like: bytes, draw: random.Random) -> bytes:
+    counterless = kind in _COUNTERLESS
+    counter, phase = (0, 0) if counterless else (draw.randrange(1 << 48), like[1] & 15)
+    header = Header(kind, like[4:12], counter, phase).encode()
     if kind is PacketType.REATTACH_REQUEST:
         return header + draw.randbytes(REATTACH_REQUEST_SIZE - HEADER_SIZE)
     if kind is PacketType.RESET:

@@ -156,6 +156,7 @@ def policy_changed(stage: Stage) -> None:
     world, gateway, mode = stage.world, stage.world.gateway, stage.draw.choice(MODES)
     gateway.policy = new = draw_policy(stage.draw, gateway.policy.kem)
     world.longest_window_ms = max(world.longest_window_ms, new.recovery_window_ms)
+    world.longest_resend_ms = max(world.longest_resend_ms, new.resend_window_ms)
     stage.say(f"another policy, {mode}")
     if gateway.core is None:
         return

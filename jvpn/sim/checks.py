@@ -176,8 +176,11 @@ class Checks:
             self._well_since_ns = now_ns
             self._handshakes = core.handshakes_done
             return
-        bound_ms = REATTACH_MS if core.session is not None else ANEW_MS
+        bound_ms = ANEW_MS
+        if core.session is not None:
+            # Who has nothing to send looks at its path that often.
+            bound_ms = REATTACH_MS + core.session.policy.idle_probe_interval_ms
         if core.handshakes_done != self._handshakes:
-            bound_ms = ANEW_MS
+            bound_ms = max(ANEW_MS, bound_ms)
         if now_ns - self._well_since_ns > bound_ms * NS:
             raise Violation("STRANDED", f"everything is well for {bound_ms} ms, and nothing is attached")

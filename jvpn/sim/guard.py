@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from jvpn.protocol.constants import Role
+from jvpn.protocol.constants import PacketType, Role
 from jvpn.sim.network import Flight
 from jvpn.sim.violation import Violation
 from jvpn.sim.world import World
@@ -38,7 +38,9 @@ class Guard:
 
     def _tap(self, flight: Flight) -> None:
         asking = self._asking
-        if asking is not None and not flight.up and flight.destination == asking.source:
+        # CONTROL goes to the bound source whoever has reminded the gateway of it.
+        answers = not flight.up and flight.data[0] != PacketType.CONTROL
+        if asking is not None and answers and flight.destination == asking.source:
             self._answered += len(flight.data)
 
     def _watched(

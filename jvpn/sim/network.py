@@ -15,7 +15,7 @@ from typing import Any, Final
 from jvpn.lab.link_model import LinkModel, LinkParams, merge
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import HEADER_SIZE, MAC_SIZE, TICKET_SIZE, PacketType
-from jvpn.sim.clock import Agenda
+from jvpn.sim.clock import NS, Agenda
 from workers.commands import Endpoint
 
 GATEWAY: Final = Endpoint(to_bytes("203.0.113.1"), 51820)
@@ -147,6 +147,8 @@ class Network:
     #: What was sent lately, for who would send it again.
     recent: deque[Flight] = field(default_factory=lambda: deque(maxlen=64))
     sent: int = 0
+    #: The longest that a datagram has been, or will be, under way.
+    longest_ms: float = 0.0
 
     def add(self, seed: str, up: LinkParams, down: LinkParams) -> UplinkPath:
         number = len(self.uplinks)
@@ -189,6 +191,7 @@ class Network:
         if direction is None:
             return
         for at_ns in direction.arrivals(self.agenda.now_ns, len(flight.data)):
+            self.longest_ms = max(self.longest_ms, (at_ns - self.agenda.now_ns) / NS)
             spoilt = direction.spoil(flight.data)
             arriving = flight
             if spoilt is not None:

@@ -19,6 +19,7 @@ from jvpn.sim.guard import Guard
 from jvpn.sim.network import Flight
 from jvpn.sim.nonces import Nonces
 from jvpn.sim.plan import Plan, plan
+from jvpn.sim.promises import Promises
 from jvpn.sim.traffic import Traffic
 from jvpn.sim.violation import Violation
 from jvpn.sim.world import Spins, World
@@ -79,6 +80,8 @@ class Run:
         self.guard = Guard(world)
         world.network.taps += [self.nonces, self._count]
         self.attacker = Attacker(world, self.guard)
+        self.promises = Promises(world)
+        self.traffic.oldest_ms = self._oldest_ms
         world.watchers.append(self.checks)
         world.gateway.reports.delay_ms = world.client.reports.delay_ms = chosen.worker_delay_ms
         self._undo: dict[int, Callable[[], None]] = {}
@@ -142,6 +145,9 @@ class Run:
             world.agenda.at(begin_ns + fault.at_ms * NS, partial(self._begin, fault))
         self.traffic.connect(world.client.packet, world.gateway.packet)
         self._mind_the_client()
+        if chosen.fair:
+            world.run(begin_ns + chosen.chaos_ms * NS, lambda: world.attached)
+            self.traffic.fair_since_ns = world.agenda.now_ns
         world.run(begin_ns + chosen.chaos_ms * NS)
         self._heal()
         world.run(world.agenda.now_ns + chosen.heal_ms * NS, lambda: world.attached)
@@ -183,6 +189,13 @@ class Run:
             path.down.calm(CALM)
         self.note("everything is healed")
 
+    def _oldest_ms(self) -> float | None:
+        """How old a payload may be when it comes out: kept at one end, under way, held at the other. None: who records
+        datagrams and sends them later can make any of them old."""
+        if self.attacker.sent:
+            return None
+        return 2 * self.world.longest_resend_ms + self.world.network.longest_ms + 100
+
     def _carries(self) -> None:
         """At the end, what goes in at one end comes out at the other."""
         traffic, world = self.traffic, self.world
@@ -190,6 +203,7 @@ class Run:
         # A NAT that rebound while all was silent shows at the first packet, which the policy may not have kept.
         traffic.one(True)
         world.advance(2_000)
+        traffic.look_for_lost()
         delivered = [way.delivered for way in traffic.ways.values()]
         for _ in range(3):
             traffic.one(True)

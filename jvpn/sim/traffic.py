@@ -60,6 +60,10 @@ class Traffic:
         self.ways = {True: Stream(True), False: Stream(False)}
         #: Whether the machine of each end has something running that sends.
         self.may_send: Callable[[bool], bool] = lambda up: True
+        #: How old what is delivered may be at most; None: that cannot be said.
+        self.oldest_ms: Callable[[], float | None] = lambda: None
+        #: Since when nothing may be lost.
+        self.fair_since_ns: int | None = None
         self._stopped = False
         #: Told of each delivery: (up, number, when it was offered).
         self.came: Callable[[bool, int, int], None] = lambda up, number, sent_ns: None
@@ -103,6 +107,16 @@ class Traffic:
         self._send[up](packet(up, number, size))
         return number
 
+    def look_for_lost(self) -> None:
+        """Raises Violation when anything is missing that was offered in fair weather."""
+        if self.fair_since_ns is None:
+            return
+        for way in self.ways.values():
+            lost = [number for number, (_size, at_ns) in way.sent.items() if at_ns >= self.fair_since_ns]
+            if lost:
+                name = "up" if way.up else "down"
+                raise Violation("LOST", f"nothing was wrong, and packets {name} are lost: {lost[:5]}")
+
     def delivered_up(self, inner: bytes) -> None:
         self._delivered(self.ways[True], inner)
 
@@ -123,6 +137,9 @@ class Traffic:
         del way.sent[number]
         way.delivered += 1
         now_ns = self._agenda.now_ns
-        way.longest_ms = max(way.longest_ms, (now_ns - sent_ns) / NS)
+        age_ms, oldest_ms = (now_ns - sent_ns) / NS, self.oldest_ms()
+        if oldest_ms is not None and age_ms > oldest_ms:
+            raise Violation("TOO_OLD", f"the {where} was given packet {number}, {age_ms:.0f} ms old")
+        way.longest_ms = max(way.longest_ms, age_ms)
         way.last_ns = now_ns
         self.came(way.up, number, sent_ns)

@@ -54,6 +54,7 @@ class World:
         self.steps = 0
         #: Of all policies that were ever in force.
         self.longest_window_ms = policy.recovery_window_ms
+        self.longest_resend_ms = policy.resend_window_ms
         #: Called after every step that may have changed what a core has; they raise at what must not be.
         self.watchers: list[Callable[[], None]] = []
         self.network = Network(

@@ -1,0 +1,139 @@
+"""What both ends promise beyond their own tables: looked for by what the simulator knows itself, not by their word.
+
+    WRONG_PATH   user data to an address, or over an uplink, that the session is not bound to
+    LINKED       a steering id over two uplinks although fresh ones were left: both networks see the same client
+    ID_REPLACED  a session that is gone, or another in its place, and no TERMINATED was told
+    OVERDUE      no binding for longer than the transport-loss TTL, by the simulator's clock
+
+A tap of the network and a watcher of the world.
+"""
+
+from jvpn.agent.core import ClientCore
+from jvpn.observability.events import StateChange
+from jvpn.protocol.addresses import to_bytes
+from jvpn.protocol.constants import DATA_KINDS, HANDSHAKE_TYPES
+from jvpn.session.machine import State
+from jvpn.sim.clock import NS, TimedSink
+from jvpn.sim.network import Flight
+from jvpn.sim.violation import Violation
+from jvpn.sim.world import World
+from jvpn.supervisor.core import GatewayCore
+
+_SLACK_MS = 2
+
+
+class Promises:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._uplink_of: dict[bytes, int] = {}
+        self._ended = {"gateway": _Ends(world.gateway.sink), "client": _Ends(world.client.sink)}
+        self._gateway_had: tuple[GatewayCore | None, frozenset[bytes]] = (None, frozenset())
+        self._client_had: tuple[ClientCore | None, bytes | None] = (None, None)
+        self._unbound_ns: dict[bytes, int] = {}
+        world.network.taps.append(self._tap)
+        world.watchers.append(self._look)
+
+    # What is sent
+
+    def _tap(self, flight: Flight) -> None:
+        data = flight.data[0] in DATA_KINDS
+        if flight.up:
+            if data:
+                self._data_up(flight)
+            self._unlinked(flight)
+        elif data:
+            self._data_down(flight)
+
+    def _data_down(self, flight: Flight) -> None:
+        gateway = self._world.gateway
+        found = gateway.context.by_steering_id.get(flight.data[4:12]) if gateway.core is not None else None
+        if found is None:
+            return
+        session, index = found
+        active = session.bindings.active
+        bound = active is not None and (active.index, active.source[1]) == (index, flight.destination.port)
+        if not bound or active is None or to_bytes(active.source[0]) != flight.destination.address:
+            raise Violation("WRONG_PATH", f"user data to #{index}, but bound is {active}")
+
+    def _data_up(self, flight: Flight) -> None:
+        core = self._world.client.core
+        session = None if core is None else core.session
+        if session is None or session.requester.attempt is not None:
+            return
+        active = session.paths.active_path
+        if active is None or active.uplink.socket != flight.uplink or active.steering_id != flight.data[4:12]:
+            where = "none" if active is None else f"#{active.index}"
+            raise Violation("WRONG_PATH", f"user data over uplink {flight.uplink}, but active is {where}")
+
+    def _unlinked(self, flight: Flight) -> None:
+        if flight.uplink is None or flight.data[0] in HANDSHAKE_TYPES:
+            return
+        steering_id = flight.data[4:12]
+        first = self._uplink_of.setdefault(steering_id, flight.uplink)
+        if first == flight.uplink:
+            return
+        core = self._world.client.core
+        session = None if core is None else core.session
+        if session is not None and session.paths.last_index < session.paths.highest_installed:
+            raise Violation("LINKED", f"one steering id over the uplinks {first} and {flight.uplink}")
+
+    # What is kept
+
+    def _look(self) -> None:
+        self._gateway()
+        self._client()
+
+    def _gateway(self) -> None:
+        gateway = self._world.gateway
+        core = gateway.core
+        if core is None:
+            return
+        before, had = self._gateway_had
+        sessions = gateway.context.sessions
+        if before is core and had - sessions.keys():
+            ended = self._ended["gateway"].ended()
+            for session_id in had - sessions.keys():
+                if session_id.hex() not in ended:
+                    raise Violation("ID_REPLACED", f"{session_id.hex()} is gone, and no TERMINATED was told")
+        if before is not core or had != sessions.keys():
+            self._gateway_had = core, frozenset(sessions)
+        for session_id in list(self._unbound_ns):
+            if session_id not in sessions:
+                del self._unbound_ns[session_id]
+        now_ns = self._world.agenda.now_ns
+        for session_id, session in sessions.items():
+            if session.machine.active_bindings or session.machine.terminated:
+                self._unbound_ns.pop(session_id, None)
+                continue
+            since_ns = self._unbound_ns.setdefault(session_id, now_ns)
+            late_ms = (now_ns - since_ns) // NS - session.policy.transport_loss_ttl_ms
+            if late_ms > _SLACK_MS and not self._world.gateway_is_due:
+                raise Violation("OVERDUE", f"{session.hex_id}: no binding, {late_ms} ms beyond the TTL")
+
+    def _client(self) -> None:
+        core = self._world.client.core
+        before, had = self._client_had
+        session = None if core is None else core.session
+        has = None if session is None else session.session_id
+        if core is before and has == had:
+            return
+        if core is before and had is not None and had.hex() not in self._ended["client"].ended():
+            raise Violation("ID_REPLACED", f"the client left {had.hex()}, and no TERMINATED was told")
+        self._client_had = core, has
+
+
+class _Ends:
+    """Sessions whose TERMINATED an end has told."""
+
+    def __init__(self, sink: TimedSink) -> None:
+        self._sink = sink
+        self._read = 0
+        self._ended: set[str] = set()
+
+    def ended(self) -> set[str]:
+        events = self._sink.events
+        for event in events[self._read :]:
+            if isinstance(event, StateChange) and event.to is State.TERMINATED:
+                self._ended.add(event.session_id)
+        self._read = len(events)
+        return self._ended
