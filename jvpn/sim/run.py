@@ -147,7 +147,7 @@ class Run:
         self._mind_the_client()
         if chosen.fair:
             world.run(begin_ns + chosen.chaos_ms * NS, lambda: world.attached)
-            self.traffic.fair_since_ns = world.agenda.now_ns
+            self.traffic.fair_since_ns = world.agenda.now_ns + NS
         world.run(begin_ns + chosen.chaos_ms * NS)
         self._heal()
         world.run(world.agenda.now_ns + chosen.heal_ms * NS, lambda: world.attached)
