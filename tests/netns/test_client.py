@@ -455,7 +455,7 @@ def test_a_client_moves_and_ends_when_its_gateway_says_so(here: ClientLab) -> No
     assert here.status()["session"] == session
     assert here.ping(GATEWAY_INNER)
     wrong = here.jvpn("terminate", "zz", "--run-dir", run_dir)
-    assert (wrong.returncode, "0 sessions" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "no session begins with" in wrong.stderr) == (1, True)
     done = here.jvpn("terminate", session[:8], "--json", "--run-dir", run_dir)
     assert json.loads(done.stdout) == {"terminated": session}
     assert here.client.process.wait(20) == 3
