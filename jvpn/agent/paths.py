@@ -158,9 +158,7 @@ class PathTable:
         old = self.paths.get(uplink.number)
         self.last_index = self.last_index + 1 if unused else self.last_index
         if old is not None:
-            self.left[old.index] = old.steering_id
-            while len(self.left) > LEFT_KEPT:
-                del self.left[next(iter(self.left))]
+            self._leave(old)
         health = PathHealth(self.policy, now_ms * NS, active=active)
         health.not_steady_before(uplink.damped_until_ms * NS)
         own_id = steering_id(self.secrets, self.last_index)
@@ -169,6 +167,21 @@ class PathTable:
             path.before = (old.challenge, old.challenge_ms) if old.challenge else old.before
         self.paths[uplink.number] = path
         return path
+
+    def outnumber(self, index: int) -> None:
+        """Give the candidates that are on an older index one newer than `index`, as far as the gateway has installed
+        any: what was lost on an index can go again on newer ones only."""
+        for number, path in sorted(self.paths.items()):
+            if number == self.active or path.index > index or self.last_index >= self.highest_installed:
+                continue
+            self._leave(path)
+            self.last_index += 1
+            path.index, path.steering_id = self.last_index, steering_id(self.secrets, self.last_index)
+
+    def _leave(self, path: ClientPath) -> None:
+        self.left[path.index] = path.steering_id
+        while len(self.left) > LEFT_KEPT:
+            del self.left[next(iter(self.left))]
 
     def take_counter(self, index: int) -> int:
         """The next counter for a REQUEST on `index`, never given out again."""

@@ -98,6 +98,7 @@ class Switching:
             reason = Reason.REATTACH_REQUESTED
         old, number = path_ref(active), active.uplink.number
         challenge = (active.challenge, active.challenge_ms)
+        self._paths.outnumber(old.index)
         self._paths.active = None
         fresh = self._paths.open(active.uplink, now_ms)
         if stay:
