@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,6 +110,7 @@ class JvpnContestant:
         a path without a history."""
         if self.active() != link.name:
             link.carrier_down()
+            time.sleep(0.1)  # or its first probe would go while it is down, and be remembered as lost
             link.carrier_up()
 
     def switch(self) -> None:

@@ -86,7 +86,7 @@ MISHAPS: dict[str, Mishap] = {
     "blackhole": Mishap(lambda s: s.struck.blackhole(), _heal),
     "blackhole_up": Mishap(lambda s: s.struck.blackhole("up"), _heal),
     "blackhole_down": Mishap(lambda s: s.struck.blackhole("down"), _heal),
-    "nat_rebind": Mishap(_nat_rebind, nothing, prepare=_nat_on),
+    "nat_rebind": Mishap(_nat_rebind, nothing, prepare=_nat_on, alone=True),
     "loss_30": Mishap(lambda s: s.struck.impair(loss=0.3), _heal, watch_s=4.0),
     "path_return": Mishap(
         lambda s: s.struck.blackhole(),

@@ -33,6 +33,8 @@ COLOURS = {
     "jvpn-suite2": "#56b4e9",
     "wireguard-go": "#d55e00",
     "openvpn": "#999999",
+    "wireguard-go+script": "#e69f00",
+    "strongswan": "#009e73",
 }
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 WIRES = {"gso": "plain veth: superpackets stay whole", "xdp": "native XDP: frames travel singly"}
@@ -43,6 +45,19 @@ TRAFFIC = {
     "tcp_up_8": "TCP up,\n8 streams",
     "tcp_down_8": "TCP down,\n8 streams",
     "tcp6_up": "TCP up,\nIPv6 inside",
+}
+FAULTS = {
+    "link_down": "link down, another path validated",
+    "link_down_cold": "link down, another comes up at that moment",
+    "cable": "cable pulled: no carrier, routes stay unless the kernel takes them",
+    "blackhole": "both directions silent",
+    "blackhole_up": "silent from client to gateway",
+    "blackhole_down": "silent from gateway to client",
+    "nat_rebind": "NAT rebinding",
+    "loss_30": "30 % loss (the longest silence in 4 s)",
+    "path_return": "the only path returns after 5 s of silence (from its return)",
+    "path_return_link": "the only link comes up again after 5 s (from its return)",
+    "voluntary": "chosen switch",
 }
 #: figure → its panel's title, and the measurements it is shown of.
 PANELS: list[tuple[str, str, dict[str, str]]] = [
@@ -173,6 +188,41 @@ def scaling(document: dict[str, Any]) -> Figure:
     return figure
 
 
+def recovery(document: dict[str, Any]) -> Figure:
+    """A panel for each fault, a line for each system and round trip: every trial, with median and 99th percentile."""
+    runs = [run for run in document["runs"] if run["traffic"] == "1khz"]
+    faults = [fault for fault in FAULTS if any(run["fault"] == fault for run in runs)]
+    rows = -(-len(faults) // 2)
+    figure, grid = plt.subplots(rows, 2, figsize=(12, 2.1 * rows), squeeze=False, sharex=True)
+    for fault, axes in zip(faults, grid.flat, strict=False):
+        _trials(axes, [run for run in runs if run["fault"] == fault])
+        axes.set_title(FAULTS[fault], fontsize=9)
+        axes.set_xscale("log")
+        axes.set_xlim(1, 10_000)
+        _plain(axes, "x")
+    for axes in grid.flat[len(faults) :]:
+        axes.set_visible(False)
+    for axes in grid[-1]:
+        axes.set_xlabel("silence in the worse direction, ms; open: it had not ended when the trial did")
+    return figure
+
+
+def _trials(axes: Axes, runs: list[dict[str, Any]]) -> None:
+    lines = sorted({(list(COLOURS).index(run["system"]), run["rtt_ms"], run["system"]) for run in runs})[::-1]
+    for place, (_order, rtt_ms, system) in enumerate(lines):
+        same = [run for run in runs if (run["system"], run["rtt_ms"]) == (system, rtt_ms)]
+        for back in (True, False):
+            gaps = [run["gap_ms"] for run in same if run["recovered"] is back]
+            face = COLOURS[system] if back else "none"
+            axes.scatter(
+                gaps, [place] * len(gaps), s=16, facecolors=face, edgecolors=COLOURS[system], linewidths=0.8
+            )
+        gaps = sorted(run["gap_ms"] for run in same)
+        axes.plot([gaps[len(gaps) // 2]], [place], "|", color="black", markersize=11)
+    axes.set_yticks(range(len(lines)), [f"{system}, {rtt:g} ms" for _order, rtt, system in lines], fontsize=7)
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+
+
 def _plain(axes: Axes, grid: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y" if grid == "y" else "x", linewidth=0.4)
@@ -183,6 +233,7 @@ PLOTS: dict[str, Callable[[dict[str, Any]], Figure]] = {
     "throughput": throughput,
     "steering": steering,
     "scaling": scaling,
+    "recovery": recovery,
 }
 
 
@@ -191,7 +242,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folder", type=Path, help="with throughput.json, steering.json, scaling.json, or some of them"
+        "folder",
+        type=Path,
+        help="with throughput.json, steering.json, scaling.json, recovery.json, or some of them",
     )
     parser.add_argument("--format", choices=("svg", "png"), default="svg")
     given = parser.parse_args()

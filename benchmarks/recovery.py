@@ -24,7 +24,7 @@ from typing import Any
 import debian
 from contestants import Contestant, JvpnContestant, contestants
 from mishaps import MISHAPS
-from recovery_figures import Run, keys, table
+from recovery_figures import Run, keys, rows, table
 from stage import Stage
 from systems import ready
 from trials import TRAFFIC, Trials
@@ -190,6 +190,9 @@ def main() -> int:
     parser.add_argument(
         "--merge", type=Path, action="append", default=[], metavar="FILE", help="add these runs too"
     )
+    parser.add_argument(
+        "--rows", action="store_true", help="measure nothing: print what FILE holds as Markdown"
+    )
     given = parser.parse_args()
     if os.geteuid() != 0:
         print(
@@ -197,6 +200,9 @@ def main() -> int:
         )
         return 77
     bench = Bench(given.json, given.merge, [float(rtt) for rtt in given.rtt.split(",")])
+    if given.rows:
+        print("\n".join(rows(table(bench.runs))))
+        return 0
     try:
         measure(bench, given)
     except debian.NoPeer as error:

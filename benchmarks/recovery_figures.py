@@ -95,3 +95,26 @@ def keys(runs: list[Run], system: str, rtt_ms: float) -> dict[str, Any]:
 def _p50(own: list[Run], fault: str) -> float | None:
     values = [run["gap_ms"] for run in own if run["fault"] == fault and run["traffic"] == "1khz"]
     return spread(values)["p50"] if values else None
+
+
+def rows(found: Table) -> list[str]:
+    """The table as Markdown: a line for each system, fault, traffic and round trip."""
+    lines = [
+        "| fault | traffic | RTT ms | system | trials | p50 | p90 | p99 | max | lost | late | not back |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    flat = [
+        (fault, traffic, float(rtt), system, figures)
+        for system, rtts in found.items()
+        for rtt, faults in rtts.items()
+        for fault, kinds in faults.items()
+        for traffic, figures in kinds.items()
+    ]
+    for fault, traffic, rtt, system, figures in sorted(flat, key=lambda row: row[:4]):
+        gaps = " | ".join(f"{figures['gap_ms'][part]:.0f}" for part in PARTS)
+        lost, late = (figures[name]["total"] if name in figures else "" for name in ("lost", "late"))
+        lines.append(
+            f"| {fault} | {traffic} | {rtt:g} | {system} | {figures['trials']} | {gaps} | {lost} | {late} "
+            f"| {figures['not_recovered'] or ''} |"
+        )
+    return lines
