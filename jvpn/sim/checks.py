@@ -100,7 +100,8 @@ class Checks:
             version = session.machine.state_version
             if version != self._versions.get(session_id):
                 self._moved(session, version)
-            self._clocks(session)
+            if not self._world.gateway_is_due:
+                self._clocks(session)
         if len(sessions) > 1:
             alive = [session.hex_id for session in sessions.values() if not session.machine.terminated]
             if len(alive) > 1:

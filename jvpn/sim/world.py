@@ -160,6 +160,7 @@ class World:
 
     @property
     def gateway_is_due(self) -> bool:
+        """Its supervisor, perhaps one that has just been started, has deadlines to look at."""
         return self._gateway_ns is not None and self._gateway_ns <= self.agenda.now_ns
 
     @property
