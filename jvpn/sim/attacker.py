@@ -27,6 +27,7 @@ from jvpn.sim.violation import Violation
 from jvpn.sim.world import World
 from jvpn.supervisor.live_session import LiveSession
 from workers.commands import Endpoint
+from workers.counters import Counter
 
 #: Where an attacker that is no relay sends from, and where the relay does.
 OWN: Final = Endpoint(to_bytes("192.0.2.66"), 6_666)
@@ -150,7 +151,13 @@ class Attacker:
         """A genuine datagram of the client, from the attacker's address."""
         copy = Flight(UP, seen.uplink, OWN, GATEWAY, seen.data, False)
         self._count(copy)
+        before = self._delivered()
         self._world.gateway.receive(copy)
+        if self._delivered() != before:
+            raise Violation("ATTACKER", "the gateway delivers user data from an address that is not bound")
+
+    def _delivered(self) -> int:
+        return sum(worker.count(Counter.DELIVERED_PACKETS) for worker in self._world.gateway.workers.values())
 
     def _count(self, flight: Flight) -> None:
         self.sent += 1

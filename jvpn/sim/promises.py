@@ -30,6 +30,7 @@ class Promises:
         self._gateway_had: tuple[GatewayCore | None, frozenset[bytes]] = (None, frozenset())
         self._client_had: tuple[ClientCore | None, bytes | None] = (None, None)
         self._unbound_ns: dict[bytes, int] = {}
+        self._client_since_ns: int | None = None
         world.network.taps.append(self._tap)
         world.watchers.append(self._look)
 
@@ -100,21 +101,28 @@ class Promises:
         for session_id in list(self._unbound_ns):
             if session_id not in sessions:
                 del self._unbound_ns[session_id]
-        now_ns = self._world.agenda.now_ns
         for session_id, session in sessions.items():
             if session.machine.active_bindings or session.machine.terminated:
                 self._unbound_ns.pop(session_id, None)
-                continue
-            since_ns = self._unbound_ns.setdefault(session_id, now_ns)
-            late_ms = (now_ns - since_ns) // NS - session.policy.transport_loss_ttl_ms
-            if late_ms > _SLACK_MS and not self._world.gateway_is_due:
-                raise Violation("OVERDUE", f"{session.hex_id}: no binding, {late_ms} ms beyond the TTL")
+            elif not self._world.gateway_is_due:
+                since_ns = self._unbound_ns.setdefault(session_id, self._world.agenda.now_ns)
+                self._not_too_long("gateway", since_ns, session.policy.transport_loss_ttl_ms)
+
+    def _not_too_long(self, where: str, since_ns: int, ttl_ms: int) -> None:
+        late_ms = (self._world.agenda.now_ns - since_ns) // NS - ttl_ms
+        if late_ms > _SLACK_MS:
+            raise Violation("OVERDUE", f"the {where} has no binding, {late_ms} ms beyond the TTL")
 
     def _client(self) -> None:
         core = self._world.client.core
         before, had = self._client_had
         session = None if core is None else core.session
         has = None if session is None else session.session_id
+        if session is None or has != had or session.view.active_bindings or not session.configured:
+            self._client_since_ns = None
+        elif not session.view.terminated and not self._world.client_is_due:
+            self._client_since_ns = self._client_since_ns or self._world.agenda.now_ns
+            self._not_too_long("client", self._client_since_ns, session.policy.transport_loss_ttl_ms)
         if core is before and has == had:
             return
         if core is before and had is not None and had.hex() not in self._ended["client"].ended():

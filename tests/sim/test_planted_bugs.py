@@ -1,0 +1,111 @@
+"""The simulator can fail: bugs that are planted are caught within so many seeds, and the same seeds pass without them.
+
+The seeds are ordinary ones, from 0 on, but where `shape` says that what the bug needs comes more often than it would.
+docs/simulator.md has this table too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import pytest
+from planted import BUGS
+
+from jvpn.sim.faults import FAULTS, Fault
+from jvpn.sim.plan import Plan, plan
+from jvpn.sim.run import Run
+
+Shape = Callable[[Plan], Plan]
+
+
+def as_it_is(chosen: Plan) -> Plan:
+    return chosen
+
+
+def often(*names: str) -> Shape:
+    """Faults of these kinds only, each when the plan has one."""
+
+    def shaped(chosen: Plan) -> Plan:
+        faults = []
+        for fault in chosen.faults:
+            name = names[fault.draw % len(names)]
+            least, most = FAULTS[name].lasts_ms
+            faults.append(replace(fault, name=name, lasts_ms=min(max(fault.lasts_ms, least), most)))
+        return replace(chosen, faults=tuple(faults))
+
+    return shaped
+
+
+def cut_off(chosen: Plan) -> Plan:
+    """Nothing gets through for longer than the transport-loss TTL."""
+    policy = replace(chosen.policy, transport_loss_ttl_ms=4_000, recovery_window_ms=1_000)
+    faults = (Fault(0, 2_000, 9_000, "partition", 0, 1),)
+    return replace(chosen, policy=policy, faults=faults, fair=False, chaos_ms=14_000)
+
+
+def fair(chosen: Plan) -> Plan:
+    """Nothing goes wrong, and a rekey comes."""
+    policy = replace(chosen.policy, rekey_interval_ms=10_000)
+    calm = plan(FAIR_SEED).uplinks
+    return replace(chosen, policy=policy, uplinks=calm, faults=(), fair=True, chaos_ms=17_000)
+
+
+FAIR_SEED: Final = next(seed for seed in range(1_000) if plan(seed).fair)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What it is caught as, and within how many seeds."""
+
+    codes: frozenset[str]
+    within: int
+    shape: Shape = as_it_is
+
+
+def case(codes: str, within: int, shape: Shape = as_it_is) -> Case:
+    return Case(frozenset(codes.split()), within, shape)
+
+
+CASES: Final = {
+    "accepts_a_replay": case("DELIVERED_TWICE", 10),
+    "binds_before_proof": case("ATTACKER", 40),
+    "moves_before_proof": case("MOVED", 40, often("race", "link_down")),
+    "counts_replays_against_the_session": case("MOVED", 40, often("replay", "nat_rebinding")),
+    "roams_by_data": case("ATTACKER WRONG_PATH", 40),
+    "believes_any_reset": case("MOVED", 40, often("race", "blackhole")),
+    "takes_data_from_anywhere": case("ATTACKER", 40),
+    "reuses_nonces_after_a_bind": case("NONCE_TWICE", 20),
+    "reuses_nonces_in_a_new_worker": case("NONCE_TWICE NOT_CARRIED", 40, often("worker_killed")),
+    "repeats_the_counter_of_requests": case("NONCE_TWICE", 40),
+    "takes_over_in_the_same_epoch": case("EVENTS NONCE_TWICE", 40),
+    "has_two_bindings": case("ONE_BINDING", 20),
+    "sends_on_the_old_path": case("WRONG_PATH REFUSED", 20),
+    "replaces_a_session_in_silence": case("ID_REPLACED", 40),
+    "uses_a_steering_id_again": case("LINKED", 20),
+    "forgets_a_version": case("EVENTS", 40),
+    "moves_without_an_event": case("EVENTS", 20),
+    "tells_a_wrong_reason": case("EVENTS", 40),
+    "ignores_the_recovery_window": case("OVERDUE", 10, cut_off),
+    "forgets_the_loss_ttl": case("OVERDUE", 10, cut_off),
+    "restarts_the_loss_ttl": case("OVERDUE", 10, cut_off),
+    "delivers_twice": case("DELIVERED_TWICE", 40),
+    "sends_again_without_a_window": case("DELIVERED_TWICE", 40),
+    "delivers_what_is_too_old": case("TOO_OLD", 40),
+    "drops_the_old_phase_at_once": case("LOST", 40, fair),
+    "answers_only_once": case("STRANDED", 40),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BUGS))
+def test_a_planted_bug_is_caught(name: str) -> None:
+    wanted = CASES[name]
+    caught = ""
+    for seed in range(wanted.within):
+        with BUGS[name]():
+            result = Run(wanted.shape(plan(seed))).run()
+        if result.code:
+            caught = result.code
+            break
+    assert caught in wanted.codes, f"{name}: {caught or 'not caught'}, {result.text}"
+    without = Run(wanted.shape(plan(seed))).run()
+    assert not without.code, f"seed {seed} without {name}: {without.code}: {without.text}"
