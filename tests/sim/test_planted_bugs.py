@@ -6,6 +6,7 @@ docs/simulator.md has this table too.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -109,3 +110,13 @@ def test_a_planted_bug_is_caught(name: str) -> None:
     assert caught in wanted.codes, f"{name}: {caught or 'not caught'}, {result.text}"
     without = Run(wanted.shape(plan(seed))).run()
     assert not without.code, f"seed {seed} without {name}: {without.code}: {without.text}"
+
+
+def test_the_table_says_what_is_held() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
+    told = {row[0]: (row[2], int(row[3])) for row in rows if row[0] in BUGS}
+    assert told.keys() == BUGS.keys() == CASES.keys()
+    for name, (code, within) in told.items():
+        assert code in CASES[name].codes
+        assert within == CASES[name].within
