@@ -1,21 +1,32 @@
-"""Link, address and route news from the kernel (rtnetlink, by pyroute2), and what there is now."""
+"""Link, address and route news from the kernel (rtnetlink), and what there is now."""
 
-import os
 import socket
-import threading
-import time
-from collections import deque
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 _IFF_UP, _IFF_LOWER_UP = 1 << 0, 1 << 16
 _IFA_F_DADFAILED, _IFA_F_TENTATIVE, _IFA_F_OPTIMISTIC = 0x08, 0x40, 0x04
 _SCOPE_LINK = 253
 _MAIN_TABLE = 254
-_RELISTEN_S = 0.2
+
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 17, 20, 21, 24
+_IFLA_IFNAME, _RTA_OIF = 3, 4
+#: RTMGRP_LINK, and of IPv4 and IPv6 RTMGRP_…_IFADDR and RTMGRP_…_ROUTE.
+_GROUPS: Final = 0x01 | 0x10 | 0x40 | 0x100 | 0x400
+_MESSAGE_BYTES: Final = 1 << 16
+#: struct nlmsghdr: length and type. ifinfomsg: family, index, flags. ifaddrmsg: index. rtmsg: dst_len, table.
+_HEADER: Final = struct.Struct("=IH10x")
+_LINK: Final = struct.Struct("=B3xiI4x")
+_ADDRESS: Final = struct.Struct("=4xi")
+_ROUTE: Final = struct.Struct("=xB2xB")
+_ROUTE_BYTES: Final = 12
+_LEAST: Final = {16: 16, 17: 16, 20: 8, 21: 8, 24: 12}
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_NUMBER: Final = struct.Struct("=i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,65 +96,86 @@ def default_route_devices() -> list[str]:
 
 
 class LinkMonitor:
-    """A thread that listens; `fileno` becomes readable when `take` has news."""
+    """Listens to rtnetlink(7); `fileno` becomes readable when `take` has news. Raises OSError when it may not listen.
+
+    Read by ourselves, where all else goes by pyroute2: the news that a link is down is what recovery waits for, and
+    of a message with a hundred attributes two numbers and a name are wanted.
+    """
 
     def __init__(self) -> None:
-        self._news: deque[News] = deque()
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._listening = threading.Event()
-        # The thread ends with the process: nothing interrupts its read.
-        self._thread = threading.Thread(target=self._run, name="jvpn-links", daemon=True)
-        self._thread.start()
-        self._listening.wait()
+        self._socket = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            socket.NETLINK_ROUTE,
+        )
+        self._socket.bind((0, _GROUPS))
 
     def fileno(self) -> int:
-        return self._event
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self._listen()
-            except (OSError, NetlinkError):
-                # ENOBUFS: the kernel dropped some of it.
-                time.sleep(_RELISTEN_S)
-
-    def _listen(self) -> None:
-        # pyroute2 ties a socket to the thread that makes it.
-        with IPRoute() as netlink:
-            netlink.bind()
-            if self._listening.is_set():
-                self._tell(LostNews())
-            self._listening.set()
-            while True:
-                for message in netlink.get():
-                    news = _understood(message)
-                    if news is not None:
-                        self._tell(news)
-
-    def _tell(self, news: News) -> None:
-        self._news.append(news)
-        os.eventfd_write(self._event, 1)
+        return self._socket.fileno()
 
     def take(self) -> list[News]:
         """In the order of the kernel's news."""
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            return []
-        news = []
-        while self._news:
-            news.append(self._news.popleft())
-        return news
+        news: list[News] = []
+        while True:
+            try:
+                data = self._socket.recv(_MESSAGE_BYTES)
+            except BlockingIOError:
+                return news
+            except OSError:
+                # ENOBUFS: the kernel dropped some of it.
+                news.append(LostNews())
+                continue
+            news += understood(data)
 
 
-def _understood(message: Any) -> News | None:
-    event = message.get("event")
-    if event == "RTM_NEWLINK":
-        return LinkNews(message.get_attr("IFLA_IFNAME"), message["index"], _up(message["flags"]))
-    if event == "RTM_DELLINK":
-        return LinkNews(message.get_attr("IFLA_IFNAME"), None, False)
-    if event in ("RTM_NEWADDR", "RTM_DELADDR"):
-        return AddressNews(message["index"])
-    if event == "RTM_NEWROUTE" and message["table"] == _MAIN_TABLE and message.get_attr("RTA_OIF"):
-        return RouteNews(message.get_attr("RTA_OIF"), message["dst_len"] == 0)
-    return None
+def understood(data: bytes) -> Iterator[News]:
+    """What one read of an rtnetlink socket says that concerns us (struct nlmsghdr and what follows it)."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind = _HEADER.unpack_from(data, at)
+        body = data[at + _HEADER.size : at + length]
+        at += max(_HEADER.size, length + 3 & ~3)
+        news = _READERS[kind](kind, body) if kind in _READERS and len(body) >= _LEAST[kind] else None
+        if news is not None:
+            yield news
+
+
+def _link(kind: int, body: bytes) -> News | None:
+    family, index, flags = _LINK.unpack_from(body)
+    name = _attributes(body, _LINK.size).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+    # Of another family: what happens to it as the port of a bridge.
+    if family != socket.AF_UNSPEC or not name:
+        return None
+    return LinkNews(name, None, False) if kind == _RTM_DELLINK else LinkNews(name, index, _up(flags))
+
+
+def _address(_kind: int, body: bytes) -> News | None:
+    (index,) = _ADDRESS.unpack_from(body)
+    return AddressNews(index)
+
+
+def _route(_kind: int, body: bytes) -> News | None:
+    bits, table = _ROUTE.unpack_from(body)
+    device = _attributes(body, _ROUTE_BYTES).get(_RTA_OIF, b"")
+    if table != _MAIN_TABLE or len(device) != _NUMBER.size:
+        return None
+    return RouteNews(_NUMBER.unpack(device)[0], bits == 0)
+
+
+def _attributes(body: bytes, at: int) -> dict[int, bytes]:
+    """struct rtattr's from there on."""
+    found = {}
+    while at + _ATTRIBUTE.size <= len(body):
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        found[kind] = body[at + _ATTRIBUTE.size : at + length]
+        at += max(_ATTRIBUTE.size, length + 3 & ~3)
+    return found
+
+
+_READERS: Final[dict[int, Callable[[int, bytes], News | None]]] = {
+    _RTM_NEWLINK: _link,
+    _RTM_DELLINK: _link,
+    _RTM_NEWADDR: _address,
+    _RTM_DELADDR: _address,
+    _RTM_NEWROUTE: _route,
+}
