@@ -21,8 +21,32 @@ if TYPE_CHECKING:
 #: PROBEs (and verifications of DATA from elsewhere) an id is answered: a second, and at once.
 PROBES_PER_S: Final = 40
 PROBE_BURST: Final = 20
+#: PATH datagrams that are not new, from another source than the bound one, a second, and at once.
+STRAY_PER_S: Final = 1
+STRAY_BURST: Final = 3
 
 _PREFIX = struct.Struct(">BBxx8s")
+
+
+class _Bucket:
+    """So many a second, and so many at once."""
+
+    __slots__ = ("_burst", "_per_s", "_refilled_ns", "_tokens")
+
+    def __init__(self, per_s: int, burst: int) -> None:
+        self._per_s = per_s
+        self._burst = float(burst)
+        self._tokens = self._burst
+        self._refilled_ns = 0
+
+    def take(self, now_ns: int) -> bool:
+        passed_s = (now_ns - self._refilled_ns) / 1e9
+        self._tokens = min(self._burst, self._tokens + passed_s * self._per_s)
+        self._refilled_ns = now_ns
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class PathEntry:
@@ -33,8 +57,9 @@ class PathEntry:
     """
 
     __slots__ = (
-        "_refilled_ns",
-        "_tokens",
+        "_again",
+        "_probes",
+        "_stray",
         "accepted",
         "drain_until_ns",
         "highest",
@@ -58,8 +83,9 @@ class PathEntry:
         self.received = 0
         self.highest = 0
         self.path_highest = -1
-        self._tokens = float(PROBE_BURST)
-        self._refilled_ns = 0
+        self._probes = _Bucket(PROBES_PER_S, PROBE_BURST)
+        self._again = _Bucket(PROBES_PER_S, PROBE_BURST)
+        self._stray = _Bucket(STRAY_PER_S, STRAY_BURST)
 
     def refusal(self, source: Address, now_ns: int, gateway: bool) -> Counter | None:
         """Why DATA from `source` on this index is not taken; None when it is."""
@@ -80,13 +106,19 @@ class PathEntry:
 
     def take_token(self, now_ns: int) -> bool:
         """The bucket of this id: whether one more answer is allowed now."""
-        passed_s = (now_ns - self._refilled_ns) / 1e9
-        self._tokens = min(float(PROBE_BURST), self._tokens + passed_s * PROBES_PER_S)
-        self._refilled_ns = now_ns
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        return self._probes.take(now_ns)
+
+    def may_handle(self, counter: int, source: Address, now_ns: int) -> bool:
+        """Whether an authentic PATH datagram is handled, by buckets.
+
+        One that is not new may be genuine, when somebody copied it or a later one and was faster. Or it is a replay:
+        that must neither use up what new ones need, nor have many answers go where nobody counts them, for what the
+        other end does not get it takes for lost.
+        """
+        if counter > self.path_highest:
+            return self._probes.take(now_ns)
+        bucket = self._again if self.remote is None or source == self.remote else self._stray
+        return bucket.take(now_ns)
 
 
 class SendPath:

@@ -228,7 +228,7 @@ class Singles:
         plaintext = self._open(datagram, header, entry, now_ns)
         if plaintext is None:
             return
-        if not entry.take_token(now_ns):
+        if not entry.may_handle(header.counter, received.source, now_ns):
             self._counters[Counter.PROBE_LIMITED] += 1
             return
         self._answers.handle(udp, received, bytes(plaintext), header.counter, entry, now_ns)

@@ -284,6 +284,8 @@ def test_numbers_of_the_implementation() -> None:
         "indexes searched below the highest stored": takeover.SEARCH_BELOW,
         "PROBE on one index, rate": worker_paths.PROBES_PER_S,
         "PROBE on one index, burst": worker_paths.PROBE_BURST,
+        "PROBE again from another source than the bound one, rate": worker_paths.STRAY_PER_S,
+        "PROBE again from another source than the bound one, burst": worker_paths.STRAY_BURST,
         "replay windows of DATA kept, indexes": sessions.WINDOWS,
         "replay windows of CONTROL kept, indexes": sealed_control._WINDOWS_KEPT,
         "idle probe intervals of silence before a binding is dropped": health.GATEWAY_SILENCE_INTERVALS,

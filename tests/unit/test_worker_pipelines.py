@@ -243,12 +243,28 @@ def test_a_bucket_bounds_the_answers_of_one_id(gateway: Worker) -> None:
     for number in range(60):
         gateway.get(probe(1, number), now_ns=now_ns)
     assert len(gateway.take_sent()) == 20
-    for number in range(60):
+    for number in range(60, 120):
         gateway.get(probe(1, number), now_ns=now_ns + 10**9 // 4)
     assert len(gateway.take_sent()) == 10
     gateway.get(probe(1, 0, index=1), now_ns=now_ns)
     assert len(gateway.take_sent()) == 1
     assert gateway.counters[Counter.PROBE_LIMITED] == 90
+
+
+def test_probes_again_use_up_nothing_that_new_ones_need(gateway: Worker) -> None:
+    """From the bound source they may be genuine, overtaken by somebody's copies; from elsewhere few are answered."""
+    now_ns = 100 * 10**9
+    gateway.get(probe(1, 0), now_ns=now_ns)
+    gateway.take_sent()
+    for _ in range(60):
+        gateway.get(probe(1, 0), source=ELSEWHERE, now_ns=now_ns)
+    assert len(gateway.take_sent()) == 3
+    for _ in range(60):
+        gateway.get(probe(1, 0), now_ns=now_ns)
+    assert len(gateway.take_sent()) == 20
+    for number in range(1, 60):
+        gateway.get(probe(1, number), now_ns=now_ns)
+    assert len(gateway.take_sent()) == 19
 
 
 def resent(old_index: int, old_counter: int, counter: int, index: int = 1) -> bytes:
