@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from jvpn.sim.many import Summary
 
 SEEDS = 20
+#: Columns of an id.
+_ID = 22
 
 
 def list_all(_args: argparse.Namespace) -> int:
     from jvpn.sim.matrix.rows import SCENARIOS
 
     for scenario in SCENARIOS.values():
-        print(f"{scenario.id:<14}{scenario.title}")
+        print(f"{scenario.id:<{_ID}}{scenario.title}")
     return 0
 
 
@@ -67,7 +69,7 @@ def as_text(first: int, summaries: "dict[str, Summary]") -> str:
     lines = []
     for name, summary in summaries.items():
         good = summary.runs - len(summary.failed)
-        lines.append(f"{name:<14}{good:>4} of {summary.runs:<5}{SCENARIOS[name].title}"[:width])
+        lines.append(f"{name:<{_ID}}{good:>4} of {summary.runs:<5}{SCENARIOS[name].title}"[:width])
     for summary in summaries.values():
         for result in summary.kept[:1]:
             lines += ["", *draw(result, width)]

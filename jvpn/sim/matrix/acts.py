@@ -4,7 +4,9 @@ from typing import Any, Final
 
 from jvpn.protocol.addresses import to_bytes
 from jvpn.session.machine import Reason
+from jvpn.sim.clock import NS
 from jvpn.sim.matrix.scene import Act, Scene
+from jvpn.sim.network import Flight
 from workers.commands import Endpoint
 
 #: Overlays of a direction that do not replace each other.
@@ -105,7 +107,55 @@ def release(scene: Scene) -> None:
     held, scene.held = scene.held or [], None
     scene.note(f"{len(held)} datagrams arrive at once")
     for flight in held:
-        scene.guard.receive_up(flight)
+        scene.world.network.to_gateway(flight)
+
+
+def at_end(offset_ms: int, act: Act, *, up_held: bool = False) -> Act:
+    """`act` that much before (negative) or after the session's lifetime is over at the gateway.
+
+    `up_held`: from then on what goes up is held back until the lifetime is over, and arrives then at once.
+    """
+
+    def schedule(scene: Scene) -> None:
+        node = scene.world.gateway
+        over_ns = node.clock.agenda_ns(scene.live.ttl.session_deadline_ms)
+        begin_ns = over_ns + offset_ms * NS
+
+        def now() -> None:
+            act(scene)
+            if up_held:
+                hold(scene)
+
+        scene.world.agenda.at(begin_ns, now)
+        if up_held:
+            scene.world.agenda.at(over_ns + 20 * NS, lambda: release(scene))
+
+    return schedule
+
+
+def replay(again: int = 1, before: str = "") -> Act:
+    """All that has arrived (before the mark), both ways, arrives again so many times.
+
+    From where it came from, and by turns from elsewhere. None of it may move anything: each is watched.
+    """
+
+    def act(scene: Scene) -> None:
+        until_ns = scene.marks[before] if before else scene.world.agenda.now_ns
+        flights = [f for kind in sorted(scene.seen) for at, f in scene.seen[kind] if at <= until_ns]
+        scene.note(f"{len(flights)} recorded datagrams are replayed, {again} times")
+        path = scene.world.network.uplinks[scene.uplink(0)]
+        stranger = Endpoint(to_bytes("198.51.100.66"), 6_666)
+        for number in range(again):
+            for flight in flights:
+                if flight.up:
+                    source = flight.source if number % 2 == 0 else stranger
+                    arriving = Flight(True, flight.uplink, source, flight.destination, flight.data, False)
+                else:
+                    uplink = path.number if flight.uplink is None else flight.uplink
+                    arriving = Flight(False, uplink, flight.source, flight.destination, flight.data, False)
+                scene.unproven(arriving)
+
+    return act
 
 
 # Operators, owners, clocks

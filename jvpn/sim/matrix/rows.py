@@ -6,11 +6,13 @@ from typing import Final
 
 from multiprocess import get_context
 
-from jvpn.sim.matrix import paths, quality
+from jvpn.sim.matrix import control, lives, paths, quality, reloads, strangers
 from jvpn.sim.matrix.scene import Scenario, run_scenario
 from jvpn.sim.run import Result
 
-_ALL: Final = (*paths.SCENARIOS, *quality.SCENARIOS)
+_ALL: Final = (
+    scenario for part in (paths, quality, strangers, control, lives, reloads) for scenario in part.SCENARIOS
+)
 SCENARIOS: Final[dict[str, Scenario]] = {
     scenario.id: scenario for scenario in sorted(_ALL, key=lambda scenario: int(scenario.row[1:]))
 }

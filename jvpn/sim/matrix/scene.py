@@ -32,6 +32,8 @@ LEAD_MS: Final = 400
 #: After the end, for what is under way.
 CALM_MS: Final = 1_500
 BIRTH_MS: Final = 10_000
+#: Datagrams of each kind that are recorded.
+KEPT: Final = 400
 
 Act = Callable[["Scene"], None]
 #: What is wrong; empty: it holds.
@@ -125,18 +127,20 @@ class Scene(Run):
         self.filters: list[Callable[[Flight], bool]] = []
         #: Datagrams held back on their way, to arrive at once.
         self.held: list[Flight] | None = None
-        self.seen: dict[PacketType, list[Flight]] = {}
+        #: What has arrived and when, by kind.
+        self.seen: dict[PacketType, list[tuple[int, Flight]]] = {}
+        #: Bytes that an end got from sources that are no uplink's.
+        self.heard_of_strangers = 0
         #: What acts found at their time, for the end.
         self.findings: list[str] = []
         network = self.world.network
-        network.taps.append(self._record)
         network.to_gateway = partial(self._pass, network.to_gateway)
         network.to_client = partial(self._pass, network.to_client)
 
     def _record(self, flight: Flight) -> None:
         known = self.seen.setdefault(flight.kind, [])
-        if len(known) < 400:
-            known.append(flight)
+        if flight.genuine and len(known) < KEPT:
+            known.append((self.world.agenda.now_ns, flight))
 
     def _pass(self, deliver: Callable[[Flight], None], flight: Flight) -> None:
         if not all(passes(flight) for passes in self.filters):
@@ -145,6 +149,7 @@ class Scene(Run):
             self.held.append(flight)
             return
         deliver(flight)
+        self._record(flight)
 
     # What acts and holds ask
 
