@@ -143,7 +143,7 @@ def test_no_event_shows_a_payload_a_key_or_an_inner_address() -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["traffic waits", "idle"])
-def test_without_a_path_requests_go_every_50_ms_and_then_less_often(waits: bool) -> None:
+def test_without_a_path_requests_go_every_50_ms_and_less_often_when_nothing_waits(waits: bool) -> None:
     pair = CorePair(fast_policy(recovery_window_ms=60_000)).attach()
     pair.rules += [silent(0), silent(1)]
     pair.data_up(b"something to prove")
@@ -165,7 +165,7 @@ def test_without_a_path_requests_go_every_50_ms_and_then_less_often(waits: bool)
     pair.advance(20_000)
     late = asked_within(1_000)
     assert 18 <= early <= 21
-    assert late < early / 4
+    assert 18 <= late <= 21 if waits else late < early / 4
     # A link event asks at once.
     before = len(pair.of_kind(PacketType.REATTACH_REQUEST, up=True))
     pair.link(1, up=False)
