@@ -26,6 +26,8 @@ class Promises:
     def __init__(self, world: World) -> None:
         self._world = world
         self._uplink_of: dict[bytes, int] = {}
+        #: Ids that two uplinks had to share when there was no other left.
+        self._shared: set[bytes] = set()
         self._ended = {"gateway": _Ends(world.gateway.sink), "client": _Ends(world.client.sink)}
         self._gateway_had: tuple[GatewayCore | None, frozenset[bytes]] = (None, frozenset())
         self._client_had: tuple[ClientCore | None, bytes | None] = (None, None)
@@ -71,12 +73,13 @@ class Promises:
             return
         steering_id = flight.data[4:12]
         first = self._uplink_of.setdefault(steering_id, flight.uplink)
-        if first == flight.uplink:
+        if first == flight.uplink or steering_id in self._shared:
             return
         core = self._world.client.core
         session = None if core is None else core.session
         if session is not None and session.paths.last_index < session.paths.highest_installed:
             raise Violation("LINKED", f"one steering id over the uplinks {first} and {flight.uplink}")
+        self._shared.add(steering_id)
 
     # What is kept
 
