@@ -18,6 +18,8 @@ from jvpn.observability.linefile import LineFile
 from jvpn.session.machine import Origin
 
 DEFAULT_CAPACITY: Final = 16_384
+#: How long an event waits for others before they are written together.
+GATHER_S: Final = 0.005
 DEFAULT_RETRY_S: Final = 1.0
 
 
@@ -111,7 +113,8 @@ class FileSink:
                 self._lost += 1
                 return
             self._queue.append(event)
-            self._wake.notify()
+            if len(self._queue) == 1:
+                self._wake.notify()
 
     def close(self, timeout_s: float) -> bool:
         with self._wake:
@@ -147,6 +150,8 @@ class FileSink:
                 self._wake.wait_for(lambda: self._closing, self._retry_s)
             elif not owed:
                 self._wake.wait_for(lambda: self._queue or self._overflowed or self._closing)
+                # Whoever tells one thing is in the middle of more, such as a reattach: not to take turns with it now.
+                self._wake.wait_for(lambda: self._closing, GATHER_S)
             return self._closing
 
     def _take(self) -> tuple[list[AnyEvent], int]:
