@@ -224,6 +224,9 @@ class Switching:
         previous = self._paths.active_path
         self._paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
+        if attempt.gap_from_ms is not None and not attempt.voluntary:
+            gap_ms = min(now_ms - attempt.gap_from_ms, self._session.policy.resend_window_ms)
+            bound.health.expect_backlog(round(gap_ms * NS), now_ms * NS)
         bound.bound_us = now_ms * 1000
         self._session.choosing.bound(bound.uplink, attempt.cause)
         self._session.deciding.bound(bound, now_ms)

@@ -13,6 +13,10 @@ measured round-trip loss p, from 3 to 14. Each, not the oldest alone: on a path 
 probes are always under way, and one lost among them must not pass for k. So a path that loses nothing is found dead
 within four intervals and one round trip, also when only one direction died.
 
+After a bind that ended a gap both ends send what they kept, at up to twice its pace. Probes queue behind that wherever
+it is slow, longest for as long as the gap was: so much longer the probes of that time may wait (`expect_backlog`).
+Else a path that is only full would be left, everything be sent yet again, and the next one be full of more.
+
 Sans-I/O: times are integer nanoseconds of one monotonic clock. Feed everything that was received before asking `dead`.
 """
 
@@ -114,6 +118,7 @@ class PathHealth:
         self._pace_ns = CANDIDATE_INTERVAL_NS
         self._steady_since_ns: int | None = None
         self._steady_from_ns = 0
+        self._backlog_ns = self._backlog_until_ns = 0
 
     def follow(self, policy: Policy) -> None:
         """Another policy from now on; what was measured stays."""
@@ -188,6 +193,14 @@ class PathHealth:
         self._data_sent_ns = None
         self._stream = StreamSpacing()
         self._tries = 0
+
+    def expect_backlog(self, gap_ns: int, now_ns: int) -> None:
+        """The path was bound after a gap of `gap_ns` in which packets were kept: they go now, at twice their pace.
+
+        A way that is no faster than they first went has the last of them behind it one gap after they have all been
+        sent, two after the bind.
+        """
+        self._backlog_ns, self._backlog_until_ns = gap_ns, now_ns + 2 * gap_ns
 
     def _begin_window(self, now_ns: int) -> None:
         """A binding is judged by what happens on it: not by what waited for a link or a neighbour before it."""
@@ -288,11 +301,18 @@ class PathHealth:
         run = self._probes.run
         if len(run) < self._k:
             return None
-        return max(run[0] + self._rule.least_wait_ns, run[self._k - 1] + self._patience_ns())
+        least_ns = run[0] + self._rule.least_wait_ns + self._queued_ns(run[0])
+        last_ns = run[self._k - 1]
+        return max(least_ns, last_ns + self._patience_ns() + self._queued_ns(last_ns))
+
+    def _queued_ns(self, sent_ns: int) -> int:
+        """How long what was sent then may have queued behind a backlog."""
+        return self._backlog_ns if sent_ns < self._backlog_until_ns else 0
 
     def answering(self, now_ns: int) -> bool:
         """It has answered, and at most one probe since is overdue."""
-        return self._steady_since_ns is not None and self._probes.overdue(self._patience_ns(), now_ns) < 2
+        patience_ns = self._patience_ns() + self._queued_ns(now_ns)
+        return self._steady_since_ns is not None and self._probes.overdue(patience_ns, now_ns) < 2
 
     def _patience_ns(self) -> int:
         return self._round_trip.patience_ns(self._rule.granularity_ns)

@@ -179,6 +179,26 @@ def test_three_unanswered_probes_and_three_intervals_are_death_on_a_clean_path()
     assert health.snapshot(SECOND + 3 * INTERVAL).dead
 
 
+def test_answers_may_queue_behind_a_backlog_as_long_as_the_gap_was():
+    gap = 150 * MS
+    health, _ = proven()
+    health.expect_backlog(gap, SECOND)
+    assert die(health, SECOND) == SECOND + 3 * INTERVAL + gap
+    health, _ = proven()
+    health.expect_backlog(gap, SECOND)
+    drained = SECOND + 2 * gap
+    assert die(health, drained) == drained + 3 * INTERVAL
+
+
+def test_a_path_answers_while_its_probes_queue_behind_a_backlog():
+    for gap, answering in ((0, False), (150 * MS, True)):
+        health, _ = proven()
+        health.expect_backlog(gap, SECOND)
+        for probe_id in range(3):
+            health.on_probe_sent(10 + probe_id, SECOND + probe_id * INTERVAL)
+        assert health.answering(SECOND + 3 * INTERVAL) is answering
+
+
 def test_a_late_answer_brings_a_dead_path_back():
     health, _ = proven()
     now = die(health, SECOND)

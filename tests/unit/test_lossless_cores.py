@@ -1,9 +1,10 @@
 """What the two cores say at a reattach of what has arrived, and what they have their workers send again."""
 
 import pytest
-from core_pair import CorePair, every_pair_is_sound, lose, silent
+from core_pair import CorePair, Flight, every_pair_is_sound, lose, silent
 
 from jvpn.agent.switching import REPORT_WAIT_MS
+from jvpn.observability.events import TransportSwitch
 from jvpn.protocol import reattach
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.reattach import Ack, Report, Request, Result
@@ -163,3 +164,43 @@ def test_a_narrow_path_is_found_out_after_a_switch_to_it() -> None:
         assert path is not None
         assert path.settled
         assert 1332 - 72 < path.mtu <= 1340 - 72
+
+
+def stream(pair: CorePair, ms: int) -> None:
+    """A datagram each way every 5 ms."""
+    for _ in range(ms // 5):
+        pair.data_up(bytes(60))
+        pair.data_down(bytes(60))
+        pair.advance(5)
+
+
+def switches(pair: CorePair) -> int:
+    return sum(isinstance(event, TransportSwitch) for event in pair.client_sink.events)
+
+
+def test_a_path_that_is_full_of_what_goes_again_is_not_left_for_that() -> None:
+    pair = talked()
+    stream(pair, 200)
+    pair.rules.append(silent(0))
+    while not switches(pair):
+        stream(pair, 5)
+    full_until_ms = pair.now_ms + 200
+
+    def queue(flight: Flight) -> list[int] | None:
+        probes = flight.kind is PacketType.PATH and flight.uplink == 1
+        return [110] if probes and pair.now_ms < full_until_ms else None
+
+    pair.rules.insert(0, queue)
+    stream(pair, 1_000)
+    assert switches(pair) == 1
+
+
+def test_a_path_that_dies_while_what_was_kept_goes_again_is_left() -> None:
+    pair = talked()
+    stream(pair, 200)
+    pair.rules.append(silent(0))
+    while not switches(pair):
+        stream(pair, 5)
+    pair.rules[:] = [silent(1)]
+    stream(pair, 1_000)
+    assert switches(pair) == 2
