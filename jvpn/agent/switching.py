@@ -246,6 +246,8 @@ class Switching:
             resend = [commands.IndexReport(*report) for report in ack.reports]
         self._reports = ()
         self._session.channel.move(now_ms)
+        # Ahead of what was kept: until it is answered, packets of full size go in fragments, twice as many datagrams.
+        self._session.mtu_probing.handle_timer(now_ms * NS, now_ms * NS)
         self._session.worker.rebind(
             [], draining, now_ms + max(self._session.policy.drain_window_ms, 250), resend=resend
         )

@@ -204,3 +204,14 @@ def test_a_path_that_dies_while_what_was_kept_goes_again_is_left() -> None:
     pair.rules[:] = [silent(1)]
     stream(pair, 1_000)
     assert switches(pair) == 2
+
+
+def test_how_long_packets_may_be_is_asked_ahead_of_what_goes_again() -> None:
+    pair = talked()
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    told = pair.client_worker.commands
+    bind = next(n for n, c in enumerate(told) if isinstance(c, commands.Rebind) and c.resend is not None)
+    index = told[bind].binding.index
+    before = [c for c in told[:bind] if isinstance(c, commands.SendMtuProbe)]
+    assert [c.path.index for c in before][-1] == index
