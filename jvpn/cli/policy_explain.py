@@ -20,9 +20,10 @@ from jvpn.cli.text import duration as span_now
 from jvpn.config import ConfigError, load_gateway
 from jvpn.config.loader import read_policy
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, ask
-from jvpn.policy.forecast import PROBE_SIZE, USES, Use, budget, dead_after_ms, interval_ns
+from jvpn.policy.forecast import USES, Use, budget, dead_after_ms, interval_ns
 from jvpn.policy.health import DeadPathRule
 from jvpn.policy.model import Policy
+from jvpn.policy.probe_budget import PROBE_SIZE
 from jvpn.policy.words import in_words, percent, span
 
 WORDS: Final[dict[Use, str]] = {

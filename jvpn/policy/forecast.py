@@ -11,24 +11,8 @@ from jvpn.policy.estimators import MS, SECOND
 from jvpn.policy.health import DeadPathRule, PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import BUSY_INTERVAL_NS, CEILING, IDLE_INTERVAL_NS
-from jvpn.policy.probe_budget import candidate_interval_ms
-from jvpn.protocol.constants import (
-    HEADER_SIZE,
-    OFFLOAD_HEADER_SIZE,
-    OVERHEAD_IPV4,
-    OVERHEAD_IPV6,
-    TAG_SIZE,
-)
-from jvpn.protocol.paths import PATH_SIZE
+from jvpn.policy.probe_budget import DAY_NS, OUTER, PROBE_SIZE, candidate_interval_ms
 
-DAY_NS: Final = 86_400 * SECOND
-#: A PROBE, and as long its PROBE_ACK: UDP payload.
-PROBE_SIZE: Final = HEADER_SIZE + PATH_SIZE + TAG_SIZE
-#: IP and UDP headers around it.
-OUTER: Final = {
-    4: OVERHEAD_IPV4 - HEADER_SIZE - OFFLOAD_HEADER_SIZE - TAG_SIZE,
-    6: OVERHEAD_IPV6 - HEADER_SIZE - OFFLOAD_HEADER_SIZE - TAG_SIZE,
-}
 #: What a path does all day. `busy`: DATA is sent all the time; `lost`: a candidate that does not answer.
 Use = Literal["idle", "busy", "watched", "candidate", "lost"]
 USES: Final[tuple[Use, ...]] = ("idle", "busy", "watched", "candidate", "lost")

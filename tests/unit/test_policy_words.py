@@ -10,9 +10,10 @@ from jvpn.agent.explaining import explained
 from jvpn.policy.decisions import Action, Candidate, Decision, choose
 from jvpn.policy.explain import in_words as decision_in_words
 from jvpn.policy.explain import places
-from jvpn.policy.forecast import OUTER, PROBE_SIZE, USES, budget, dead_after_ms, interval_ns
+from jvpn.policy.forecast import USES, budget, dead_after_ms, interval_ns
 from jvpn.policy.model import Policy
 from jvpn.policy.parameters import PARAMETERS, Kind, Parameter, Value
+from jvpn.policy.probe_budget import OUTER, PROBE_SIZE
 from jvpn.policy.words import in_words, size, span
 from jvpn.protocol.constants import PacketType
 

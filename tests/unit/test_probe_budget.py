@@ -5,8 +5,16 @@ from dataclasses import replace
 import pytest
 from core_pair import NS, CorePair, every_pair_is_sound, fast_policy, silent
 
+from jvpn.policy.forecast import budget as forecast
 from jvpn.policy.model import Policy
-from jvpn.policy.probe_budget import DAY_NS, ProbeBudget, candidate_interval_ms, probe_bytes, probe_cost
+from jvpn.policy.probe_budget import (
+    DAY_MS,
+    DAY_NS,
+    ProbeBudget,
+    burst_bytes,
+    candidate_interval_ms,
+    probe_bytes,
+)
 from jvpn.protocol.constants import PacketType
 
 __all__ = ["every_pair_is_sound"]
@@ -34,11 +42,11 @@ def test_the_size_of_a_probe_is_that_of_the_real_datagram():
 @pytest.mark.parametrize("budget", [100_000, 1_000_000, 20_000_000, 1_000_000_000])
 def test_the_interval_spends_no_more_than_the_budget_and_no_less_than_it_could(budget: int, candidates: int):
     policy = replace(POLICY, candidate_probe_bytes_per_day=budget)
-    cost = probe_cost(policy, candidates)
-    assert candidates * cost.each_candidate <= budget
-    assert cost.candidate_interval_ms == 1_000 or candidates * cost.each_candidate > 0.99 * budget
-    assert cost.idle == cost.active_idle + candidates * cost.each_candidate
-    assert cost.busy > cost.idle
+    interval_ms = candidate_interval_ms(policy, candidates)
+    each_candidate = probe_bytes() * DAY_MS // interval_ms
+    assert candidates * each_candidate <= budget
+    assert interval_ms == 1_000 or candidates * each_candidate > 0.99 * budget
+    assert forecast(policy, "busy").ipv4_bytes > forecast(policy, "idle").ipv4_bytes
 
 
 def test_a_budget_lets_an_hours_worth_go_at_once_and_then_its_rate():
@@ -48,7 +56,7 @@ def test_a_budget_lets_an_hours_worth_go_at_once_and_then_its_rate():
             now_ns = budget.ready_ns()
             continue
         paid += probe_bytes()
-    assert 1_000_000 < paid <= probe_cost(THRIFTY, 1).candidates_most
+    assert 1_000_000 < paid <= THRIFTY.candidate_probe_bytes_per_day + burst_bytes(THRIFTY)
 
 
 def test_what_was_refused_is_paid_for_at_the_named_time_and_not_before():
@@ -83,7 +91,7 @@ def test_links_that_come_and_go_all_the_time_do_not_spend_more():
         pair.advance(100)
         pair.link(1, True)
         pair.advance(400)
-    burst = probe_cost(THRIFTY, 1).candidates_most - THRIFTY.candidate_probe_bytes_per_day
+    burst = burst_bytes(THRIFTY)
     share = THRIFTY.candidate_probe_bytes_per_day * 5 * MINUTE_MS * NS // DAY_NS
     assert 2 * probes(pair, 1) <= burst + share + probe_bytes()
 
