@@ -20,6 +20,8 @@ from jvpn.observability.sink import MemorySink
 from jvpn.observability.verify import Auditor
 from jvpn.protocol.constants import Role
 from jvpn.session.machine import State
+from jvpn.session.ttl import TtlClock
+from jvpn.session.walker import Walker
 from jvpn.sim.clock import NS
 from jvpn.sim.violation import Violation
 from jvpn.sim.world import World
@@ -101,7 +103,7 @@ class Checks:
             if version != self._versions.get(session_id):
                 self._moved(session, version)
             if not self._world.gateway_is_due:
-                self._clocks(session)
+                self._clocks(session.hex_id, session.machine, session.ttl, gateway.clock.now_ms)
         if len(sessions) > 1:
             alive = [session.hex_id for session in sessions.values() if not session.machine.terminated]
             if len(alive) > 1:
@@ -131,17 +133,14 @@ class Checks:
                 "ONE_BINDING", f"{session.hex_id}: {len(steered)} ids steered, {active} in workers are active"
             )
 
-    def _clocks(self, session: LiveSession) -> None:
-        now_ms, machine = self._world.gateway.clock.now_ms, session.machine
+    def _clocks(self, whose: str, machine: Walker, ttl: TtlClock, now_ms: int) -> None:
         if machine.state is State.RECOVERING:
             late_ms = now_ms - machine.since_ms - self._world.longest_window_ms
             if late_ms > 1:
-                raise Violation("OVERDUE", f"{session.hex_id}: RECOVERING {late_ms} ms beyond its window")
-        deadline_ms = session.ttl.loss_deadline_ms
+                raise Violation("OVERDUE", f"{whose}: RECOVERING {late_ms} ms beyond its window")
+        deadline_ms = ttl.loss_deadline_ms
         if not machine.active_bindings and deadline_ms is not None and now_ms > deadline_ms + 1:
-            raise Violation(
-                "OVERDUE", f"{session.hex_id}: no binding, {now_ms - deadline_ms} ms beyond the TTL"
-            )
+            raise Violation("OVERDUE", f"{whose}: no binding, {now_ms - deadline_ms} ms beyond the TTL")
 
     # The client
 
@@ -153,14 +152,7 @@ class Checks:
         session = None if core is None else core.session
         if core is None or session is None or self._world.client_is_due:
             return
-        view, now_ms = session.view, client.clock.now_ms
-        if view.state is State.RECOVERING:
-            late_ms = now_ms - view.since_ms - self._world.longest_window_ms
-            if late_ms > 1:
-                raise Violation("OVERDUE", f"the client is RECOVERING {late_ms} ms beyond its window")
-        deadline_ms = session.ttl.loss_deadline_ms
-        if not view.active_bindings and deadline_ms is not None and now_ms > deadline_ms + 1:
-            raise Violation("OVERDUE", f"the client has no binding, {now_ms - deadline_ms} ms beyond the TTL")
+        self._clocks("the client", session.view, session.ttl, client.clock.now_ms)
 
     # Liveness
 

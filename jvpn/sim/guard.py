@@ -113,44 +113,21 @@ def decided_of(world: World) -> list[object]:
 
 def state_of(world: World) -> list[object]:
     """All that only proven input may change, of both ends."""
-    state: list[object] = []
+    state = decided_of(world)
     gateway, client = world.gateway, world.client
     if gateway.core is not None:
         context = gateway.context
-        state += [len(context.sessions), len(context.confirming), len(context.by_steering_id)]
+        state.append(len(context.by_steering_id))
         for session in context.sessions.values():
-            state += [
-                session.machine.state_version,
-                session.machine.state,
-                session.bindings,
-                session.last_attempt,
-                session.secrets.phase_number,
-                session.next_secrets is None,
-                session.indexes.highest_seen,
-                session.security_failures,
-                session.client_version,
-            ]
-    state += [len(gateway.store._records)]
+            state += [session.indexes.highest_seen, session.client_version]
+    state.append(len(gateway.store._records))
     for worker in gateway.workers.values():
         _of_table(worker.table, state)
     _of_table(client.worker.table, state)
-    core = client.core
-    session_of = None if core is None else core.session
-    if core is not None and session_of is not None:
-        paths = session_of.paths
-        attempt = session_of.requester.attempt
-        state += [
-            session_of.session_id,
-            session_of.view.state_version,
-            session_of.view.state,
-            session_of.epoch,
-            session_of.rekeying.secrets.phase_number,
-            paths.active,
-            paths.last_index,
-            paths.highest_installed,
-            None if attempt is None else attempt.number,
-            session_of.configured,
-        ]
+    session_of = None if client.core is None else client.core.session
+    if session_of is not None:
+        paths, attempt = session_of.paths, session_of.requester.attempt
+        state += [paths.last_index, paths.highest_installed, None if attempt is None else attempt.number]
     return state
 
 

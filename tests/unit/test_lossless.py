@@ -69,26 +69,27 @@ def test_nothing_older_than_the_window_goes_again() -> None:
     assert pair.gateway.numbers() == [1, 2]
 
 
-def test_a_packet_that_went_in_fragments_goes_again_under_one_counter_only() -> None:
-    """None of its fragments has arrived: once it has, under the counter of one, the others still show as missing."""
+def sent_in_fragments() -> LossyPair:
+    """Packet 0 has arrived, then the path died, and packet 1 went in fragments that are lost."""
     pair = LossyPair()
     pair.client.send(NOW, 0)
     pair.settle(NOW)
     pair.client.table.set_path_mtu(SetPathMtu(1, RECORD, 0, 1280, False))
     pair.dead()
     pair.client.send(NOW + 1, 1, size=1400)
+    return pair
+
+
+def test_a_packet_that_went_in_fragments_goes_again_under_one_counter_only() -> None:
+    """None of its fragments has arrived: once it has, under the counter of one, the others still show as missing."""
+    pair = sent_in_fragments()
     for at_ms, index in ((NOW + 2, 1), (NOW + 3, 2), (NOW + 4, 3)):
         pair.reattach(at_ms, index)
         assert pair.gateway.numbers() == [0, 1]
 
 
 def test_a_packet_in_fragments_goes_again_until_it_arrives() -> None:
-    pair = LossyPair()
-    pair.client.send(NOW, 0)
-    pair.settle(NOW)
-    pair.client.table.set_path_mtu(SetPathMtu(1, RECORD, 0, 1280, False))
-    pair.dead()
-    pair.client.send(NOW + 1, 1, size=1400)
+    pair = sent_in_fragments()
     ours = pair.client.rebind(NOW + 2, report=True)
     theirs = pair.bind_gateway(NOW + 2, 1, ours)
     pair.client.rebind(NOW + 2, pair.client.on(1), resend=theirs)
