@@ -34,8 +34,11 @@ pytestmark = [
 HOST = "02:00:00:00:00:02"
 #: Networks of the hosts: (IPv4, IPv6) without the host part.
 BEHIND_CLIENT, BEHIND_GATEWAY = ("10.9.0.", "fd09::"), ("10.7.0.", "fd07::")
+#: Linux writes a sum of zero as 0xffff in TCP too (skb_checksum_help), the same number in one's complement (RFC 1071);
+#: the dissector knows only zero for it and would call one segment in 65 536 bad.
 BAD = (
-    "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0"
+    "_ws.malformed || ip.checksum.status == 0 || udp.checksum.status == 0"
+    " || (tcp.checksum.status == 0 && tcp.checksum != 0xffff)"
     " || ip.bogus_ip_length || ip.bogus_header_length || tcp.bogus_header_length"
 )
 CHECKED = [
