@@ -82,7 +82,7 @@ class Backlog:
             missing = Missing(reports, session.generation)
             session.resending.clear()
             if reports:
-                session.resending.extend(session.sent_lately.recent(now_ns))
+                session.resending.extend(_incomplete(session.sent_lately.recent(now_ns), missing))
             session.forget_stood_for()
         session.waiting.trim(now_ns)
         if session.go_on():
@@ -106,8 +106,11 @@ class Backlog:
         until = pace.spent + TURN_BYTES
         resending, waiting = session.resending, session.waiting
         while resending and pace.spent < until and pace.allows(resending[0].time_ns, now_ns):
-            sent = resending.popleft()
+            sent, silent = resending.popleft(), not pace.spent
             pace.spend(self._resend(path, sent, pace.missing, now_ns), sent.time_ns, now_ns)
+            if silent:
+                # The peer's silence ends with it; the others may be gathered.
+                self._batch.flush(now_ns)
         self._batch.flush(now_ns)
         while not resending and waiting and pace.spent < until and pace.allows(waiting.first.time_ns, now_ns):
             waited = waiting.take()
@@ -130,6 +133,17 @@ class Backlog:
             self._counters[Counter.RESENT_SENT] += 1
             size += len(body)
         return size
+
+
+def _incomplete(kept: list[Sent], missing: Missing) -> list[Sent]:
+    """Those of which something can be missing: mostly the last few of many."""
+    return [
+        sent
+        for sent in kept
+        if missing.among(
+            sent.path_index, _COUNTER.unpack_from(sent.data)[0], -(-len(sent.data) // sent.segment)
+        )
+    ]
 
 
 def _opened(

@@ -44,6 +44,16 @@ class Missing:
         self._bits = {report.index: int.from_bytes(report.missing, "little") for report in reports}
         self._start = generation << GENERATION_SHIFT
 
+    def among(self, index: int, first: int, count: int) -> bool:
+        """Whether any of `count` counters from `first` on can be missing on `index`. It errs to True."""
+        report = self._reports.get(index)
+        if report is None:
+            return index >= self._oldest
+        behind = report.next_counter - first - count
+        if behind < 0 or not report.next_counter:
+            return report.next_counter != UNKNOWN
+        return bool(self._bits[index] >> behind & (1 << count) - 1)
+
     def __call__(self, index: int, counter: int) -> bool:
         """Whether what was sent on `index` under `counter` should be sent again, and can be."""
         report = self._reports.get(index)

@@ -132,6 +132,24 @@ def test_a_report_says_what_the_window_knows(
     assert not missing(index - 1, start)
 
 
+@given(
+    counters=COUNTERS,
+    first=st.integers(0, 600),
+    count=st.integers(1, 64),
+    index=st.integers(0, 3),
+    reported=st.integers(1, 2),
+)
+def test_the_quick_look_passes_over_nothing_that_is_missing(
+    counters: list[int], first: int, count: int, index: int, reported: int
+) -> None:
+    window = ReplayWindow()
+    for counter in counters:
+        window.check_and_set(counter)
+    missing = Missing([index_report(reported, window)], 0)
+    slowly = any(missing(index, counter) for counter in range(first, first + count))
+    assert missing.among(index, first, count) == slowly
+
+
 @given(counter=st.integers(0, UNKNOWN - 1))
 def test_nothing_is_missing_when_nothing_is_known(counter: int) -> None:
     assert not Missing([], 0)(3, counter)

@@ -34,6 +34,17 @@ def test_what_a_dead_path_swallowed_arrives_once_and_in_order_in_both_directions
         assert receiver.dropped() == {}
 
 
+def test_the_first_goes_again_alone_for_the_peer_is_waiting_and_the_others_together() -> None:
+    pair = LossyPair()
+    pair.dead()
+    for number in range(6):
+        pair.gateway.send(NOW + number, number)
+    sends: list[int] = []
+    pair.impair(lambda datagrams: sends.append(len(datagrams)) or [datagrams])
+    pair.bind_gateway(NOW + 100, 1, pair.lose(NOW + 100))
+    assert sends == [1, 5]
+
+
 def test_only_what_is_missing_goes_again() -> None:
     pair = LossyPair()
     kept = iter([0, 1, 3, 6, 7])
