@@ -18,14 +18,20 @@ from jvpn.observability.linefile import LineFile
 from jvpn.session.machine import Origin
 
 DEFAULT_CAPACITY: Final = 16_384
-#: How long an event waits for others before they are written together.
+#: How long an event waits for others before they are written together, and how long at most if nobody says `wake`.
 GATHER_S: Final = 0.005
+UNTOLD_S: Final = 1.0
+#: So many events wake the writer whatever else is going on.
+MANY: Final = 1_024
 DEFAULT_RETRY_S: Final = 1.0
 
 
 class Sink(Protocol):
     def emit(self, event: AnyEvent) -> None:
         """Take `event`; never blocks, never raises."""
+
+    def wake(self) -> None:
+        """Whoever emits has a moment now: what was taken may be written. Without it that comes a little later."""
 
     def close(self, timeout_s: float) -> bool:
         """Write out what was taken. False if something was lost or the time did not suffice."""
@@ -40,6 +46,9 @@ class MemorySink:
     def emit(self, event: AnyEvent) -> None:
         self.events.append(event)
 
+    def wake(self) -> None:
+        return
+
     def close(self, timeout_s: float) -> bool:
         return True
 
@@ -51,6 +60,9 @@ class NoSink:
     """For a node that is configured to keep no events."""
 
     def emit(self, event: AnyEvent) -> None:
+        return
+
+    def wake(self) -> None:
         return
 
     def close(self, timeout_s: float) -> bool:
@@ -81,6 +93,7 @@ class FileSink:
         self._capacity, self._retry_s, self._wall_ms = capacity, retry_s, wall_ms
         self._wake = threading.Condition()
         self._queue: list[AnyEvent] = []
+        self._resting = False
         self._overflowed = 0
         self._closing = False
         self._lost = 0
@@ -113,7 +126,13 @@ class FileSink:
                 self._lost += 1
                 return
             self._queue.append(event)
-            if len(self._queue) == 1:
+            if len(self._queue) == MANY:
+                self._wake.notify()
+
+    def wake(self) -> None:
+        """The writer's thread would take turns with a reattach that tells of itself, so it is left alone until then."""
+        if self._resting and self._queue:
+            with self._wake:
                 self._wake.notify()
 
     def close(self, timeout_s: float) -> bool:
@@ -149,8 +168,10 @@ class FileSink:
                 # Not one attempt for each event while the disk is full: let them gather.
                 self._wake.wait_for(lambda: self._closing, self._retry_s)
             elif not owed:
-                self._wake.wait_for(lambda: self._queue or self._overflowed or self._closing)
-                # Whoever tells one thing is in the middle of more, such as a reattach: not to take turns with it now.
+                self._resting = True
+                while not (self._queue or self._overflowed or self._closing):
+                    self._wake.wait(UNTOLD_S)
+                self._resting = False
                 self._wake.wait_for(lambda: self._closing, GATHER_S)
             return self._closing
 

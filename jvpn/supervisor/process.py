@@ -5,6 +5,7 @@ deadlines; after each the core's effects are carried out in their order.
 """
 
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -175,7 +176,11 @@ class Gateway:
         # A reattach must not wait behind the bulk traffic that the workers move; they run at the usual priority.
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, CONTROL_NICE)
+        # What is imported lives as long as the process: the collector is not to walk it in the middle of a reattach.
+        gc.collect()
+        gc.freeze()
         while self._running:
+            self.sink.wake()
             timer = self.core.get_timer()
             timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)
             for serve_one in self._turns.ready(timeout_s):

@@ -219,6 +219,15 @@ class TestFileSink:
         assert told(tmp_path / "e.jsonl") == events
         assert (sink.written, sink.lost, sink.last_error) == (len(events), 0, "")
 
+    def test_what_nobody_had_a_moment_for_is_written_all_the_same(
+        self, tmp_path: Path, sinks: Callable[..., FileSink]
+    ) -> None:
+        sink, told_at_once = sinks(tmp_path / "e.jsonl"), sinks(tmp_path / "w.jsonl")
+        sink.emit(samples()[0])
+        told_at_once.emit(samples()[0])
+        told_at_once.wake()
+        wait_for(lambda: sink.written == told_at_once.written == 1)
+
     def test_a_stuck_disk_holds_nobody_and_the_hole_is_told_where_it_is(
         self, tmp_path: Path, sinks: Callable[..., FileSink]
     ) -> None:
