@@ -42,11 +42,15 @@ CONFIRM_TIMEOUT_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What the core cannot know by itself: randomness, wall clock, the shared page."""
+    """What the core cannot know by itself: randomness, wall clock, the shared page.
+
+    `act` carries out the effects there are at that moment, in the middle of a call; a shell may as well do that after.
+    """
 
     random_bytes: Callable[[int], bytes]
     wall_us: Callable[[], int]
     activity: Callable[[int], Activity]
+    act: Callable[[], None] = lambda: None
 
 
 class ClientCore:
@@ -162,6 +166,7 @@ class ClientCore:
             self._shell.random_bytes,
             self._seq,
             self._do,
+            self._shell.act,
             now_ns // NS,
             self._identity.policy_name,
         )

@@ -113,19 +113,18 @@ class LinkMonitor:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def take(self) -> list[News]:
-        """In the order of the kernel's news."""
-        news: list[News] = []
+    def take(self) -> Iterator[News]:
+        """In the order of the kernel's news, each read when it is asked for: the first may be the one to hurry for."""
         while True:
             try:
                 data = self._socket.recv(_MESSAGE_BYTES)
             except BlockingIOError:
-                return news
+                return
             except OSError:
                 # ENOBUFS: the kernel dropped some of it.
-                news.append(LostNews())
+                yield LostNews()
                 continue
-            news += understood(data)
+            yield from understood(data)
 
 
 def understood(data: bytes) -> Iterator[News]:

@@ -2,11 +2,12 @@
 
 import contextlib
 import errno
+import gc
 import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from jvpn.agent import timestamp
 from jvpn.agent.admin import ClientAdmin
@@ -16,7 +17,6 @@ from jvpn.agent.dns import Dns, DnsThread
 from jvpn.agent.effects import (
     ClearRecord,
     ConfigureTunnel,
-    Effect,
     PersistTimestamp,
     Say,
     SendDatagram,
@@ -103,6 +103,9 @@ class Agent:
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         self._make_core()
+        # What is imported lives as long as the process: the collector is not to walk it in the middle of a recovery.
+        gc.collect()
+        gc.freeze()
         self._watch_worker(self._worker)
         self._watch()
 
@@ -137,7 +140,7 @@ class Agent:
     def _make_core(self) -> None:
         plan, uplinks = self.plan, self.uplinks
         narrator = ClientNarrator(self.sink, plan.node_id, lambda: wall_us() // 1000)
-        shell = Shell(os.urandom, wall_us, self.page.read_activity)
+        shell = Shell(os.urandom, wall_us, self.page.read_activity, self._act)
         last_us = timestamp.read(plan.state_dir)
         known = [port.uplink for port in uplinks.ports]
         self.core = ClientCore(plan.identity, known, plan.policy, narrator, shell, last_us, now_ns())
@@ -177,23 +180,24 @@ class Agent:
     def run(self) -> int:
         """Until SIGTERM, SIGINT, or a session end that nothing may follow. Returns an exit status."""
         while self._running:
+            self.sink.wake()
             due_ms = min(self.core.get_timer(), self.reach.next_ms)
             ready = self._selector.select(max(0.0, due_ms / 1000 - now_ns() / 1e9))
             if self._sleeping.slept_ns():
                 self.reach.on_wake(now_ns())
-                self._carry_out(self.core.effects())
+                self._act()
             for key, _events in ready:
                 key.data()
-                self._carry_out(self.core.effects())
+                self._act()
             if self.core.get_timer() <= now_ns() // NS_PER_MS:
                 self.core.handle_timer(now_ns())
-                self._carry_out(self.core.effects())
+                self._act()
             if self.reach.next_ms <= now_ns() // NS_PER_MS:
                 self.reach.look(now_ns())
-                self._carry_out(self.core.effects())
+                self._act()
             self._complain()
         self.core.stop(now_ns())
-        self._carry_out(self.core.effects())
+        self._act()
         self._take_leave()
         return self._status
 
@@ -202,7 +206,7 @@ class Agent:
         while (due_ms := self.core.closing_ms) is not None:
             time.sleep(max(0.0, due_ms / 1000 - now_ns() / 1e9))
             self.core.handle_timer(now_ns())
-            self._carry_out(self.core.effects())
+            self._act()
 
     def stop(self) -> None:
         self._running = False
@@ -222,7 +226,7 @@ class Agent:
     def _on_worker(self, worker: DataWorker) -> None:
         for report in worker.reports():
             self.core.worker_report(report, now_ns())
-            self._carry_out(self.core.effects())
+            self._act()
 
     def _on_worker_exit(self, dead: DataWorker) -> None:
         """Another takes its place, and the session goes on; unless that happens again and again."""
@@ -254,8 +258,9 @@ class Agent:
         if worker is not None:
             worker.close()
 
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
+    def _act(self) -> None:
+        """Carry out what the core asks for."""
+        for effect in self.core.effects():
             match effect:
                 case SendDatagram(uplink, remote, data):
                     self.uplinks.send(uplink, remote, data)

@@ -85,6 +85,9 @@ class Reach:
         port = self._uplinks.by_name(device)
         if port is None:
             return
+        if not up:
+            # Before anything is looked at: recovery waits for us.
+            self._core.link_event(device, False, now_ns)
         if index is None and port.index is not None:
             self._say(f"uplink {device}: the device is gone")
         elif index is not None and index != port.index:
@@ -93,7 +96,6 @@ class Reach:
         self._uplinks.link_changed(port, index, up)
         came = up and not port.uplink.link_up
         if up:
-            # Not when it goes down: then recovery waits for us.
             self._uplinks.read_addresses(port)
         if replaced and port.uplink.link_up:
             # It went and came in one breath: its path is another one now.

@@ -159,32 +159,34 @@ class Requester:
     def get_timer(self) -> float | None:
         return None if self.attempt is None else self.attempt.next_ms
 
-    def due(self, now_ms: int) -> list[ClientPath]:
-        """The paths to send a REQUEST on now, best first."""
+    def racing(self, now_ms: int) -> list[ClientPath]:
+        """Who is in the race at present, best first. It widens here, when none of those in it has answered in time."""
         attempt = self.attempt
         assert attempt is not None, "there is no reattach to request"
-        first = self._first(attempt, now_ms)
+        racers = self._racers(attempt, now_ms)
+        first = self._first(attempt, racers, now_ms)
         if first and all(attempt.lane(path).silent(now_ms) > 0 for path in first):
             attempt.wide = True
-        return [path for path in self._group(attempt, now_ms) if attempt.lane(path).next_ms <= now_ms]
+        return racers if attempt.wide else first
 
-    def rest(self, now_ms: int) -> None:
-        """Those of `due` have been asked: set when to look again."""
+    def due(self, racing: list[ClientPath], now_ms: int) -> list[ClientPath]:
+        """Those to send a REQUEST on now."""
         attempt = self.attempt
         assert attempt is not None, "there is no reattach to request"
-        group = self._group(attempt, now_ms)
-        if not group:
+        return [path for path in racing if attempt.lane(path).next_ms <= now_ms]
+
+    def rest(self, racing: list[ClientPath], now_ms: int) -> None:
+        """Those that were due have been asked: set when to look again."""
+        attempt = self.attempt
+        assert attempt is not None, "there is no reattach to request"
+        if not racing:
             attempt.tries += 1
-        at_ms = [attempt.lane(path).next_ms for path in group]
+        at_ms = [attempt.lane(path).next_ms for path in racing]
         attempt.next_ms = max(min(at_ms, default=now_ms + self._wait_ms(None, now_ms)), now_ms)
 
-    def _group(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
-        """Who is in the race at present."""
-        return self._racers(attempt, now_ms) if attempt.wide else self._first(attempt, now_ms)
-
-    def _first(self, attempt: Attempt, now_ms: int) -> list[ClientPath]:
+    @staticmethod
+    def _first(attempt: Attempt, racers: list[ClientPath], now_ms: int) -> list[ClientPath]:
         """Whom to ask before everybody: a sure one alone, else all but the path that seemed dead and damped ones."""
-        racers = self._racers(attempt, now_ms)
         if racers and _sure(racers[0], now_ms) and racers[0].uplink.damped_until_ms <= now_ms:
             return racers[:1]
         others = [path for path in racers if path.uplink.number != attempt.leave]

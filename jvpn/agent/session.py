@@ -48,6 +48,7 @@ class ClientSession:
         random_bytes: Callable[[int], bytes],
         seq: Callable[[], int],
         do: Callable[[Effect], None],
+        act: Callable[[], None],
         now_ms: int,
         asked_policy: str = "",
     ) -> None:
@@ -62,6 +63,8 @@ class ClientSession:
         narrator.policy_version = f"{policy.name}@{policy.version}"
         self._activity = activity
         self.do = do
+        #: Has the shell carry out what was done so far, where the rest is not to be waited for.
+        self.act = act
         self.view = View(result.epoch, narrator.transition)
         self.channel = ControlChannel()
         self.control = SealedControl(result.secrets, result.epoch, Direction.CLIENT_TO_GATEWAY)

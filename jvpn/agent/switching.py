@@ -86,6 +86,10 @@ class Switching:
         active = self._paths.active_path
         if active is None:
             return
+        # First of all: it takes the worker about as long to say what has arrived as to decide where to go takes us.
+        # And without a candidate that may be late, the index will be forgotten.
+        self._ask_for_reports([active.index])
+        self._session.act()
         seen = active.health.snapshot(now_ms * NS)
         detect_ms = 0.0
         if not stay and active.uplink.link_up and seen.last_answer_ms is not None:
@@ -101,14 +105,14 @@ class Switching:
         self._paths.outnumber(old.index)
         self._paths.active = None
         fresh = self._paths.open(active.uplink, now_ms)
+        self._session.worker.tell_indexes()
         if stay:
             fresh.keep_challenge(*challenge)
             fresh.health.on_round_trip(active.health.srtt_ns or 0, now_ms * NS)
         attempt = self._requester.begin(cause, now_ms, detect_ms, old, None if stay else number, None)
         attempt.alive = number if stay else None
         attempt.gap_from_ms = self._undelivered_since_ms(active, now_ms)
-        # Now, not at the first REQUEST: without a candidate that may be late, and the index will be forgotten.
-        self._ask_for_reports([old.index], now_ms)
+        self._await_reports(attempt, now_ms)
         if self._view.allows(reason):
             self._view.apply(reason, now_ms, details={"old": f"{old.device} #{old.index}"})
         self._session.clocks(now_ms)
@@ -136,22 +140,24 @@ class Switching:
         attempt = self._requester.attempt
         if attempt is None or now_ms < attempt.next_ms:
             return
-        self._ask(self._requester.due(now_ms), attempt, now_ms)
-        self._requester.rest(now_ms)
+        racing = self._requester.racing(now_ms)
+        self._ask(self._requester.due(racing, now_ms), attempt, now_ms)
+        self._requester.rest(racing, now_ms)
 
     def _ask(self, paths: list[ClientPath], attempt: Attempt, now_ms: int) -> None:
         """Send a REQUEST on each of these paths, and expect DATA there from now on."""
         before = attempt.asked
-        if paths and not before:
-            self._narrator.attempt(attempt.number, attempt.cause.name, paths[0], self._view.state_version)
         for path in paths:
             self._session.do(
                 self._requester.request(path, now_ms, () if attempt.voluntary else self._reports)
             )
+            self._session.act()
         if attempt.asked != before:
             # Some DATA may follow the first REQUEST at once, on that path alone: the gateway holds it until the bind.
             early = paths[0].worker_binding() if not before and self._paths.active is None else None
             self._session.worker.rebind(self._awaited(attempt), early=early)
+        if paths and not before:
+            self._narrator.attempt(attempt.number, attempt.cause.name, paths[0], self._view.state_version)
 
     @staticmethod
     def _awaited(attempt: Attempt) -> list[int]:
@@ -160,12 +166,14 @@ class Switching:
         old = [] if attempt.old is None else [attempt.old.index]
         return [*old, *attempt.asked]
 
-    def _ask_for_reports(self, accept: list[int], now_ms: int) -> None:
-        """The REQUEST of the attempt just begun says what has arrived, as soon as the worker has said so."""
-        attempt = self._requester.attempt
-        assert attempt is not None
+    def _ask_for_reports(self, accept: list[int]) -> None:
+        """The worker has no path any more, and is to say what has arrived."""
         self._reports = ()
-        self._report_seq = self._session.worker.rebind(accept, report=True)
+        self._report_seq = self._session.worker.unbind(accept)
+
+    @staticmethod
+    def _await_reports(attempt: Attempt, now_ms: int) -> None:
+        """The REQUEST of an attempt just begun goes as soon as the worker has said what has arrived."""
         attempt.next_ms = attempt.not_before_ms = now_ms + REPORT_WAIT_MS
 
     def on_done(self, done: commands.Done, now_ms: int) -> None:
@@ -197,7 +205,7 @@ class Switching:
             if lane.sent and path.uplink.link_up and lane.echoed != ack.challenge and not lane.prompted:
                 self._ask([path], attempt, now_ms)
                 lane.prompted = True
-                self._requester.rest(now_ms)
+                self._requester.rest(self._requester.racing(now_ms), now_ms)
             return
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
         if bound is None or not bound.uplink.link_up:
@@ -216,7 +224,8 @@ class Switching:
             cause, now_ms, attempt.detect_ms, attempt.old, None, None, started_ms=started_ms
         )
         again.gap_from_ms = attempt.gap_from_ms
-        self._ask_for_reports(self._awaited(attempt), now_ms)
+        self._ask_for_reports(self._awaited(attempt))
+        self._await_reports(again, now_ms)
 
     def _bind(self, bound: ClientPath, ack: Ack, now_ms: int) -> None:
         attempt, self._requester.attempt = self._requester.attempt, None

@@ -107,7 +107,6 @@ class WorkerSide:
         drain_ms: int = 0,
         *,
         resend: list[commands.IndexReport] | None = None,
-        report: bool = False,
         early: commands.Binding | None = None,
     ) -> int:
         """Tell the worker the active path, if there is one; returns the command's number."""
@@ -116,8 +115,14 @@ class WorkerSide:
         binding = None if active is None else active.worker_binding()
         seq, until = self._seq(), drain_ms * NS
         self._do(
-            TellWorker(commands.Rebind(seq, RECORD, binding, draining, until, accept, resend, report, early))
+            TellWorker(commands.Rebind(seq, RECORD, binding, draining, until, accept, resend, early=early))
         )
+        return seq
+
+    def unbind(self, accept: list[int]) -> int:
+        """There is no active path any more; the answer to this command, whose number is returned, has the reports."""
+        seq = self._seq()
+        self._do(TellWorker(commands.Rebind(seq, RECORD, None, None, 0, accept, report=True)))
         return seq
 
     def probe(self, path: ClientPath, now_ms: int, now_ns: int) -> None:

@@ -223,7 +223,9 @@ class Reattaching:
         context.narrator.result(session, request, verdict)
         before = None if old is None else path_fact(old)
         context.narrator.switched(session, request, before, path_fact(new), gap_ms, lost)
-        self._put_in_force(session, old, index)
+        # Page first, then the steering entry, then the worker; the old path closes after the new one has opened.
+        context.write_row(session)
+        context.put_id(session, index)
         resend = [IndexReport(*report) for report in request.reports] if lost else None
         rebind = session.rebind_command(context.next_seq())
         session.bind_seq, session.bound_reports = rebind.seq, ()
@@ -238,16 +240,10 @@ class Reattaching:
         context.tell_and_ask(
             session.slot, msgspec.structs.replace(rebind, resend=resend, report=True), in_force
         )
-        # Only now: the worker refuses to forget the index that it is bound to.
-        context.refresh_indexes(session)
-
-    def _put_in_force(self, session: LiveSession, old: Binding | None, index: int) -> None:
-        """Page first, then the steering entries: the new path opens before the old one closes."""
-        context = self._context
-        context.write_row(session)
-        context.put_id(session, index)
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
+        # Only now: the worker refuses to forget the index that it is bound to.
+        context.refresh_indexes(session)
 
     def acknowledge(self, asked: Asked, result: Result, now_ms: int) -> None:
         session, index, request, arrival = asked.session, asked.index, asked.request, asked.arrival

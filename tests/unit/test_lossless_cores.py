@@ -3,6 +3,7 @@
 import pytest
 from core_pair import CorePair, Flight, every_pair_is_sound, lose, silent
 
+from jvpn.agent.effects import TellWorker
 from jvpn.agent.switching import REPORT_WAIT_MS
 from jvpn.observability.events import TransportSwitch
 from jvpn.protocol import reattach
@@ -45,6 +46,26 @@ def talked() -> CorePair:
         assert pair.data_down(bytes(8) + bytes((number,)) * 40)
     pair.advance(100)
     return pair
+
+
+def test_the_worker_is_asked_what_has_arrived_before_anything_else_is_thought_of() -> None:
+    pair = talked()
+    asked: list[list[commands.Command]] = []
+
+    def act() -> None:
+        due = pair.client.effects()
+        asked.append([effect.command for effect in due if isinstance(effect, TellWorker)])
+        events.append(len(pair.client_sink.events))
+
+    events: list[int] = []
+    assert pair.client.session is not None
+    pair.client.session.act = act
+    before = len(pair.client_sink.events)
+    pair.client.link_event("upA", False, pair.now_ns)
+    (first,) = asked[0]
+    assert isinstance(first, commands.Rebind)
+    assert (first.binding, first.report) == (None, True)
+    assert events[0] == before < len(pair.client_sink.events)
 
 
 def test_after_a_loss_both_ends_report_and_have_the_rest_sent_again() -> None:
