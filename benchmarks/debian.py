@@ -1,7 +1,7 @@
 """Peers from Debian's archive, unpacked into a folder of their own: nothing on the system changes but apt's lists.
 
 wireguard-go with its offloads stands in bookworm-backports, which a machine may not have among its sources. Where the
-archive is, and which key signs it, is read from the machine's own configuration.
+archive is, and which key signs it, is read from the machine's own configuration. strongSwan is bookworm's own.
 """
 
 import re
@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCES = Path("/etc/apt")
+STABLE = "bookworm"
 BACKPORTS = "bookworm-backports"
+#: The daemon, the tool that speaks to it, and the plugins: ciphers from OpenSSL, ESP in user space.
+STRONGSWAN = [
+    "strongswan-charon", "strongswan-libcharon", "strongswan-swanctl", "libstrongswan",
+    "libstrongswan-standard-plugins", "libstrongswan-extra-plugins", "libcharon-extra-plugins",
+]  # fmt: skip
 
 
 class NoPeer(Exception):
@@ -44,26 +50,41 @@ def archive() -> Archive:
 def wireguard_go(folder: Path) -> Path:
     """The program, from backports, unpacked into `folder` unless it is there. Raises NoPeer."""
     program = folder / "usr" / "bin" / "wireguard-go"
-    if program.exists():
-        return program
+    if not program.exists():
+        _unpack(folder, BACKPORTS, ["wireguard-go"])
+    return program
+
+
+def strongswan(folder: Path) -> Path:
+    """`folder`, with strongSwan unpacked into it unless it is there. Raises NoPeer.
+
+    Its plugins are looked for in /usr/lib/ipsec, wherever the programs are; of the libraries beyond libc it loads
+    those of OpenSSL, libcap and systemd, which Debian's base has.
+    """
+    if not (folder / "usr" / "lib" / "ipsec" / "plugins" / "libstrongswan-kernel-libipsec.so").exists():
+        _unpack(folder, STABLE, STRONGSWAN)
+    return folder
+
+
+def _unpack(folder: Path, suite: str, names: list[str]) -> None:
     source = archive()
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
         (work / "lists" / "partial").mkdir(parents=True)
         option = f"[signed-by={source.signed_by}] " if source.signed_by else ""
-        (work / "backports.list").write_text(f"deb {option}{source.uri} {BACKPORTS} main\n")
+        (work / "peers.list").write_text(f"deb {option}{source.uri} {suite} main\n")
         apt = [
-            "apt-get", "-qq", "-o", f"Dir::Etc::sourcelist={work}/backports.list",
+            "apt-get", "-qq", "-o", f"Dir::Etc::sourcelist={work}/peers.list",
             "-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={work}/lists", "-o", "APT::Sandbox::User=root",
         ]  # fmt: skip
         _run([*apt, "update"], work)
-        _run([*apt, "download", f"wireguard-go/{BACKPORTS}"], work)
-        packages = list(work.glob("wireguard-go_*.deb"))
-        if not packages:
-            raise NoPeer(f"{BACKPORTS} has no wireguard-go")
+        _run([*apt, "download", *(f"{name}/{suite}" for name in names)], work)
+        packages = {name: next(work.glob(f"{name}_*.deb"), None) for name in names}
         folder.mkdir(parents=True, exist_ok=True)
-        _run(["dpkg-deb", "--extract", str(packages[0]), str(folder)], work)
-    return program
+        for name, package in packages.items():
+            if package is None:
+                raise NoPeer(f"{suite} has no {name}")
+            _run(["dpkg-deb", "--extract", str(package), str(folder)], work)
 
 
 def installed(command: str, package: str) -> str:
