@@ -6,6 +6,7 @@ while A's route is gone. With `follow` a script pings over A and changes the rou
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import debian
+from strongswan import CHILD, CONNECTION, Strongswan
 from systems import Jvpn, OpenVpn, System, WireguardGo
 
 from jvpn.lab.faults import EmulatedLink
 from jvpn.lab.links import Network
 from jvpn.lab.namespaces import LabError
+from jvpn.lab.running import wait_for
 from jvpn.observability.admin import AdminError
 
 Seen = dict[str, float | str]
@@ -46,7 +49,10 @@ done
 
 
 class Contestant(Protocol):
-    """`active` is the uplink that DATA goes out on, `ready` whether a trial may begin: B can take over."""
+    """`active` is the uplink that DATA goes out on, `ready` whether a trial may begin: B can take over.
+
+    `behind_nat` is called when a NAT has been put before the client.
+    """
 
     name: str
     system: System
@@ -60,6 +66,8 @@ class Contestant(Protocol):
     def ready(self, *, alone: bool) -> bool: ...
 
     def forget(self, link: EmulatedLink) -> None: ...
+
+    def behind_nat(self) -> None: ...
 
     def switch(self) -> None: ...
 
@@ -112,6 +120,9 @@ class JvpnContestant:
             link.carrier_down()
             time.sleep(0.1)  # or its first probe would go while it is down, and be remembered as lost
             link.carrier_up()
+
+    def behind_nat(self) -> None:
+        """It finds out for itself."""
 
     def switch(self) -> None:
         other = next(link for link in self._network if link.name != self.active())
@@ -174,6 +185,9 @@ class Routed:
     def forget(self, link: EmulatedLink) -> None:
         """They remember nothing of a path."""
 
+    def behind_nat(self) -> None:
+        """Nothing to do for those that answer where the last packet came from."""
+
     def _preferred(self, verb: str) -> None:
         b = self.network["B"]
         self.network.client.ip(
@@ -193,6 +207,31 @@ class Routed:
         return {}
 
 
+class Mobike(Routed):
+    """strongSwan: follows the routes itself, some time after they have changed."""
+
+    def __init__(self, name: str, folder: Path, *, follow: bool = False) -> None:
+        self._swan = Strongswan(folder)
+        super().__init__(name, self._swan, _ike_handshakes, follow=follow)
+
+    def ready(self, *, alone: bool) -> bool:
+        """Only once IKE has followed the routes back too, with the one IKE_SA."""
+        if not super().ready(alone=alone):
+            return False
+        shown = self._swan.ask("client", "--list-sas")
+        return re.findall(r"local .* @ ([0-9.]+)\[", shown) == [self.network["A"].client_ip]
+
+    def behind_nat(self) -> None:
+        """Connect anew, and let IKE see its mapping before there is traffic: it looks for a NAT when it connects, asks
+        after the mapping only where nothing has arrived for a while, and takes the first for the one it always had."""
+        swan = self._swan
+        swan.ask("client", "--terminate", "--ike", CONNECTION, "--force")
+        seen = swan.natted_answers()
+        swan.ask("client", "--initiate", "--ike", CONNECTION)
+        wait_for("strongSwan to see its mapping", lambda: swan.natted_answers() > seen)
+        swan.ask("client", "--initiate", "--child", CHILD)
+
+
 def _wireguard_handshake(contestant: Routed) -> int:
     """Seconds since 1970 of the newest one: another value is another handshake."""
     assert isinstance(contestant.system, WireguardGo)
@@ -206,11 +245,18 @@ def _openvpn_handshakes(contestant: Routed) -> int:
     return (contestant.work / "server.log").read_text().count("Control Channel: TLS")
 
 
+def _ike_handshakes(contestant: Routed) -> int:
+    """IKE_SAs: a CHILD_SA that is made anew within one is none."""
+    assert isinstance(contestant.system, Strongswan)
+    return contestant.system.handshakes()
+
+
 def contestants(peers: Path) -> dict[str, Callable[[], Contestant]]:
     """By name. Raises debian.NoPeer when one cannot be had."""
     program = debian.wireguard_go(peers)
     debian.installed("wg", "wireguard-tools")
     debian.installed("openvpn", "openvpn")
+    swan = debian.strongswan(peers)
     return {
         "jvpn": JvpnContestant,
         "wireguard-go": lambda: Routed("wireguard-go", WireguardGo(program), _wireguard_handshake),
@@ -218,4 +264,6 @@ def contestants(peers: Path) -> dict[str, Callable[[], Contestant]]:
             "wireguard-go+script", WireguardGo(program), _wireguard_handshake, follow=True
         ),
         "openvpn": lambda: Routed("openvpn", OpenVpn(floats=True), _openvpn_handshakes),
+        "strongswan": lambda: Mobike("strongswan", swan),
+        "strongswan+script": lambda: Mobike("strongswan+script", swan, follow=True),
     }

@@ -73,6 +73,7 @@ def _nat_on(scene: Scene) -> None:
     if scene.first:
         for link in (scene.struck, scene.other):
             scene.stage.network.nat.enable(link, port=PORTS[(scene.number * 7) % len(PORTS)])
+        scene.contestant.behind_nat()
 
 
 def _nat_rebind(scene: Scene) -> None:

@@ -35,6 +35,7 @@ COLOURS = {
     "openvpn": "#999999",
     "wireguard-go+script": "#e69f00",
     "strongswan": "#009e73",
+    "strongswan+script": "#cc79a7",
 }
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 WIRES = {"gso": "plain veth: superpackets stay whole", "xdp": "native XDP: frames travel singly"}

@@ -111,7 +111,7 @@ class WireguardGo:
             control = Path("/var/run/wireguard") / f"{device}.sock"
             wait_for("wireguard-go", control.exists)
             self._configure(namespace, device, number, keys, network.service_ip, work)
-            _address(namespace, device, number)
+            address(namespace, device, number)
 
     def _configure(
         self,
@@ -135,7 +135,7 @@ class WireguardGo:
         namespace.run(["wg", "setconf", device, str(file)])
 
     def stop(self) -> None:
-        _end(self._ends)
+        end(self._ends)
 
     def pids(self) -> list[int]:
         return [process.pid for process in self._ends]
@@ -162,9 +162,9 @@ class OpenVpn:
             words += self._roles(network)[number]
             self._ends.append(namespace.popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         for namespace, number in ((network.gateway, 1), (network.client, 0)):
-            wait_for("OpenVPN's device", partial(_has, namespace, "ovpn0"), 30)
+            wait_for("OpenVPN's device", partial(has, namespace, "ovpn0"), 30)
             if not self.floats:
-                _address(namespace, "ovpn0", number, six_only=True)
+                address(namespace, "ovpn0", number, six_only=True)
 
     def _roles(self, network: Network[Any]) -> tuple[list[str], list[str]]:
         """What the client's command line has beyond the common words, and what the server's has."""
@@ -195,7 +195,7 @@ class OpenVpn:
         return done.stdout.strip().partition("=")[2]
 
     def stop(self) -> None:
-        _end(self._ends)
+        end(self._ends)
 
     def pids(self) -> list[int]:
         return [process.pid for process in self._ends]
@@ -217,20 +217,20 @@ def _pings(client: Namespace, address: str) -> bool:
     return done.wait(10) == 0
 
 
-def _has(namespace: Namespace, device: str) -> bool:
+def has(namespace: Namespace, device: str) -> bool:
     shown = namespace.popen(
         ["ip", "link", "show", device], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     return shown.wait(10) == 0
 
 
-def _address(namespace: Namespace, device: str, number: int, *, six_only: bool = False) -> None:
+def address(namespace: Namespace, device: str, number: int, *, six_only: bool = False) -> None:
     if not six_only:
         namespace.ip(f"addr add {INNER[number]}/24 dev {device}")
     namespace.ip(f"addr add {INNER6[number]}/64 dev {device} nodad", f"link set {device} mtu {MTU} up")
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.send_signal(signal.SIGTERM)
     until = time.monotonic() + 10
