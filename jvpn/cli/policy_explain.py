@@ -20,8 +20,7 @@ from jvpn.cli.text import duration as span_now
 from jvpn.config import ConfigError, load_gateway
 from jvpn.config.loader import read_policy
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, ask
-from jvpn.policy.forecast import USES, Use, budget, dead_after_ms, interval_ns
-from jvpn.policy.health import DeadPathRule
+from jvpn.policy.forecast import USES, Use, budget, dead_after_ms, interval_ns, missing_probes
 from jvpn.policy.model import Policy
 from jvpn.policy.probe_budget import PROBE_SIZE
 from jvpn.policy.words import in_words, percent, span
@@ -142,7 +141,7 @@ def _dead(policy: Policy, loss: float, rtt_ms: float) -> dict[str, Any]:
     return {
         "loss": loss,
         "rtt_ms": rtt_ms,
-        "unanswered": DeadPathRule.unanswered_needed(loss),
+        "unanswered": missing_probes(policy, loss, rtt_ms),
         "dead_after_ms": dead_after_ms(policy, loss, rtt_ms),
     }
 

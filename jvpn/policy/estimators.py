@@ -17,6 +17,8 @@ UNMEASURED_ROUND_TRIP_NS: Final = SECOND
 #: Fewer samples than these are no measure of loss in a window: nothing is decided by a packet or two.
 MIN_PROBES: Final = 8
 MIN_COUNTED: Final = 50
+#: Enough to say that loss has begun, and must not be taken for a death.
+MIN_LATEST: Final = 10
 
 _GENERATION_SHIFT: Final = 48
 _MAX_SAMPLES: Final = 1_024
@@ -51,11 +53,11 @@ class RoundTrip:
         if now_ns - rtt_ns >= self._since_ns:
             self._samples.append((now_ns, rtt_ns))
 
-    def patience_ns(self, granularity_ns: int) -> int:
+    def patience_ns(self, granularity_ns: int, variations: int = 4) -> int:
         """How long an answer may take: srtt + max(granularity, 4·rttvar), RFC 6298 section 2.3."""
         if self.srtt_ns is None:
             return UNMEASURED_ROUND_TRIP_NS
-        return self.srtt_ns + max(granularity_ns, 4 * self.rttvar_ns)
+        return self.srtt_ns + max(granularity_ns, variations * self.rttvar_ns)
 
     def window(self, now_ns: int) -> list[int]:
         """Samples no older than the window, sorted."""
@@ -150,11 +152,17 @@ class Probes:
         """When the `count`-th newest probe was sent; 0 if there are fewer."""
         return self._all[-count].sent_ns if len(self._all) >= count else 0
 
-    def lost(self, since_ns: int, overdue_before_ns: int) -> Share:
-        """Of the probes sent at or after `since_ns`: unanswered ones sent before `overdue_before_ns` are lost."""
-        lost = total = 0
+    def lost(self, since_ns: int, overdue_before_ns: int, apart_ns: int = 0) -> Share:
+        """Of the probes sent at or after `since_ns`: unanswered ones sent before `overdue_before_ns` are lost.
+
+        `apart_ns`: of those that went closer together only one counts, or the doubt that made them go weighs more.
+        """
+        lost = total = next_ns = 0
         for probe in self._all:
-            if probe.sent_ns >= since_ns and (probe.answered or probe.sent_ns < overdue_before_ns):
+            if probe.sent_ns < max(since_ns, next_ns):
+                continue
+            next_ns = probe.sent_ns + apart_ns
+            if probe.answered or probe.sent_ns < overdue_before_ns:
                 total += 1
                 lost += not probe.answered
         return Share(lost, total)
@@ -190,6 +198,17 @@ class CounterLoss:
             if restarted or highest < last_highest or received < last_received:
                 self._points.clear()
         self._points.append((now_ns, highest, received))
+
+    def latest(self) -> Share | None:
+        """Lost of the last datagrams sent, as few as tell anything: what has begun just now is not in the mean yet."""
+        if not self._points:
+            return None
+        _, last_highest, last_received = self._points[-1]
+        for _, highest, received in reversed(self._points):
+            sent = last_highest - highest
+            if sent >= MIN_LATEST:
+                return Share(max(0, sent - (last_received - received)), sent)
+        return None
 
     def share(self, now_ns: int) -> Share | None:
         """Lost of sent between the window's first and last point; None with too few to judge."""
@@ -240,6 +259,8 @@ class StreamSpacing:
     LONGEST_WAIT_NS: Final = 50 * MS
     #: Arrivals come in batches; a spacing below this is the batch's, not the stream's.
     LEAST_SPACING_NS: Final = MS
+    #: So many in a row are not lost by chance where less than half is.
+    SURELY_MISSED: Final = 8
 
     def __init__(self) -> None:
         self.last_ns: int | None = None
@@ -256,6 +277,12 @@ class StreamSpacing:
         self._spacing_ns = (
             gap_ns if self._arrivals == 2 else self._spacing_ns + (gap_ns - self._spacing_ns) // 8
         )
+
+    def stopped_at_ns(self, least_ns: int) -> int | None:
+        """When a steady stream has stopped beyond doubt, whatever of it is lost; `least_ns` after its last at least."""
+        if self.last_ns is None or self._arrivals < self.MIN_ARRIVALS:
+            return None
+        return self.last_ns + max(least_ns, self.SURELY_MISSED * self._spacing_ns)
 
     def missed_at_ns(self) -> int | None:
         """When the stream counts as stopped unless more arrives: after twice its spacing, at most 50 ms."""

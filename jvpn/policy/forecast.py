@@ -7,8 +7,9 @@ client does, also when the rules change.
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from jvpn.policy.dead_path import HASTY_VARIATIONS, DeadPathRule
 from jvpn.policy.estimators import MS, SECOND
-from jvpn.policy.health import DeadPathRule, PathHealth
+from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import BUSY_INTERVAL_NS, CEILING, IDLE_INTERVAL_NS
 from jvpn.policy.probe_budget import DAY_NS, OUTER, PROBE_SIZE, candidate_interval_ms
@@ -70,9 +71,19 @@ def dead_after_ms(policy: Policy, loss: float, srtt_ms: float, rttvar_ms: float 
     """How long at most an active path that carries DATA can be dead before that is known.
 
     `loss`: of its round trips, a share of 1; `srtt_ms` and `rttvar_ms`: the round trip and its variation, as measured.
-    The first unanswered probe goes within one interval of the death, the last of k within k - 1 more.
+    The first unanswered probe goes within one interval of the death.
     """
-    rule = DeadPathRule(policy)
-    patience_ns = round(srtt_ms * MS) + max(rule.granularity_ns, round(4 * rttvar_ms * MS))
-    last_ns = (rule.unanswered_needed(loss) - 1) * rule.interval_ns + patience_ns
-    return -(-(rule.interval_ns + max(rule.least_wait_ns, last_ns)) // MS)
+    _missing, waited_ns = _foretold(policy, loss, srtt_ms, rttvar_ms)
+    return -(-(DeadPathRule(policy).interval_ns + waited_ns) // MS)
+
+
+def missing_probes(policy: Policy, loss: float, srtt_ms: float) -> int:
+    """How many probes of a path that carries DATA have to be missing until it is called dead."""
+    return _foretold(policy, loss, srtt_ms, 0.0)[0]
+
+
+def _foretold(policy: Policy, loss: float, srtt_ms: float, rttvar_ms: float) -> tuple[int, int]:
+    rule, srtt_ns = DeadPathRule(policy), round(srtt_ms * MS)
+    patience_ns = srtt_ns + max(rule.granularity_ns, round(4 * rttvar_ms * MS))
+    hasty_ns = srtt_ns + max(rule.hasty_ns, round(HASTY_VARIATIONS * rttvar_ms * MS))
+    return rule.foretold(loss, patience_ns, hasty_ns)

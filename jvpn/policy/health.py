@@ -1,17 +1,14 @@
 """The health of one path: when to probe it, when it is dead, how good it is.
 
 Theory. Only an answer to a probe (or to a REQUEST) proves a path. An active path has something to prove while DATA was
-sent after the last answered probe, while a steady incoming stream has stopped, or while a probe is overdue; then a
-probe goes every `probe_interval_ms` without back-off. Otherwise it is probed at `idle_probe_interval_ms`. Candidates
-are probed as often as their budget allows (`probe_budget.py`, `pace`), each second at most. A candidate that does not
-answer, and an active path that is dead already, is probed after a second, doubling to ten, and at once after a link
-event.
+sent after the last answered probe, while a steady incoming stream has stopped, or while probes are missing; then one
+goes every `probe_interval_ms` without back-off, more often in doubt. Otherwise it is probed at
+`idle_probe_interval_ms`. Candidates are probed as often as their budget allows (`probe_budget.py`, `pace`), each second
+at most. A candidate that does not answer, and an active path that is dead already, is probed after a second, doubling
+to ten, and at once after a link event.
 
-The path is dead when the last k probes are unanswered, each of them has waited longer than an answer may take
-(srtt + 4·rttvar), and the oldest has waited at least three intervals; k is the smallest with p^k < 10^-6 for the
-measured round-trip loss p, from 3 to 14. Each, not the oldest alone: on a path longer than the interval several
-probes are always under way, and one lost among them must not pass for k. So a path that loses nothing is found dead
-within four intervals and one round trip, also when only one direction died.
+When enough probes in a row are unanswered the path is dead (`dead_path.py`): one that loses nothing within four and a
+half intervals and one round trip, also when only one direction died.
 
 After a bind that ended a gap both ends send what they kept, at up to twice its pace. Probes queue behind that wherever
 it is slow, longest for as long as the gap was: so much longer the probes of that time may wait (`expect_backlog`).
@@ -20,10 +17,10 @@ Else a path that is only full would be left, everything be sent yet again, and t
 Sans-I/O: times are integer nanoseconds of one monotonic clock. Feed everything that was received before asking `dead`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
+from jvpn.policy.dead_path import HASTY_VARIATIONS, Bar, DeadPathRule
 from jvpn.policy.estimators import (
     MIN_PROBES,
     MS,
@@ -31,6 +28,7 @@ from jvpn.policy.estimators import (
     CounterLoss,
     Probes,
     RoundTrip,
+    Share,
     StreamSpacing,
     one_way_loss,
     percentile,
@@ -38,9 +36,6 @@ from jvpn.policy.estimators import (
 from jvpn.policy.model import Policy
 from jvpn.policy.quality import Signals
 
-MIN_K: Final = 3
-MAX_K: Final = 14
-FALSE_VERDICT: Final = 1e-6
 CANDIDATE_INTERVAL_NS: Final = SECOND
 CANDIDATE_INTERVAL_MAX_NS: Final = 10 * SECOND
 #: While quality is watched an idle path is probed every so many probe intervals: enough samples in a loss window.
@@ -49,26 +44,6 @@ WATCH_INTERVALS: Final = 4
 LOSS_MEMORY_WINDOWS: Final = 5
 LATEST_PROBES: Final = 10
 GATEWAY_SILENCE_INTERVALS: Final = 3
-
-
-class DeadPathRule:
-    """The numbers of the rule, from a policy."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.interval_ns: Final = policy.probe_interval_ms * MS
-        self.least_wait_ns: Final = 3 * self.interval_ns
-        #: RFC 6298's clock granularity G: jitter too small to show in rttvar.
-        self.granularity_ns: Final = self.interval_ns // 2
-
-    @staticmethod
-    def unanswered_needed(loss: float) -> int:
-        """k: the smallest with loss^k < 10^-6, from 3 to 14."""
-        if loss <= 0.0:
-            return MIN_K
-        if loss >= 1.0:
-            return MAX_K
-        # One more than the quotient's floor, because the power must be below, not equal.
-        return min(MAX_K, max(MIN_K, math.floor(math.log(FALSE_VERDICT) / math.log(loss) + 1e-9) + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +87,7 @@ class PathHealth:
         self._data_sent_ns: int | None = None
         #: The first DATA sent since an answer proved all that went before it.
         self._unproven_ns: int | None = None
-        self._k = MIN_K
+        self._bar = Bar()
         self._tries = 0
         self._first_try_ns = CANDIDATE_INTERVAL_NS
         self._pace_ns = CANDIDATE_INTERVAL_NS
@@ -236,7 +211,7 @@ class PathHealth:
         self._first_try_ns = CANDIDATE_INTERVAL_NS
         if not was_answering or self._steady_since_ns is None:
             self._steady_since_ns = max(now_ns, self._steady_from_ns)
-        self._k = self._rule.unanswered_needed(self.round_trip_loss(now_ns))
+        self._bar = self._rule.bar(self.round_trip_loss(now_ns))
 
     # --- when to probe --------------------------------------------------------------------------------
 
@@ -253,22 +228,36 @@ class PathHealth:
         next_ns = min((max(earliest_ns, at_ns) for at_ns in reasons), default=last_ns + self._idle_ns)
         if self._watched:
             next_ns = min(next_ns, last_ns + WATCH_INTERVALS * self._rule.interval_ns)
+        again_ns = self._asks_again_ns()
+        if again_ns is not None:
+            next_ns = min(next_ns, again_ns)
         return min(next_ns, last_ns + self._idle_ns)
 
     def _reasons_ns(self) -> tuple[int | None, int | None, int | None]:
-        """From when on the active path has something to prove: DATA sent, a stopped stream, a late answer."""
+        """From when on the active path has something to prove: DATA sent, a stopped stream, a doubt."""
         proven_ns = self._probes.last_answered_sent_ns
         data_ns, stream_ns = self._data_sent_ns, self._stream.last_ns
         sent = data_ns if data_ns is not None and (proven_ns is None or data_ns > proven_ns) else None
         silent = stream_ns is not None and (proven_ns is None or stream_ns > proven_ns)
         missed = self._stream.missed_at_ns() if silent else None
-        late = self._probes.run[0] + self._patience_ns() if self._probes.run else None
-        return sent, missed, late
+        return sent, missed, self._doubt_at_ns()
+
+    def _doubt_at_ns(self) -> int | None:
+        """From when on more answers are missing than the loss that is known explains."""
+        run, bar = self._probes.run, self._bar
+        return self._rule.doubt_at_ns(run, bar, self._hasty_ns(run[0])) if run else None
+
+    def _hasty_ns(self, sent_ns: int) -> int:
+        return self._round_trip.patience_ns(self._rule.hasty_ns, HASTY_VARIATIONS) + self._queued_ns(sent_ns)
+
+    def _asks_again_ns(self) -> int | None:
+        run, bar = self._probes.run, self._bar
+        return self._rule.asks_again_ns(run, bar, self._hasty_ns(run[0])) if run else None
 
     def undelivered_since_ns(self, now_ns: int) -> int | None:
         """From when on the active path owes something: the first DATA after what the last answer proves, or the last
         of a steady incoming stream that has stopped; never before that answer. None: idle."""
-        sent, missed, _late = self._reasons_ns()
+        sent, missed, _doubt = self._reasons_ns()
         since = [] if sent is None or self._unproven_ns is None else [self._unproven_ns]
         if missed is not None and missed <= now_ns and self._stream.last_ns is not None:
             since.append(self._stream.last_ns)
@@ -278,8 +267,11 @@ class PathHealth:
         first_ns = self._first_try_ns if self._tries else self._pace_ns
         if self._watched:
             first_ns = min(first_ns, WATCH_INTERVALS * self._rule.interval_ns)
-        # An active path that is dead has been asked k times already; its back-off starts at the verdict.
-        doublings = self._tries - (self._k if self._active else 1)
+        # An active path that is dead has been asked often enough already; its back-off starts at the verdict.
+        dead_ns = self._dead_at_ns() if self._active else None
+        doublings = self._tries - 1
+        if dead_ns is not None:
+            doublings = sum(1 for sent_ns in self._probes.run if sent_ns >= dead_ns)
         return min(first_ns << min(max(doublings, 0), 16), max(CANDIDATE_INTERVAL_MAX_NS, self._pace_ns))
 
     def get_timer(self) -> int:
@@ -298,21 +290,32 @@ class PathHealth:
         return at_ns is not None and now_ns >= at_ns
 
     def _dead_at_ns(self) -> int | None:
+        verdict_ns = self._verdict_ns(stopped=False)
+        stopped_ns = self._stream.stopped_at_ns(self._rule.least_wait_ns)
+        hurried_ns = None if stopped_ns is None else self._verdict_ns(stopped=True)
+        if verdict_ns is None or stopped_ns is None or hurried_ns is None:
+            return verdict_ns
+        # What still arrives is a sign of life, in one direction: only when it has stopped as well fewer probes will do.
+        return max(hurried_ns, min(verdict_ns, stopped_ns))
+
+    def _verdict_ns(self, *, stopped: bool) -> int | None:
+        run, patience_ns = self._probes.run, self._patience_ns()
+        return self._rule.verdict_ns(run, self._bar, patience_ns, queued=self._queued_ns, stopped=stopped)
+
+    def _needed(self) -> int:
         run = self._probes.run
-        if len(run) < self._k:
-            return None
-        least_ns = run[0] + self._rule.least_wait_ns + self._queued_ns(run[0])
-        last_ns = run[self._k - 1]
-        return max(least_ns, last_ns + self._patience_ns() + self._queued_ns(last_ns))
+        return self._rule.counted(run, self._bar) if run else self._bar.needed
 
     def _queued_ns(self, sent_ns: int) -> int:
         """How long what was sent then may have queued behind a backlog."""
         return self._backlog_ns if sent_ns < self._backlog_until_ns else 0
 
     def answering(self, now_ns: int) -> bool:
-        """It has answered, and at most one probe since is overdue."""
+        """It has answered, and at most one probe since is overdue, those of one interval taken together."""
         patience_ns = self._patience_ns() + self._queued_ns(now_ns)
-        return self._steady_since_ns is not None and self._probes.overdue(patience_ns, now_ns) < 2
+        if self._steady_since_ns is None or self._probes.overdue(patience_ns, now_ns) < 2:
+            return self._steady_since_ns is not None
+        return now_ns - self._probes.run[0] < patience_ns + self._rule.interval_ns
 
     def _patience_ns(self) -> int:
         return self._round_trip.patience_ns(self._rule.granularity_ns)
@@ -332,20 +335,20 @@ class PathHealth:
         so that a path that begins to lose is not taken for a dead one while the windows still remember it clean.
         """
         settled_ns = min(now_ns - self._patience_ns(), self._probes.last_answered_sent_ns or 0)
-        beginnings_ns = (
-            self._probes.latest_ns(LATEST_PROBES),
-            now_ns - self._window_ns,
-            now_ns - LOSS_MEMORY_WINDOWS * self._window_ns,
-        )
+        latest = self._probes.lost(self._probes.latest_ns(LATEST_PROBES), settled_ns)
+        beginnings_ns = (now_ns - self._window_ns, now_ns - LOSS_MEMORY_WINDOWS * self._window_ns)
         probed = max(self._probes.lost(since_ns, settled_ns).ratio for since_ns in beginnings_ns)
-        outward, inward = self._outward.share(now_ns), self._inward.share(now_ns)
-        delivered = (1 - (outward.ratio if outward else 0.0)) * (1 - (inward.ratio if inward else 0.0))
+        # Of so few, one lost more or less is chance: where loss has begun it may well be more.
+        probed = max(probed, (latest.lost + 1) / (latest.total + 1) if latest.lost else 0.0)
+        delivered = 1.0
+        for counted in (self._outward, self._inward):
+            delivered *= 1 - max(_ratio(counted.share(now_ns)), _ratio(counted.latest()))
         return max(1 - delivered, probed)
 
     def signals(self, now_ns: int) -> Signals:
         """What the floors are held against, over `loss_window_ms`."""
         since_ns = max(now_ns - self._window_ns, self._since_ns)
-        probes = self._probes.lost(since_ns, now_ns - self._patience_ns())
+        probes = self._probes.lost(since_ns, now_ns - self._patience_ns(), self._rule.interval_ns)
         share = one_way_loss(self._outward.share(now_ns), self._inward.share(now_ns), probes)
         loss, loss_samples = (round(share.ratio, 4), share.total) if share else (None, 0)
         samples = self._round_trip.window(now_ns)
@@ -357,7 +360,8 @@ class PathHealth:
     def snapshot(self, now_ns: int) -> PathSnapshot:
         """What decisions see; loss over the longer memory, since candidates are probed seldom."""
         memory_ns = LOSS_MEMORY_WINDOWS * self._window_ns
-        loss = self._probes.lost(now_ns - memory_ns, now_ns - self._patience_ns())
+        overdue_ns = now_ns - self._patience_ns()
+        loss = self._probes.lost(now_ns - memory_ns, overdue_ns, self._rule.interval_ns)
         samples = self._round_trip.window(now_ns)
         p50 = _ms(percentile(samples, 0.5)) if samples else None
         p95 = _ms(percentile(samples, 0.95)) if samples else None
@@ -375,8 +379,12 @@ class PathHealth:
             last_answer_ms=None if answer_ns is None else answer_ns // MS,
             silent_ms=0.0 if answering or not self._probes.run else _ms(now_ns - self._probes.run[0]),
             unanswered=self._probes.overdue(self._patience_ns(), now_ns),
-            unanswered_needed=self._k,
+            unanswered_needed=self._needed(),
         )
+
+
+def _ratio(share: Share | None) -> float:
+    return share.ratio if share else 0.0
 
 
 def _ms(ns: int) -> float:

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from jvpn.cli import build_parser
+from jvpn.sim.matrix.holds import moves
 from jvpn.sim.matrix.rows import SCENARIOS, named
-from jvpn.sim.matrix.scene import run_scenario
+from jvpn.sim.matrix.scene import Scene, run_scenario
 
 SEEDS = 3
 #: Of rows that take long.
@@ -40,6 +41,15 @@ def test_f5_lost_and_late_packets_move_nothing() -> None:
 
 def test_f6_a_lossy_path_is_left_for_a_clean_one() -> None:
     assert findings("F6") == []
+
+
+def test_f6_loss_is_seldom_taken_for_a_death() -> None:
+    """The seeds draw the round trip, 10 to 100 ms, and what is lost."""
+    scenes = [Scene(scenario, seed) for scenario in named("F6") for seed in range(10)]
+    for scene in scenes:
+        scene.run()
+    dead = [s.plan.seed for s in scenes if any("TRANSPORT_DEAD" in move for move in moves(s))]
+    assert len(dead) <= 2, f"of {len(scenes)}: {dead}"
 
 
 def test_f7_a_session_without_any_good_path_stays_alive() -> None:

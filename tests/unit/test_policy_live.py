@@ -273,18 +273,19 @@ def test_a_preferred_path_is_returned_to_after_its_own_stability_window() -> Non
 
 
 def test_a_flapping_path_is_returned_to_no_oftener_than_the_limit_says() -> None:
-    """The wanted path comes and goes every few seconds for two minutes. Each death is left at once all the same."""
+    """The wanted path comes and goes for two minutes, and loses little enough to be wanted. Each death is left at once
+    all the same."""
     stage = Stage(max_switches_per_minute=2)
     pair = stage.pair
     pair.client.uplinks[0].preference = 200
-    for _ in range(24):
+    for _ in range(12):
         pair.rules.append(silent(0))
         assert stage.run(400, lambda: pair.attached and stage.active() == "upB"), (
             "recovery waits for no limit"
         )
         stage.run(1_000)
         pair.rules.clear()
-        stage.run(3_600)
+        stage.run(8_600)
     at_ms = [event.ts_ms for event in pair.events(ev.TransportSwitch)]
     assert len(at_ms) > 4
     by_choice = [e.ts_ms for e in pair.events(ev.TransportSwitch) if e.explicit]
@@ -528,4 +529,4 @@ def _actions(share: float, hours: float) -> Counter[str]:
 def test_an_hour_of_noise_gives_no_reason_to_move() -> None:
     """With 2 % of round trips lost, and delays that spread over tens of milliseconds."""
     assert _actions(0.02, 1) == Counter()
-    assert _actions(0.75, 0.1), "what is no noise any more is noticed"
+    assert _actions(0.95, 0.1), "what is no noise any more is noticed"

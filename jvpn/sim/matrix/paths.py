@@ -26,7 +26,7 @@ from jvpn.sim.matrix.scene import NONE, QUICK, SLOW, At, Flow, Hold, Scenario, S
 DIED: Final = ("ATTACHED RECOVERING TRANSPORT_DEAD", "RECOVERING ATTACHED REATTACH_OK")
 MOVED: Final = ("ATTACHED RECOVERING ADDRESS_CHANGED", "RECOVERING ATTACHED REATTACH_OK")
 #: A lossless path is found dead within this and one round trip.
-DEAD_MS: Final = 160
+DEAD_MS: Final = 180
 RESEND_MS: Final = 500
 
 

@@ -49,8 +49,8 @@ _VOLATILE_DEAD: Final = (_BY_QUALITY[0], "VOLATILE RECOVERING TRANSPORT_DEAD", _
 def _left_once(scene: Scene) -> str:
     """By quality, VOLATILE first unless the HEALTH that proposes it is among what is lost.
 
-    Or for dead: with 3 to 4 of 10 packets lost each way, more than half of all probes have no answer, and as many in
-    a row as make a path dead come by chance before anything has been measured of the loss.
+    Or, seldom, for dead: with 3 to 4 of 10 packets lost each way more than half of all probes have no answer, and as
+    many in a row as make a path dead may come by chance before anything has been measured of the loss.
     """
     seen = tuple(moves(scene))
     ways = (_BY_QUALITY, _AT_ONCE, _FOR_DEAD, _VOLATILE_DEAD)
