@@ -11,8 +11,9 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from jvpn.agent.effects import Say
 from jvpn.agent.paths import NS, ClientPath
-from jvpn.policy.decisions import Action, Candidate, Decision, History, Phase
+from jvpn.policy.decisions import NEVER_MS, Action, Candidate, Decision, History, Phase
 from jvpn.policy.quality import Quality, Signals, judge
 from jvpn.policy.replay import DecisionRecord, QualityRecord, decide
 from jvpn.protocol.reattach import Cause
@@ -57,6 +58,8 @@ class Deciding:
         #: What was denied last, and until when that needs no telling.
         self._denied: tuple[str, str | None] = ("", None)
         self._denied_until_ms = 0
+        #: When it is told that the path in use is not allowed and there is no other; None: that is not so.
+        self._stuck_ms: int | None = None
 
     # What happened
 
@@ -140,7 +143,12 @@ class Deciding:
 
     def _act(self, now_ms: int) -> None:
         decision, record = self._decide(now_ms)
-        if decision.action is Action.SWITCH:
+        stuck = decision.action is Action.DENY and decision.candidate is None
+        if not stuck:
+            self._stuck_ms = None
+        if stuck:
+            self._stay(decision, record, now_ms)
+        elif decision.action is Action.SWITCH:
             self._switch(decision, record, now_ms)
         elif decision.action is Action.DENY:
             self._deny(decision, record, now_ms)
@@ -165,6 +173,22 @@ class Deciding:
         version = self._view.state_version
         reason = Reason.SWITCH_RATE_LIMITED.value
         self._narrator.denied(decision.reason, reason, version, decision.retry_after_ms)
+
+    def _stay(self, decision: Decision, record: DecisionRecord, now_ms: int) -> None:
+        """The path in use is none that the policy allows, and there is no other. Told once, when that has lasted:
+        who was not allowed before has to be asked first."""
+        wait_ms = self._session.policy.stability_window_ms
+        self._stuck_ms = now_ms + wait_ms if self._stuck_ms is None else self._stuck_ms
+        if now_ms < self._stuck_ms:
+            return
+        self._stuck_ms = NEVER_MS
+        self._tell(record)
+        self._narrator.denied(decision.reason, Reason.NO_CANDIDATE.value, self._view.state_version)
+        text = (
+            f"the policy does not allow the path in use ({decision.because['observed']}), and no path that it allows "
+            "answers; the session stays there until one does"
+        )
+        self._session.do(Say(text))
 
     def _tell(self, record: DecisionRecord) -> None:
         self._narrator.decided(self._session.policy, record, self._view.state_version)

@@ -89,7 +89,8 @@ Evidence = dict[str, int | float | str]
 class Decision:
     """`because`: what was observed and the threshold it was held against, as it stands in the event.
 
-    `reason` of a DENY is that of the switch that is denied; `candidate` None with REATTACH: there is nothing to try.
+    `reason` of a DENY is that of the switch that is denied; `candidate` None with REATTACH or
+    DENY: there is nothing to try.
     """
 
     action: Action
@@ -212,9 +213,10 @@ def _leave(
 ) -> Decision:
     """The bound path delivers, and the policy would not take it (the handshake came over it, or the policy changed)."""
     best = next((path for path in paths if path.answering and not path.broken), None)
-    if best is None:
-        return STAY
     because: Evidence = {"active": barred.id, "observed": excluded(policy, barred)}
+    if best is None:
+        # Better there than nowhere. It is left as soon as something that is allowed answers.
+        return Decision(Action.DENY, "PREFERENCE_SWITCH", None, because)
     return _if_allowed(
         policy, Decision(Action.SWITCH, "PREFERENCE_SWITCH", best.id, because), history, now_ms
     )

@@ -109,6 +109,8 @@ def in_words(decision: Decision) -> str:
             return "stay"
         case Action.SWITCH:
             return f"switch to {decision.candidate}{why}"
+        case Action.DENY if decision.candidate is None:
+            return f"stay, though the path is not allowed: none that is answers{why}"
         case Action.DENY:
             return f"stay for another {decision.retry_after_ms} ms, though a switch to {decision.candidate} is due{why}"
         case Action.REATTACH:

@@ -8,7 +8,8 @@ from core_pair import CLIENT_KEY, GATEWAY_KEY, CorePair, every_pair_is_sound, fa
 
 from jvpn.agent.effects import Effect, Say
 from jvpn.agent.handshaking import Identity
-from jvpn.observability.events import AuditEvent, StateChange, TransportSwitch
+from jvpn.observability.events import AuditEvent, StateChange, TransportSwitch, TransportSwitchDenied
+from jvpn.observability.redecide import replay
 from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import PacketType
@@ -282,3 +283,43 @@ def test_a_client_that_is_given_another_policy_is_told_so(asked: str, told_so: b
     assert all(f"policy default@{OLD.version}, not mobile" in text for text in said)
     refused = [e for e in pair.client_sink.events if e.reason_code == "POLICY_NOT_ALLOWED"]
     assert len(refused) == told_so
+
+
+def _narrowed(*, other_up: bool) -> CorePair:
+    """A session on upA, and then a policy that has only upB."""
+    pair = CorePair(OLD).attach()
+    if not other_up:
+        pair.link(1, False)
+    pair.advance(5_000)
+    assert pair.client.session is not None
+    assert pair.client.session.paths.active == 0
+    apply(pair, files(fast_policy(allowed_interfaces=("upB",))), "strict")
+    pair.advance(5_000)
+    return pair
+
+
+def _denials(pair: CorePair) -> list[tuple[str, str]]:
+    found = [e for e in pair.client_sink.events if isinstance(e, TransportSwitchDenied)]
+    return [(e.cause, e.reason_code) for e in found]
+
+
+def test_a_path_that_the_new_policy_would_not_have_is_left_by_choice(said: list[str]) -> None:
+    pair = _narrowed(other_up=True)
+    (switch,) = pair.events(TransportSwitch)
+    assert (switch.reason_code, switch.explicit) == ("PREFERENCE_SWITCH", True)
+    assert pair.client.session is not None
+    assert pair.client.session.paths.active == 1
+    assert _denials(pair) == []
+
+
+def test_where_there_is_no_other_the_session_stays_and_says_so_once_until_there_is(said: list[str]) -> None:
+    pair = _narrowed(other_up=False)
+    assert pair.attached
+    assert pair.events(TransportSwitch) == []
+    assert _denials(pair) == [("PREFERENCE_SWITCH", "NO_CANDIDATE")]
+    assert sum("device upA is not in allowed_interfaces" in text for text in said) == 1
+    assert replay(pair.client_sink.lines()).differences == []
+    pair.link(1, True)
+    pair.wait_for(lambda: bool(pair.events(TransportSwitch)), 10_000)
+    (switch,) = pair.events(TransportSwitch)
+    assert (switch.reason_code, switch.explicit) == ("PREFERENCE_SWITCH", True)

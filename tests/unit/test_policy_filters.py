@@ -59,8 +59,9 @@ def test_a_path_that_is_left_out_is_left_for_one_that_is_not_and_kept_without() 
     policy = replace(DEFAULT, max_cost=50)
     decision = choose(policy, [WIFI, LTE], on("b"), 10_000)
     assert (decision.action, decision.reason, decision.candidate) == (Action.SWITCH, "PREFERENCE_SWITCH", "a")
-    assert choose(policy, [replace(WIFI, answering=False), LTE], on("b"), 10_000).action is Action.STAY
-    assert choose(policy, [LTE], on("b"), 10_000).action is Action.STAY
+    stays = choose(policy, [replace(WIFI, answering=False), LTE], on("b"), 10_000)
+    assert (stays.action, stays.candidate) == (Action.DENY, None)
+    assert choose(policy, [LTE], on("b"), 10_000).candidate is None
 
 
 def test_nothing_leads_to_a_path_that_is_left_out() -> None:
