@@ -222,11 +222,14 @@ class ClientSession:
             return []
         self.channel.expect(active.patience_ms or 0.0)
         uplink = active.uplink
+        plaintexts = self.channel.plaintexts_to_send(now_ms)
+        if self.channel.take_overdue():
+            active.health.on_unanswered(now_ms * NS)
         return [
             SendDatagram(
                 uplink.socket, uplink.remote, self.control.seal(active.index, active.steering_id, text)
             )
-            for text in self.channel.plaintexts_to_send(now_ms)
+            for text in plaintexts
         ]
 
     # Probes

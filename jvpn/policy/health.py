@@ -147,6 +147,11 @@ class PathHealth:
         self._now_ns = now_ns
         (self._outward if outward else self._inward).counted(highest, received, now_ns)
 
+    def on_unanswered(self, now_ns: int) -> None:
+        """Something else than a probe has no answer in time: a doubt like a missing probe, unless one is under way."""
+        if not self._probes.run:
+            self._wanted_ns = now_ns
+
     def on_link_event(self, now_ns: int) -> None:
         """A link, address or route changed: probe at once, and soon again if that is not answered."""
         self._now_ns = now_ns

@@ -106,6 +106,8 @@ class _Unacknowledged:
     next_ms: int
     sent_ms: int | None = None
     sent_before: bool = False
+    #: On the path in use; what was said on another says nothing of this one.
+    sent_here: bool = False
 
 
 @dataclass(slots=True)
@@ -131,6 +133,7 @@ class ControlChannel:
         self._round_trips_ms: list[int] = []
         self._newest_config: int | None = None
         self.repeat_ms = CONTROL_REPEAT_MIN_MS
+        self._overdue = False
 
     def expect(self, patience_ms: float) -> None:
         """How long an answer may take on the path in use, srtt + 4·rttvar: what wants an ACK waits that long."""
@@ -170,10 +173,15 @@ class ControlChannel:
         taken, self._round_trips_ms = self._round_trips_ms, []
         return taken
 
+    def take_overdue(self) -> bool:
+        """Whether something has been repeated since the last call: no ACK came in time on this path."""
+        taken, self._overdue = self._overdue, False
+        return taken
+
     def move(self, now_ms: int) -> None:
         """Another path: what was said on the old one is due again and tells nothing of the new one."""
         for waiting in self._pending.values():
-            waiting.sent_ms, waiting.next_ms = None, now_ms
+            waiting.sent_ms, waiting.next_ms, waiting.sent_here = None, now_ms, False
 
     def get_timer(self) -> int | None:
         """When `plaintexts_to_send` has something to say next, ms; None: nothing waits."""
@@ -190,7 +198,8 @@ class ControlChannel:
                 due = due + list(waiting.frames.values())
                 waiting.next_ms = now_ms + self.repeat_ms
                 waiting.sent_ms = None if waiting.sent_before else now_ms
-                waiting.sent_before = True
+                self._overdue = self._overdue or waiting.sent_here
+                waiting.sent_before = waiting.sent_here = True
         return _pack(due)
 
     def receive(self, plaintext: bytes, now_ms: int | None = None) -> list[Message]:

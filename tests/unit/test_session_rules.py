@@ -193,3 +193,20 @@ def test_a_session_ends_for_a_new_handshake_after_the_hours_that_the_policy_says
     assert abs(session.ttl.session_deadline_ms - pair.live.created_ms - lifetime_ms) < 1_000
     (stored,) = pair.store.sessions()
     assert stored.expires_wall_ms - stored.created_wall_ms == lifetime_ms
+
+
+def test_an_idle_client_whose_control_is_not_acknowledged_asks_whether_its_path_lives() -> None:
+    """It does not wait for the next idle probe, 10 s apart."""
+    pair = CorePair(fast_policy()).attach()
+    pair.advance(5_000)
+    session = pair.client.session
+    assert session is not None
+    pair.sent.clear()
+    pair.advance(3_000)
+    assert [flight for flight in pair.of_kind(PacketType.PATH, up=True) if flight.uplink == 0] == []
+    pair.rules.append(silent(0))
+    session.rekeying.begin(pair.now_ms)
+    session.flush(pair.now_ms)
+    pair.wait_for(lambda: session.paths.active == 1, 1_500)
+    (switch,) = pair.events(TransportSwitch)
+    assert switch.reason_code == "TRANSPORT_DEAD"
