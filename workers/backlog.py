@@ -21,8 +21,9 @@ from workers.sessions import Session
 
 SPEED: Final = 2
 AT_ONCE: Final = 64 << 10
-#: Bytes of one session per turn of the loop.
+#: Bytes of one session per turn of the loop, and in the command that binds it: the peer waits for the answer to that.
 TURN_BYTES: Final = 256 << 10
+FIRST_BYTES: Final = 4 << 10
 _MAX_DISTANCE: Final = 255
 
 _COUNTER = struct.Struct(">12xQ")
@@ -91,19 +92,19 @@ class Backlog:
         if known is None or reports is not None:
             first = session.resending[0] if session.resending else session.waiting.first
             self._paces[session] = _Pace(missing, first.time_ns, now_ns)
-        self._session_turn(session, now_ns)
+        self._session_turn(session, now_ns, FIRST_BYTES)
 
     def turn(self, now_ns: int) -> None:
         """Send what may go by now."""
         for session in list(self._paces):
-            self._session_turn(session, now_ns)
+            self._session_turn(session, now_ns, TURN_BYTES)
 
-    def _session_turn(self, session: Session, now_ns: int) -> None:
+    def _session_turn(self, session: Session, now_ns: int, most: int) -> None:
         pace, path = self._paces[session], session.path
         if path is None or session.used_up:
             del self._paces[session]
             return
-        until = pace.spent + TURN_BYTES
+        until = pace.spent + most
         resending, waiting = session.resending, session.waiting
         while resending and pace.spent < until and pace.allows(resending[0].time_ns, now_ns):
             sent, silent = resending.popleft(), not pace.spent

@@ -154,8 +154,8 @@ class Rebind(msgspec.Struct, frozen=True, tag=True):
     `accept` (client only): further indexes on which authenticated DATA is delivered, because a bind was asked for.
 
     `resend`: the peer's reports; what they do not have is sent again on `binding`. None (a voluntary switch): nothing.
-    `early` (client, without a binding): a path on which at most 64 datagrams may go before the bind. `report`: Done
-    is to have the reports for the peer.
+    `early` (client, without a binding): a path on which at most 64 datagrams may go before the bind, and four more each
+    time that it is said. `report`: Done is to have the reports for the peer.
     """
 
     seq: int

@@ -47,6 +47,8 @@ class Loop:
                 self._traffic(source, descriptor, events)
             elif descriptor == self._channel.fileno():
                 self._commands(events)
+                # They may have given the pipelines something to go on with.
+                timeout_s = 0.0
         if pipelines is not None and timeout_s is not None:
             pipelines.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 

@@ -31,6 +31,8 @@ WINDOWS: Final = 16
 GATEWAY_ADDRESSES: Final = 16
 #: Datagrams that a client sends before its bind.
 MAX_EARLY: Final = 64
+#: And again with each REQUEST that is repeated.
+MORE_EARLY: Final = 4
 #: No sender gets this far; the shared page, which stores counters one higher, could not remember it.
 NO_COUNTER: Final = (1 << 64) - 1
 

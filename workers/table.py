@@ -25,7 +25,7 @@ from workers.keys import Phase, Warm
 from workers.page import Page
 from workers.paths import PathEntry, SendPath
 from workers.routes import PrefixMap
-from workers.sessions import Session
+from workers.sessions import MORE_EARLY, Session
 from workers.udp import UdpSocket, pktinfo, socket_address
 
 #: Send keys of removed sessions whose counters must not start again.
@@ -135,6 +135,7 @@ class SessionTable:
         self._bind(session, command.binding)
         if command.binding is None:
             session.early = None if command.early is None else self._send_path(session, command.early)
+            session.early_left = max(session.early_left, MORE_EARLY)
         for entry in session.entries.values():
             entry.accepted = entry.index in command.accept
             if entry.index == command.draining:

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,19 +14,25 @@ _SCOPE_LINK = 253
 _MAIN_TABLE = 254
 
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE = 16, 17, 20, 21, 24
+_RTM_GETADDR = 22
+_NLM_F_REQUEST, _NLM_F_DUMP, _NLMSG_ERROR, _NLMSG_DONE = 0x1, 0x300, 2, 3
 _IFLA_IFNAME, _RTA_OIF = 3, 4
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 #: RTMGRP_LINK, and of IPv4 and IPv6 RTMGRP_…_IFADDR and RTMGRP_…_ROUTE.
 _GROUPS: Final = 0x01 | 0x10 | 0x40 | 0x100 | 0x400
 _MESSAGE_BYTES: Final = 1 << 16
-#: struct nlmsghdr: length and type. ifinfomsg: family, index, flags. ifaddrmsg: index. rtmsg: dst_len, table.
+#: struct nlmsghdr: length and type. ifinfomsg: family, index, flags. ifaddrmsg: family, flags, scope, index. rtmsg:
+#: dst_len, table.
 _HEADER: Final = struct.Struct("=IH10x")
 _LINK: Final = struct.Struct("=B3xiI4x")
-_ADDRESS: Final = struct.Struct("=4xi")
+_ADDRESS: Final = struct.Struct("=BxBBi")
 _ROUTE: Final = struct.Struct("=xB2xB")
 _ROUTE_BYTES: Final = 12
 _LEAST: Final = {16: 16, 17: 16, 20: 8, 21: 8, 24: 12}
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _NUMBER: Final = struct.Struct("=i")
+#: A nlmsghdr in full (length, type, flags, sequence, port) and struct rtgenmsg.
+_REQUEST: Final = struct.Struct("=IHHIIB3x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +80,37 @@ def _up(flags: int) -> bool:
 
 def usable_addresses(index: int) -> frozenset[str]:
     """What can be sent from on interface `index` to other networks: neither link-local nor tentative."""
-    found = set()
-    with IPRoute() as netlink:
-        for message in netlink.get_addr(index=index):
-            flags = message.get_attr("IFA_FLAGS") or message["flags"]
-            tentative = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
-            if message["scope"] < _SCOPE_LINK and not tentative and not flags & _IFA_F_DADFAILED:
-                found.add(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
-    return frozenset(found)
+    return frozenset(_usable(_dump(_RTM_GETADDR), index))
+
+
+def _dump(what: int) -> Iterator[tuple[int, bytes]]:
+    """The kernel's answer to a request for all there is of a kind: type and body of each message. Raises OSError."""
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as asking:
+        asking.send(_REQUEST.pack(_REQUEST.size, what, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0, socket.AF_UNSPEC))
+        while True:
+            for kind, body in _messages(asking.recv(_MESSAGE_BYTES)):
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    raise OSError(-_NUMBER.unpack_from(body)[0], "the kernel does not list addresses")
+                yield kind, body
+
+
+def _usable(messages: Iterable[tuple[int, bytes]], index: int) -> Iterator[str]:
+    for kind, body in messages:
+        if kind != _RTM_NEWADDR or len(body) < _ADDRESS.size:
+            continue
+        family, brief, scope, of = _ADDRESS.unpack_from(body)
+        if of != index or scope >= _SCOPE_LINK:
+            continue
+        attributes = _attributes(body, _ADDRESS.size)
+        (flags,) = _NUMBER.unpack(attributes[_IFA_FLAGS]) if _IFA_FLAGS in attributes else (brief,)
+        tentative = flags & _IFA_F_TENTATIVE and not flags & _IFA_F_OPTIMISTIC
+        own = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        if own and not tentative and not flags & _IFA_F_DADFAILED:
+            yield socket.inet_ntop(family, own)
 
 
 def default_route_devices() -> list[str]:
@@ -129,14 +158,19 @@ class LinkMonitor:
 
 def understood(data: bytes) -> Iterator[News]:
     """What one read of an rtnetlink socket says that concerns us (struct nlmsghdr and what follows it)."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        length, kind = _HEADER.unpack_from(data, at)
-        body = data[at + _HEADER.size : at + length]
-        at += max(_HEADER.size, length + 3 & ~3)
+    for kind, body in _messages(data):
         news = _READERS[kind](kind, body) if kind in _READERS and len(body) >= _LEAST[kind] else None
         if news is not None:
             yield news
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and body of each message of one read."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        length, kind = _HEADER.unpack_from(data, at)
+        yield kind, data[at + _HEADER.size : at + length]
+        at += max(_HEADER.size, length + 3 & ~3)
 
 
 def _link(kind: int, body: bytes) -> News | None:
@@ -149,8 +183,7 @@ def _link(kind: int, body: bytes) -> News | None:
 
 
 def _address(_kind: int, body: bytes) -> News | None:
-    (index,) = _ADDRESS.unpack_from(body)
-    return AddressNews(index)
+    return AddressNews(_ADDRESS.unpack_from(body)[3])
 
 
 def _route(_kind: int, body: bytes) -> News | None:

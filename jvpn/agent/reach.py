@@ -68,7 +68,15 @@ class Reach:
     # What the kernel says
 
     def on_news(self, news: Iterable[News], now_ns: int) -> None:
+        """A link that is gone is left at once; what came is looked at when all is said, and each thing once."""
+        later: dict[News, None] = {}
         for one in news:
+            if isinstance(one, LinkNews) and not one.up:
+                later = {other: None for other in later if not _link_of(other, one.device)}
+                self._on_link(one.device, one.index, one.up, now_ns)
+            else:
+                later[one] = None
+        for one in later:
             match one:
                 case LinkNews(device, index, up):
                     self._on_link(device, index, up, now_ns)
@@ -245,3 +253,7 @@ class Reach:
         session = self._core.session
         path = None if session is None else session.paths.paths.get(way.number)
         return path is not None and path.health.snapshot(now_ns).answering
+
+
+def _link_of(news: News, device: str) -> bool:
+    return isinstance(news, LinkNews) and news.device == device

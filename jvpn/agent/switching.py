@@ -152,9 +152,13 @@ class Switching:
                 self._requester.request(path, now_ms, () if attempt.voluntary else self._reports)
             )
             self._session.act()
-        if attempt.asked != before:
-            # Some DATA may follow the first REQUEST at once, on that path alone: the gateway holds it until the bind.
-            early = paths[0].worker_binding() if not before and self._paths.active is None else None
+        # Some DATA may follow the first REQUEST, and a little each later one on that path, and on that alone: the
+        # gateway holds it until the bind. What was sent on one index cannot go again on an older one.
+        first = (
+            [path for path in paths if path.index == attempt.asked[0]] if self._paths.active is None else []
+        )
+        if first or attempt.asked != before:
+            early = first[0].worker_binding() if first else None
             self._session.worker.rebind(self._awaited(attempt), early=early)
         if paths and not before:
             self._narrator.attempt(attempt.number, attempt.cause.name, paths[0], self._view.state_version)
@@ -260,6 +264,7 @@ class Switching:
         self._session.worker.rebind(
             [], draining, now_ms + max(self._session.policy.drain_window_ms, 250), resend=resend
         )
+        self._session.act()
         self._view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
         self._session.clocks(now_ms)
         self._narrator.result(attempt.number, "bound", "REATTACH_OK", ack.state_version)

@@ -128,6 +128,7 @@ def state_of(world: World) -> list[object]:
     if session_of is not None:
         paths, attempt = session_of.paths, session_of.requester.attempt
         state += [paths.last_index, paths.highest_installed, None if attempt is None else attempt.number]
+        state += [] if attempt is None else [len(attempt.refused), attempt.wide]
     return state
 
 

@@ -359,6 +359,20 @@ def test_some_datagrams_go_behind_the_request_and_are_delivered_at_the_bind() ->
     assert pair.gateway.counters[Counter.HELD_DELIVERED] == 64
 
 
+def test_a_little_more_goes_behind_each_request_that_is_repeated() -> None:
+    pair = LossyPair()
+    pair.lose(NOW)
+    pair.dead()
+    pair.client.rebind(NOW, early=pair.client.on(1))
+    pair.client.send(NOW, *range(200))
+    for again in range(1, 4):
+        pair.client.rebind(NOW + 50 * again, early=pair.client.on(1))
+        pair.client.turn((NOW + 50 * again) * MS)
+        assert len(pair.network.sent) == 64 + 4 * again
+    pair.reattach(NOW + 200, 1)
+    assert sorted(pair.gateway.numbers()) == list(range(200))
+
+
 def test_other_candidates_get_no_more_than_is_left() -> None:
     pair = LossyPair()
     pair.lose(NOW)

@@ -143,11 +143,11 @@ def test_data_goes_early_on_the_first_candidate_only() -> None:
     pair.wait_for(lambda: pair.attached)
     told = [command.early for command in client_rebinds(pair)]
     early = [binding for binding in told if binding is not None]
-    assert len(early) == 1
+    assert len({binding.index for binding in early}) == 1
     assert len({request.path_index for request in requests(pair)}) > 1
     assert early[0].index == requests(pair)[0].path_index
     # Told off with the next candidate, not only at the bind.
-    assert told[told.index(early[0]) + 1] is None
+    assert None in told[told.index(early[0]) :][: 1 + len(early)]
 
 
 def test_the_policy_says_how_much_is_kept() -> None:
