@@ -14,9 +14,9 @@ from workers import commands
 if TYPE_CHECKING:
     from jvpn.agent.session import ClientSession
 
-#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown". A worker answers
-#: within a turn of its loop; one that waits for its CPU is worth a wait, since without its word packets are lost.
-REPORT_WAIT_MS = 50
+#: How long a REQUEST waits for the worker's word of what has arrived; then it goes without: "unknown", and what came
+#: meanwhile is lost. A worker answers within a turn of its loop, or waits for its CPU: then it delivers nothing either.
+REPORT_WAIT_MS = 200
 #: However long a gateway asks a client without a path to wait.
 RETRY_AFTER_MAX_MS = 5_000
 #: FAILs after which there is nothing left to reattach.
