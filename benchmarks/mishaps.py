@@ -4,6 +4,7 @@
 and the other is there to take over unless a fault says otherwise.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from stage import Stage
 from jvpn.lab.faults import EmulatedLink
 
 PORTS = range(20_000, 60_000)
+AFTER_CHANGE_S = 1.5
 
 
 @dataclass
@@ -73,6 +75,8 @@ def _nat_on(scene: Scene) -> None:
     if scene.first:
         for link in (scene.struck, scene.other):
             scene.stage.network.nat.enable(link, port=PORTS[(scene.number * 7) % len(PORTS)])
+        # That is a new mapping too, and jvpn's gateway tells a client of such a change once a second.
+        time.sleep(AFTER_CHANGE_S)
         scene.contestant.behind_nat()
 
 
