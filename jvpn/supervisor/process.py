@@ -93,6 +93,9 @@ class Gateway:
         self._undo.add(self.store.close)
         steered = SteeredDataPlane(plan, found, self._undo, self._say)
         self.dataplane, self.steering, self.xdp = steered.dataplane, steered.steering, steered.xdp
+        # A reattach must not wait behind the bulk traffic that the workers move; they run at the usual priority.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, CONTROL_NICE)
         privileges.keep(self._capabilities())
         # The first thread starts here: what it is to lack must be gone before.
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
@@ -173,9 +176,6 @@ class Gateway:
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT or `stop`."""
-        # A reattach must not wait behind the bulk traffic that the workers move; they run at the usual priority.
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, 0, CONTROL_NICE)
         # What is imported lives as long as the process: the collector is not to walk it in the middle of a reattach.
         gc.collect()
         gc.freeze()

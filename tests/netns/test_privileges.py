@@ -167,6 +167,15 @@ def test_the_supervisor_keeps_what_its_page_says(system: Running) -> None:
         assert fields["NoNewPrivs"] == "1"
 
 
+def test_control_goes_before_bulk_traffic(system: Running) -> None:
+    def priority(pid: int) -> int:
+        return os.getpriority(os.PRIO_PROCESS, pid)
+
+    workers = [*seated(system), client_worker(system)]
+    assert priority(system.gateway.popen.pid) == -10
+    assert [priority(pid) for pid in workers] == [0] * len(workers)
+
+
 # The filter
 
 
