@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -51,18 +52,28 @@ class Reports:
         self.delay_ms = 0.0
         self.at_once = False
         self._agenda = agenda
-        self._under_way = 0
+        self._under_way: deque[Action] = deque()
+        #: Those that have come before their time.
+        self._hastened = 0
 
     def say(self, heard: Action) -> None:
         if self.at_once and not self._under_way:
             heard()
             return
-        self._under_way += 1
-        self._agenda.later(self.delay_ms, lambda: self._arrive(heard))
+        self._under_way.append(heard)
+        self._agenda.later(self.delay_ms, self._arrive)
 
-    def _arrive(self, heard: Action) -> None:
-        self._under_way -= 1
-        heard()
+    def hasten(self) -> None:
+        """All that is on its way comes now."""
+        while self._under_way:
+            self._hastened += 1
+            self._under_way.popleft()()
+
+    def _arrive(self) -> None:
+        if self._hastened:
+            self._hastened -= 1
+        else:
+            self._under_way.popleft()()
 
 
 class TimedSink(MemorySink):
