@@ -5,6 +5,7 @@ nobody can link the old network to the new by its steering id. Only when the gat
 indexes that it has installed does the client go on with the highest: then linkability is lost, not the session.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from jvpn.policy.decisions import Candidate, ranked
@@ -168,12 +169,14 @@ class PathTable:
         self.paths[uplink.number] = path
         return path
 
-    def outnumber(self, index: int) -> None:
+    def outnumber(self, index: int, kept: Container[int] = ()) -> None:
         """Give the candidates that are on an older index one newer than `index`, as far as the gateway has installed
-        any: what was lost on an index can go again on newer ones only."""
+        any, but for those in `kept`: what was lost on an index can go again on newer ones only."""
         for number, path in sorted(self.paths.items()):
-            if number == self.active or path.index > index or self.last_index >= self.highest_installed:
+            if number == self.active or path.index > index or path.index in kept:
                 continue
+            if self.last_index >= self.highest_installed:
+                break
             self._leave(path)
             self.last_index += 1
             path.index, path.steering_id = self.last_index, steering_id(self.secrets, self.last_index)

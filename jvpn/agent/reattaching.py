@@ -78,6 +78,8 @@ class Attempt:
     alive: int | None = None
     #: Since when what was under way on the old path has not been delivered; None: nothing was.
     gap_from_ms: float | None = None
+    #: The oldest index of the first REQUESTs: DATA that does not wait for the bind goes on it.
+    early: int | None = None
     #: No REQUEST goes earlier: the worker is asked what has arrived.
     not_before_ms: float = 0.0
 
@@ -187,8 +189,10 @@ class Requester:
     @staticmethod
     def _first(attempt: Attempt, racers: list[ClientPath], now_ms: int) -> list[ClientPath]:
         """Whom to ask before everybody: a sure one alone, else all but the path that seemed dead and damped ones."""
-        if racers and _sure(racers[0], now_ms) and racers[0].uplink.damped_until_ms <= now_ms:
-            return racers[:1]
+        if racers and _sure(racers[0], now_ms):
+            best = racers[0].uplink
+            if best.damped_until_ms <= now_ms or best.number == attempt.alive:
+                return racers[:1]
         others = [path for path in racers if path.uplink.number != attempt.leave]
         trusted = [path for path in others if path.uplink.damped_until_ms <= now_ms]
         return trusted or others or racers

@@ -102,9 +102,9 @@ class Switching:
             reason = Reason.REATTACH_REQUESTED
         old, number = path_ref(active), active.uplink.number
         challenge = (active.challenge, active.challenge_ms)
-        self._paths.outnumber(old.index)
         self._paths.active = None
         fresh = self._paths.open(active.uplink, now_ms)
+        self._paths.outnumber(fresh.index if stay else old.index)
         self._session.worker.tell_indexes()
         if stay:
             fresh.keep_challenge(*challenge)
@@ -140,6 +140,9 @@ class Switching:
         attempt = self._requester.attempt
         if attempt is None or now_ms < attempt.next_ms:
             return
+        if attempt.early is not None:
+            # Before others join: what went on that index cannot go again on an older one, were it bound.
+            self._paths.outnumber(attempt.early, kept=attempt.asked)
         racing = self._requester.racing(now_ms)
         self._ask(self._requester.due(racing, now_ms), attempt, now_ms)
         self._requester.rest(racing, now_ms)
@@ -147,19 +150,18 @@ class Switching:
     def _ask(self, paths: list[ClientPath], attempt: Attempt, now_ms: int) -> None:
         """Send a REQUEST on each of these paths, and expect DATA there from now on."""
         before = attempt.asked
+        if attempt.early is None and self._paths.active is None and paths:
+            attempt.early = min(path.index for path in paths)
         for path in paths:
             self._session.do(
                 self._requester.request(path, now_ms, () if attempt.voluntary else self._reports)
             )
             self._session.act()
         # Some DATA may follow the first REQUEST, and a little each later one on that path, and on that alone: the
-        # gateway holds it until the bind. What was sent on one index cannot go again on an older one.
-        first = (
-            [path for path in paths if path.index == attempt.asked[0]] if self._paths.active is None else []
-        )
-        if first or attempt.asked != before:
-            early = first[0].worker_binding() if first else None
-            self._session.worker.rebind(self._awaited(attempt), early=early)
+        # gateway holds it until the bind.
+        early = [path.worker_binding() for path in paths if path.index == attempt.early]
+        if early or attempt.asked != before:
+            self._session.worker.rebind(self._awaited(attempt), early=early[0] if early else None)
         if paths and not before:
             self._narrator.attempt(attempt.number, attempt.cause.name, paths[0], self._view.state_version)
 

@@ -8,7 +8,7 @@ from jvpn.agent.switching import REPORT_WAIT_MS
 from jvpn.observability.events import TransportSwitch
 from jvpn.protocol import reattach
 from jvpn.protocol.constants import PacketType
-from jvpn.protocol.reattach import Ack, Report, Request, Result
+from jvpn.protocol.reattach import Ack, Cause, Report, Request, Result
 from workers import commands
 
 __all__ = ["every_pair_is_sound"]
@@ -148,6 +148,30 @@ def test_data_goes_early_on_the_first_candidate_only() -> None:
     assert early[0].index == requests(pair)[0].path_index
     # Told off with the next candidate, not only at the bind.
     assert None in told[told.index(early[0]) :][: 1 + len(early)]
+
+
+def test_whichever_path_is_bound_its_index_is_newer_than_that_of_early_data() -> None:
+    pair = CorePair(uplinks=3).attach()
+    pair.advance(2_000)
+    assert pair.client.session is not None
+    for uplink in pair.client.uplinks:
+        # They have come and gone too often: none is asked alone.
+        uplink.damped_until_ms = pair.now_ms + 60_000
+    before = pair.client.session.paths.active_path
+    assert before is not None
+    for remapped in range(4):
+        session, told = pair.client.session, len(pair.client_worker.commands)
+        session.switching.lose(Cause.ADDRESS_CHANGED, pair.now_ms, stay=remapped % 2 == 0)
+        pair.settle()
+        pair.wait_for(lambda: pair.attached)
+        commands_since = pair.client_worker.commands[told:]
+        early = [c.early.index for c in commands_since if isinstance(c, commands.Rebind) and c.early]
+        active = session.paths.active_path
+        assert active is not None
+        assert early
+        assert max(early) <= active.index
+    # One that has just shown that it lives is asked alone all the same, one that is left is not.
+    assert len({attempt.path_index for attempt in requests(pair)}) > 1
 
 
 def test_the_policy_says_how_much_is_kept() -> None:
