@@ -24,6 +24,7 @@ from jvpn.protocol.wire import WireError
 from jvpn.sim.guard import Guard
 from jvpn.sim.network import DOWN, GATEWAY, UP, Flight
 from jvpn.sim.violation import Violation
+from jvpn.sim.worker import SimWorker
 from jvpn.sim.world import World
 from jvpn.supervisor.live_session import LiveSession
 from workers.commands import Endpoint
@@ -32,6 +33,8 @@ from workers.counters import Counter
 #: Where an attacker that is no relay sends from, and where the relay does.
 OWN: Final = Endpoint(to_bytes("192.0.2.66"), 6_666)
 RELAY: Final = Endpoint(to_bytes("192.0.2.77"), 7_777)
+#: By which the cores count what they put away before they have read it.
+_UNREAD: Final = ("control_not_bound", "unknown_id", "wrong_source")
 #: Of each type and direction: how many of the first and of the last are kept.
 KEPT: Final = 24
 
@@ -73,13 +76,23 @@ class Attacker:
         """How many datagrams the gateway has put away unread: copies of those are taken later, if ever."""
         gateway = self._world.gateway
         counters = gateway.context.counters
-        return counters["control_not_bound"] + counters["unknown_id"]
+        found = sum(counters[name] for name in _UNREAD)
+        return found + sum(_put_away(worker) for worker in gateway.workers.values())
 
     def _down(self, flight: Flight) -> None:
+        refused = self._refused_by_client()
         ready = self._world.client.up
         self._guard.receive_down(flight)
-        if ready and flight.genuine:
+        # What is still on its way to the core may be refused there.
+        read = not self._world.client.reports.waiting
+        if ready and read and flight.genuine and refused == self._refused_by_client():
             self._taken.add(flight.data)
+
+    def _refused_by_client(self) -> int:
+        """An answer may come over another uplink than the one that it answers, where its id is none."""
+        client = self._world.client
+        found = 0 if client.core is None else sum(client.core.counters[name] for name in _UNREAD)
+        return found + _put_away(client.worker)
 
     def _tap(self, flight: Flight) -> None:
         if not flight.up and flight.destination in (OWN, RELAY):
@@ -222,3 +235,7 @@ def _decided(session: LiveSession, index: int, data: bytes) -> bool:
         return False
     refused = 0 if session.refused is None else session.refused.attempt
     return session.bound_in_epoch and attempt <= max(session.last_attempt, refused)
+
+
+def _put_away(worker: SimWorker) -> int:
+    return sum(worker.count(of) for of in (Counter.UNKNOWN_ID, Counter.WRONG_SOURCE, Counter.NOT_BOUND))

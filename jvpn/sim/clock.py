@@ -63,6 +63,11 @@ class Reports:
         self._under_way.append(heard)
         self._agenda.later(self.delay_ms, self._arrive)
 
+    @property
+    def waiting(self) -> bool:
+        """Something is on its way."""
+        return bool(self._under_way)
+
     def hasten(self) -> None:
         """All that is on its way comes now."""
         while self._under_way:
