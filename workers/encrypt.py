@@ -265,6 +265,8 @@ class Encryptor:
 
     def send_early(self, session: Session, now_ns: int) -> None:
         """What waits goes before the bind, as far as it may: whole superpackets, in their order."""
+        # Nothing has swept the queue while the machine slept.
+        session.waiting.trim(now_ns)
         while session.early is not None and session.waiting:
             count = _datagrams(session.waiting.first.data)
             if count > session.early_left:

@@ -359,6 +359,19 @@ def test_some_datagrams_go_behind_the_request_and_are_delivered_at_the_bind() ->
     assert pair.gateway.counters[Counter.HELD_DELIVERED] == 64
 
 
+def test_what_waited_while_the_machine_slept_does_not_go_before_the_bind() -> None:
+    pair = LossyPair()
+    pair.lose(NOW)
+    pair.client.send(NOW, 0, 1)
+    # Nothing of the worker ran meanwhile.
+    pair.client.rebind(NOW + 60_000, early=pair.client.on(1))
+    assert pair.network.sent == []
+    pair.client.send(NOW + 60_000, 2)
+    pair.settle(NOW + 60_000)
+    pair.bind_gateway(NOW + 60_001, 1, [])
+    assert pair.gateway.numbers() == [2]
+
+
 def test_a_little_more_goes_behind_each_request_that_is_repeated() -> None:
     pair = LossyPair()
     pair.lose(NOW)
