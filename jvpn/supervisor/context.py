@@ -11,6 +11,7 @@ from jvpn.protocol.control import ControlType
 from jvpn.protocol.key_limits import KEY_LIMITS, KeyLimits
 from jvpn.supervisor.effects import (
     Effect,
+    ForgetSession,
     PutId,
     RemoveId,
     SendDatagram,
@@ -82,6 +83,8 @@ class GatewayContext:
     last_seq: int = 0
     #: Sessions whose deadlines may have changed since they were last looked at.
     touched: set[LiveSession] = field(default_factory=set)
+    #: Sessions that have ended and that the store may still have: they must not come back out of it.
+    unforgotten: set[bytes] = field(default_factory=set)
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: What workers refused, for the shell to print.
@@ -102,6 +105,11 @@ class GatewayContext:
 
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)
+
+    def forget(self, session_id: bytes) -> None:
+        """A session has ended: the store is to forget it, again and again until it has."""
+        self.unforgotten.add(session_id)
+        self.do(ForgetSession(session_id))
 
     def tell(self, slot: int, command: Command, then: Callable[[int], None] | None = None) -> None:
         """Send a command to a worker; `then(now_ms)` runs when the worker says that it is in force."""

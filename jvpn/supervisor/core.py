@@ -18,7 +18,7 @@ from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetSession, PutPrefix, RemovePrefix
+from jvpn.supervisor.effects import Effect, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -118,7 +118,7 @@ class GatewayCore:
         context.sessions.pop(session.session_id, None)
         unborn = context.confirming.pop(session.session_id, None) is not None
         self._leave_prefixes(session, unborn)
-        context.do(ForgetSession(session.session_id))
+        context.forget(session.session_id)
         context.free_records.append(session.record)
 
     def switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:

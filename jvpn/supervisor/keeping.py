@@ -17,8 +17,6 @@ class Keeping:
         self._core = core
         self._say = say
         self._narrator = core.context.narrator
-        #: Sessions that have ended and that the store still has.
-        self._ended: dict[bytes, None] = {}
 
     def save(self, record: SessionRecord, timestamp_us: int, now_ms: int) -> None:
         try:
@@ -30,18 +28,17 @@ class Keeping:
         if not self._narrator.durable:
             self._narrator.durable = True
             self._say("the store can be written again")
-        for session_id in list(self._ended):
+        for session_id in list(self._core.context.unforgotten):
             self.forget(session_id)
 
     def forget(self, session_id: bytes) -> None:
         try:
             self._store.forget(session_id)
         except StoreError as error:
-            self._ended[session_id] = None
             self._core.context.counters["store_errors"] += 1
             self._failed(error)
         else:
-            self._ended.pop(session_id, None)
+            self._core.context.unforgotten.discard(session_id)
 
     def _failed(self, error: StoreError) -> None:
         """Said once for as long as it lasts."""

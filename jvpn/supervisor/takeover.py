@@ -5,7 +5,7 @@ code that takes over another node's. In this order, each step cheaper than what 
 
  1. buckets                of the source, then for all strangers together
  2. ticket opens           one AEAD; until here the store is not read
- 3. store read             gone: RESET, which only its own client believes; unreachable: silence
+ 3. store read             gone, or ended here: RESET, which only its own client believes; unreachable: silence
  4. proof                  the REQUEST opens under the stored session secret
  5. challenge              without a valid one: ACK(pending), and nothing has changed
  6. lifetime               over: FAIL, and the record goes
@@ -25,7 +25,7 @@ from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, ForgetSession, PutPrefix
+from jvpn.supervisor.effects import ClearRecord, PutPrefix
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
@@ -67,21 +67,30 @@ class Takeover:
         if live is not None:
             self._on_live(live, wanted, data, arrival, now_ms)
             return None
+        if session_id in self._context.unforgotten:
+            # It ended here, whatever the store still says; perhaps that can be told by now.
+            self._context.forget(session_id)
+            self._reset(session_id, wanted, arrival)
+            return None
         try:
             record = self._store.load(session_id)
         except StoreError:
             counters["store_errors"] += 1
             return None
         if record is None:
-            counters["resets_sent"] += 1
-            token = tickets.reset_token(self._context.facts.fleet_key, session_id)
-            self._context.send(arrival, tickets.reset_datagram(wanted, token))
+            self._reset(session_id, wanted, arrival)
             return None
         try:
             return self._on_stored(record, wanted, data, arrival, now_ms)
         except (NotRemembered, WireError, VersionExhausted) as error:
             counters[getattr(error, "reason", "not_remembered")] += 1
             return None
+
+    def _reset(self, session_id: bytes, wanted: bytes, arrival: Arrival) -> None:
+        """The session is gone for certain."""
+        self._context.counters["resets_sent"] += 1
+        token = tickets.reset_token(self._context.facts.fleet_key, session_id)
+        self._context.send(arrival, tickets.reset_datagram(wanted, token))
 
     def _on_live(
         self, session: LiveSession, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
@@ -181,7 +190,7 @@ class Takeover:
         salt = context.random_bytes(16)
         context.send(arrival, reattach.seal_fail(session.secrets, salt, session.indexes.ids[index], fail))
         session.machine.apply(reason, 0, State.TERMINATED)
-        context.do(ForgetSession(session.session_id))
+        context.forget(session.session_id)
 
     def _claim(
         self,

@@ -57,6 +57,24 @@ def test_without_the_store_nobody_is_attached() -> None:
     assert pair.live.machine.state is State.ATTACHED
 
 
+def test_a_session_that_ended_meanwhile_does_not_come_back_out_of_the_store() -> None:
+    pair = CorePair().attach()
+    ended = pair.live
+    pair.store.broken = True
+    # The client is not told: it goes on asking for a session that the store has, once it can be read again.
+    pair.rules.append(lambda flight: None if flight.up else [])
+    pair.gateway.terminate(ended, Reason.OPERATOR_TERMINATED, pair.now_ms)
+    pair.advance(500)
+    pair.rules.clear()
+    pair.store.broken = False
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+    pair.wait_for(lambda: pair.context.counters["resets_sent"] or pair.context.counters["takeovers"])
+    assert pair.context.counters["takeovers"] == 0
+    assert pair.store.sessions() == []
+    pair.wait_for(lambda: pair.attached)
+    assert pair.live.session_id != ended.session_id
+
+
 def test_a_session_that_ended_meanwhile_does_not_stay_in_the_store(forge: Forge) -> None:
     pair, ended = forge.pair, forge.live
     pair.store.broken = True
