@@ -2,7 +2,8 @@
 
 An index is never used for two networks: a path that was left, or whose link changed, comes back on a fresh one, so that
 nobody can link the old network to the new by its steering id. Only when the gateway has not answered on any of the
-indexes that it has installed does the client go on with the highest: then linkability is lost, not the session.
+indexes that it has installed does the client go on with the highest: then linkability is lost, not the session. It
+ends as soon as newer ones are installed, whoever had the shared one first.
 """
 
 from collections.abc import Container
@@ -79,6 +80,8 @@ class ClientPath:
     #: The last challenge of this uplink's path before, and when it came.
     before: tuple[bytes, int] = (b"", 0)
     bound_us: int = 0
+    #: Another path has, or had, its index too: there was no fresh one.
+    shared: bool = False
     last_probe_us: int = 0
     quality: Quality = field(default_factory=Quality)
 
@@ -164,6 +167,10 @@ class PathTable:
         health.not_steady_before(uplink.damped_until_ms * NS)
         own_id = steering_id(self.secrets, self.last_index)
         path = ClientPath(uplink, uplink.local, self.last_index, own_id, health, PathMtu(now_ms * NS))
+        if not unused:
+            # Those that have it already, too: they may not have sent anything on it yet.
+            for other in (path, *self.paths.values()):
+                other.shared = other.shared or other.index == path.index
         if old is not None:
             path.before = (old.challenge, old.challenge_ms) if old.challenge else old.before
         self.paths[uplink.number] = path
@@ -177,9 +184,25 @@ class PathTable:
                 continue
             if self.last_index >= self.highest_installed:
                 break
-            self._leave(path)
-            self.last_index += 1
-            path.index, path.steering_id = self.last_index, steering_id(self.secrets, self.last_index)
+            self._renumber(path)
+
+    def unshare(self, kept: Container[tuple[int, int]]) -> bool:
+        """Give the paths that had to share an index fresh ones, as far as the gateway has installed any by now, but for
+        the active one and those in `kept`, as (uplink number, index): what goes out on them has gone out before.
+        Returns whether there was one."""
+        before = self.last_index
+        for number, path in sorted(self.paths.items()):
+            # One without a link sends nothing, and comes back on a fresh index.
+            idle = not path.uplink.link_up or number == self.active or (number, path.index) in kept
+            if path.shared and not idle and self.last_index < self.highest_installed:
+                self._renumber(path)
+        return self.last_index > before
+
+    def _renumber(self, path: ClientPath) -> None:
+        self._leave(path)
+        self.last_index += 1
+        path.index, path.steering_id = self.last_index, steering_id(self.secrets, self.last_index)
+        path.shared = False
 
     def _leave(self, path: ClientPath) -> None:
         self.left[path.index] = path.steering_id

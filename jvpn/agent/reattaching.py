@@ -94,7 +94,12 @@ class Attempt:
     @property
     def asked(self) -> list[int]:
         """Indexes that REQUESTs have gone on, in the order of the first of each."""
-        return list(dict.fromkeys(index for (_uplink, index), lane in self.lanes.items() if lane.sent))
+        return list(dict.fromkeys(index for _uplink, index in self.asked_over))
+
+    @property
+    def asked_over(self) -> list[tuple[int, int]]:
+        """The same with the uplink of each, (number, index): several may have had to share one."""
+        return [key for key, lane in self.lanes.items() if lane.sent]
 
     def lane(self, path: ClientPath) -> Lane:
         return self.lanes.setdefault((path.uplink.number, path.index), Lane(self.not_before_ms))

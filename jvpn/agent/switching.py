@@ -60,7 +60,12 @@ class Switching:
         moved = path is not None and path.local != uplink.local
         if moved and self._paths.active == uplink.number and self._session.configured:
             self.lose(Cause.ADDRESS_CHANGED, now_ms, stay=True)
-        elif attempt is not None and path is not None and path.index in attempt.asked and not moved:
+        elif (
+            attempt is not None
+            and path is not None
+            and not moved
+            and (uplink.number, path.index) in attempt.asked_over
+        ):
             self._try_again(uplink, now_ms)
         else:
             self.on_link(uplink, True, now_ms)
@@ -79,6 +84,14 @@ class Switching:
         """Its `remote` changed: a fresh path, unless DATA goes out on it."""
         if self._session.configured and self._paths.active != uplink.number:
             self._paths.open(uplink, now_ms)
+            self._session.worker.tell_indexes()
+
+    def installed(self, highest: int) -> None:
+        """The gateway has installed indexes up to `highest`: paths that had to share one do so no more. But for those
+        that are asked: the ACK names them by it."""
+        self._paths.installed(highest)
+        attempt = self._requester.attempt
+        if self._paths.unshare(() if attempt is None else attempt.asked_over):
             self._session.worker.tell_indexes()
 
     def lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
@@ -200,7 +213,7 @@ class Switching:
         if split_version(ack.state_version).epoch < self._session.epoch:
             return
         self._session.owners.heard(now_ms)
-        self._paths.installed(ack.highest_installed)
+        self.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         lane = attempt.lane(path)
         if lane.sent == 1:
