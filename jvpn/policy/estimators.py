@@ -43,11 +43,13 @@ class RoundTrip:
         """Another window, from now on."""
         self._window_ns = window_ns
 
-    def sample(self, rtt_ns: int, now_ns: int) -> None:
+    def sample(self, rtt_ns: int, now_ns: int, *, overtaken: bool = False) -> None:
+        """`overtaken`: something sent later was answered before. Then only the window takes it, as RFC 7323 section 4.1
+        smooths nothing but what newly acknowledges: one answer held back for seconds would have every verdict wait."""
         if self.srtt_ns is None:
             self.srtt_ns = rtt_ns
             self.rttvar_ns = rtt_ns // 2
-        else:
+        elif not overtaken:
             self.rttvar_ns += (abs(self.srtt_ns - rtt_ns) - self.rttvar_ns) // 4
             self.srtt_ns += (rtt_ns - self.srtt_ns) // 8
         if now_ns - rtt_ns >= self._since_ns:

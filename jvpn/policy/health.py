@@ -120,7 +120,8 @@ class PathHealth:
         rtt_ns = self._probes.acked(probe_id, now_ns)
         if rtt_ns is None:
             return False
-        self._answered(rtt_ns, now_ns, was_answering)
+        overtaken = now_ns - rtt_ns < (self._probes.last_answered_sent_ns or 0)
+        self._answered(rtt_ns, now_ns, was_answering, overtaken=overtaken)
         return True
 
     def on_round_trip(self, rtt_ns: int, now_ns: int) -> None:
@@ -210,8 +211,8 @@ class PathHealth:
             self._tries = 0
         self._watched = watched
 
-    def _answered(self, rtt_ns: int, now_ns: int, was_answering: bool) -> None:
-        self._round_trip.sample(rtt_ns, now_ns)
+    def _answered(self, rtt_ns: int, now_ns: int, was_answering: bool, *, overtaken: bool = False) -> None:
+        self._round_trip.sample(rtt_ns, now_ns, overtaken=overtaken)
         self._tries = 0
         self._first_try_ns = CANDIDATE_INTERVAL_NS
         if not was_answering or self._steady_since_ns is None:

@@ -210,6 +210,15 @@ def test_a_late_answer_brings_a_dead_path_back():
     assert not health.dead(now + SECOND)
 
 
+def test_an_answer_that_was_held_back_and_overtaken_delays_no_verdict():
+    health, _ = proven()
+    health.on_probe_sent(2, SECOND)
+    health.on_probe_sent(3, 2 * SECOND)
+    assert health.on_probe_acked(3, 2 * SECOND + 10 * MS)
+    assert health.on_probe_acked(2, 9 * SECOND)
+    assert die(health, 9 * SECOND) == 9 * SECOND + 3 * INTERVAL
+
+
 def test_a_dead_path_is_probed_with_back_off():
     health, _ = proven()
     now = die(health, SECOND)
