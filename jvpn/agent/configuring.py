@@ -94,3 +94,4 @@ class Configuring:
         if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
             raise WireError("bad_control")
         self._session.requester.tickets, self._session.owners.token = tickets, token
+        self._session.paths.ticketed = max(tickets, default=-1)

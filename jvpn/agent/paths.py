@@ -3,7 +3,8 @@
 An index is never used for two networks: a path that was left, or whose link changed, comes back on a fresh one, so that
 nobody can link the old network to the new by its steering id. Only when the gateway has not answered on any of the
 indexes that it has installed does the client go on with the highest: then linkability is lost, not the session. It
-ends as soon as newer ones are installed, whoever had the shared one first.
+ends as soon as newer ones are installed, whoever had the shared one first. Nor does the client leave, while nobody
+answers, the last index that it has a ticket for: a gateway that has begun anew finds the session by nothing else.
 """
 
 from collections.abc import Container
@@ -151,6 +152,10 @@ class PathTable:
     active: int | None = None
     paths: dict[int, ClientPath] = field(default_factory=dict)
     last_index: int = -1
+    #: The highest index that there is a ticket for; below 0: there are none.
+    ticketed: int = -1
+    #: A REQUEST may have gone, and nobody has answered the attempt.
+    unheard: bool = False
     #: Indexes left lately, with their ids: what is still under way on them may be delivered.
     left: dict[int, bytes] = field(default_factory=dict)
     #: REQUESTs sent on each index, whichever uplinks share it: two under one counter would share a nonce.
@@ -158,7 +163,7 @@ class PathTable:
 
     def open(self, uplink: Uplink, now_ms: int, *, active: bool = False) -> ClientPath:
         """A fresh path of this uplink; the old one, if there was one, is forgotten."""
-        unused = self.last_index + 1 <= self.highest_installed or self.last_index < 0
+        unused = self.last_index < max(self.highest_fresh, 0)
         old = self.paths.get(uplink.number)
         self.last_index = self.last_index + 1 if unused else self.last_index
         if old is not None:
@@ -182,7 +187,7 @@ class PathTable:
         for number, path in sorted(self.paths.items()):
             if number == self.active or path.index > index or path.index in kept:
                 continue
-            if self.last_index >= self.highest_installed:
+            if self.last_index >= self.highest_fresh:
                 break
             self._renumber(path)
 
@@ -194,7 +199,7 @@ class PathTable:
         for number, path in sorted(self.paths.items()):
             # One without a link sends nothing, and comes back on a fresh index.
             idle = not path.uplink.link_up or number == self.active or (number, path.index) in kept
-            if path.shared and not idle and self.last_index < self.highest_installed:
+            if path.shared and not idle and self.last_index < self.highest_fresh:
                 self._renumber(path)
         return self.last_index > before
 
@@ -217,6 +222,12 @@ class PathTable:
 
     def installed(self, highest: int) -> None:
         self.highest_installed = max(self.highest_installed, highest)
+
+    @property
+    def highest_fresh(self) -> int:
+        """The highest index that a fresh path may get."""
+        stays = self.unheard and self.last_index <= self.ticketed
+        return min(self.highest_installed, self.ticketed) if stays else self.highest_installed
 
     @property
     def active_path(self) -> ClientPath | None:

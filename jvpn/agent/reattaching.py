@@ -135,6 +135,7 @@ class Requester:
         """Start a new attempt; its REQUESTs go when they are due. `leave`: uplink to try last, `target`: only this."""
         self._last_number += 1
         started_ms = now_ms if started_ms is None else started_ms
+        self._paths.unheard = True
         self.attempt = Attempt(
             self._last_number, cause, started_ms, detect_ms, old, leave, now_ms, now_ms, target
         )

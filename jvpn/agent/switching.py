@@ -213,6 +213,7 @@ class Switching:
         if split_version(ack.state_version).epoch < self._session.epoch:
             return
         self._session.owners.heard(now_ms)
+        self._paths.unheard = False
         self.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         lane = attempt.lane(path)
@@ -301,6 +302,7 @@ class Switching:
             return
         owners = self._session.owners
         owners.heard(now_ms)
+        self._paths.unheard = False
         elsewhere = fail.reason == Code.NOT_OWNER and not attempt.voluntary
         if elsewhere and owners.not_owner(attempt, path, now_ms):
             self.request(now_ms)

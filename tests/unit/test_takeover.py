@@ -75,6 +75,30 @@ def test_the_session_can_be_taken_over_again_and_again(pair: CorePair) -> None:
     assert pair.client.handshakes_done == 1
 
 
+def test_a_client_stays_on_an_index_that_it_has_a_ticket_for_while_nobody_answers() -> None:
+    pair = CorePair(uplinks=1)
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session.configured)
+    pair.advance(500)
+    session = pair.client.session
+    assert session is not None
+    # The gateway installs one index more, and the CONFIG with its ticket is lost.
+    pair.rules.append(lambda flight: [] if flight.kind is PacketType.CONTROL and not flight.up else None)
+    pair.link(0, False)
+    pair.link(0, True)
+    pair.wait_for(lambda: session.view.state is State.ATTACHED)
+    assert max(session.requester.tickets) < session.paths.highest_installed
+    pair.rules.append(lambda _flight: [])
+    for _ in range(2 * session.paths.highest_installed):
+        pair.link(0, False)
+        pair.advance(100)
+        pair.link(0, True)
+        pair.advance(100)
+    pair.restart_gateway()
+    pair.rules.clear()
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert pair.client.session is session
+
+
 def test_without_a_challenge_a_request_changes_nothing(pair: CorePair) -> None:
     pair.restart_gateway()
     pair.rules.append(lambda flight: [] if flight.kind is PacketType.REATTACH_ACK else None)
