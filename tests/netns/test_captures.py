@@ -45,6 +45,9 @@ CHECKED = [
     argument for protocol in ("ip", "tcp", "udp") for argument in ("-o", f"{protocol}.check_checksum:TRUE")
 ]
 
+#: The ports are whichever were free: by some of them it would take the payload for a protocol, and find that malformed.
+PAYLOAD = [argument for protocol in ("tcp", "udp") for argument in ("-d", f"{protocol}.port==1-65535,data")]
+
 
 def host_behind(
     lab: Lab, end: Namespace, label: str, net: tuple[str, str], far: tuple[str, str]
@@ -96,7 +99,7 @@ def datagrams_arrive(source: Namespace, sink: Namespace, address: str) -> None:
 def dissected(path: Path, wanted: str) -> list[str]:
     """Numbers and summaries of the frames that match; sums are checked."""
     done = subprocess.run(
-        ["tshark", "-n", "-r", str(path), *CHECKED, "-Y", wanted],
+        ["tshark", "-n", "-r", str(path), *CHECKED, *PAYLOAD, "-Y", wanted],
         capture_output=True,
         text=True,
         check=True,
