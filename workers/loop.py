@@ -41,6 +41,7 @@ class Loop:
         self._watch_channel()
         pipelines = self._worker.pipelines
         timeout_s = None if pipelines is None else pipelines.timeout_s()
+        due = timeout_s is not None
         for descriptor, events in self._epoll.poll(timeout_s):
             source = self._sources.get(descriptor)
             if source is not None:
@@ -48,8 +49,8 @@ class Loop:
             elif descriptor == self._channel.fileno():
                 self._commands(events)
                 # They may have given the pipelines something to go on with.
-                timeout_s = 0.0
-        if pipelines is not None and timeout_s is not None:
+                due = True
+        if pipelines is not None and due:
             pipelines.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def _traffic(self, source: TunQueue | UdpSocket, descriptor: int, events: int) -> None:

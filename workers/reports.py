@@ -49,21 +49,16 @@ class Missing:
         report = self._reports.get(index)
         if report is None:
             return index >= self._oldest
+        if report.next_counter == UNKNOWN:
+            return False
         behind = report.next_counter - first - count
-        if behind < 0 or not report.next_counter:
-            return report.next_counter != UNKNOWN
-        return bool(self._bits[index] >> behind & (1 << count) - 1)
+        return behind < 0 or bool(self._bits[index] >> behind & (1 << count) - 1)
 
     def __call__(self, index: int, counter: int) -> bool:
         """Whether what was sent on `index` under `counter` should be sent again, and can be."""
-        report = self._reports.get(index)
-        if report is None and index < self._oldest:
+        if not self.among(index, counter, 1):
             return False
+        report = self._reports.get(index)
         if report is None or not report.next_counter:
             return 0 <= counter - self._start < RESENT_REACH
-        if report.next_counter == UNKNOWN:
-            return False
-        behind = report.next_counter - 1 - counter
-        if behind < 0:
-            return -behind < RESENT_REACH
-        return bool(self._bits[index] >> behind & 1)
+        return counter - (report.next_counter - 1) < RESENT_REACH

@@ -143,12 +143,11 @@ class Deciding:
 
     def _act(self, now_ms: int) -> None:
         decision, record = self._decide(now_ms)
-        stuck = decision.action is Action.DENY and decision.candidate is None
-        if not stuck:
-            self._stuck_ms = None
-        if stuck:
+        if decision.action is Action.DENY and decision.candidate is None:
             self._stay(decision, record, now_ms)
-        elif decision.action is Action.SWITCH:
+            return
+        self._stuck_ms = None
+        if decision.action is Action.SWITCH:
             self._switch(decision, record, now_ms)
         elif decision.action is Action.DENY:
             self._deny(decision, record, now_ms)

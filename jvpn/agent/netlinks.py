@@ -80,15 +80,16 @@ def _up(flags: int) -> bool:
 
 def usable_addresses(index: int) -> frozenset[str]:
     """What can be sent from on interface `index` to other networks: neither link-local nor tentative."""
-    return frozenset(_usable(_dump(_RTM_GETADDR), index))
+    return frozenset(_usable(_all_addresses(), index))
 
 
-def _dump(what: int) -> Iterator[tuple[int, bytes]]:
-    """The kernel's answer to a request for all there is of a kind: type and body of each message. Raises OSError."""
+def _all_addresses() -> Iterator[tuple[int, bytes]]:
+    """The kernel's answer to RTM_GETADDR: type and body of each message. Raises OSError."""
     with socket.socket(
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
     ) as asking:
-        asking.send(_REQUEST.pack(_REQUEST.size, what, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0, socket.AF_UNSPEC))
+        flags = _NLM_F_REQUEST | _NLM_F_DUMP
+        asking.send(_REQUEST.pack(_REQUEST.size, _RTM_GETADDR, flags, 1, 0, socket.AF_UNSPEC))
         while True:
             for kind, body in _messages(asking.recv(_MESSAGE_BYTES)):
                 if kind == _NLMSG_DONE:

@@ -24,6 +24,11 @@ _GENERATION_SHIFT: Final = 48
 _MAX_SAMPLES: Final = 1_024
 
 
+def patience_ns(srtt_ns: int, rttvar_ns: int, granularity_ns: int, variations: int = 4) -> int:
+    """How long an answer may take: srtt + max(granularity, 4·rttvar), RFC 6298 section 2.3."""
+    return srtt_ns + max(granularity_ns, variations * rttvar_ns)
+
+
 class RoundTrip:
     """Smoothed round trip (RFC 6298 section 2, gains 1/8 and 1/4) and the samples of a sliding window."""
 
@@ -56,10 +61,10 @@ class RoundTrip:
             self._samples.append((now_ns, rtt_ns))
 
     def patience_ns(self, granularity_ns: int, variations: int = 4) -> int:
-        """How long an answer may take: srtt + max(granularity, 4·rttvar), RFC 6298 section 2.3."""
+        """How long an answer may take, measured or not yet."""
         if self.srtt_ns is None:
             return UNMEASURED_ROUND_TRIP_NS
-        return self.srtt_ns + max(granularity_ns, variations * self.rttvar_ns)
+        return patience_ns(self.srtt_ns, self.rttvar_ns, granularity_ns, variations)
 
     def window(self, now_ns: int) -> list[int]:
         """Samples no older than the window, sorted."""

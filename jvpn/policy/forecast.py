@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from jvpn.policy.dead_path import HASTY_VARIATIONS, DeadPathRule
-from jvpn.policy.estimators import MS, SECOND
+from jvpn.policy.estimators import MS, SECOND, patience_ns
 from jvpn.policy.health import PathHealth
 from jvpn.policy.model import Policy
 from jvpn.policy.pmtud import BUSY_INTERVAL_NS, CEILING, IDLE_INTERVAL_NS
@@ -83,7 +83,6 @@ def missing_probes(policy: Policy, loss: float, srtt_ms: float) -> int:
 
 
 def _foretold(policy: Policy, loss: float, srtt_ms: float, rttvar_ms: float) -> tuple[int, int]:
-    rule, srtt_ns = DeadPathRule(policy), round(srtt_ms * MS)
-    patience_ns = srtt_ns + max(rule.granularity_ns, round(4 * rttvar_ms * MS))
-    hasty_ns = srtt_ns + max(rule.hasty_ns, round(HASTY_VARIATIONS * rttvar_ms * MS))
-    return rule.foretold(loss, patience_ns, hasty_ns)
+    rule, srtt_ns, rttvar_ns = DeadPathRule(policy), round(srtt_ms * MS), round(rttvar_ms * MS)
+    hasty_ns = patience_ns(srtt_ns, rttvar_ns, rule.hasty_ns, HASTY_VARIATIONS)
+    return rule.foretold(loss, patience_ns(srtt_ns, rttvar_ns, rule.granularity_ns), hasty_ns)

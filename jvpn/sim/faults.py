@@ -237,7 +237,7 @@ def _junk(network: Network, uplink: int, draw: random.Random) -> Flight:
     """One datagram that nobody sent so."""
     path = network.uplinks[uplink]
     up = draw.random() < 0.5
-    genuine = [flight for flight in network.recent if flight.up is up and flight.genuine]
+    genuine = [flight for flight in network.recent if flight.up is up]
     if genuine and draw.random() < 0.8:
         data = draw.choice(genuine).data
         data = flip(data, draw) if draw.random() < 0.7 else data[: draw.randrange(1, len(data))]

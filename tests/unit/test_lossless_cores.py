@@ -223,12 +223,18 @@ def switches(pair: CorePair) -> int:
     return sum(isinstance(event, TransportSwitch) for event in pair.client_sink.events)
 
 
-def test_a_path_that_is_full_of_what_goes_again_is_not_left_for_that() -> None:
+def moved_in_a_stream() -> CorePair:
+    """A pair whose first path has died in a stream, and which has just left it."""
     pair = talked()
     stream(pair, 200)
     pair.rules.append(silent(0))
     while not switches(pair):
         stream(pair, 5)
+    return pair
+
+
+def test_a_path_that_is_full_of_what_goes_again_is_not_left_for_that() -> None:
+    pair = moved_in_a_stream()
     full_until_ms = pair.now_ms + 200
 
     def queue(flight: Flight) -> list[int] | None:
@@ -241,11 +247,7 @@ def test_a_path_that_is_full_of_what_goes_again_is_not_left_for_that() -> None:
 
 
 def test_a_path_that_dies_while_what_was_kept_goes_again_is_left() -> None:
-    pair = talked()
-    stream(pair, 200)
-    pair.rules.append(silent(0))
-    while not switches(pair):
-        stream(pair, 5)
+    pair = moved_in_a_stream()
     pair.rules[:] = [silent(1)]
     stream(pair, 1_000)
     assert switches(pair) == 2
