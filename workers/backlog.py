@@ -78,9 +78,9 @@ class Backlog:
                 self.encryptor.send_early(session, now_ns)
             return
         known = self._paces.get(session)
-        missing = known.missing if known is not None else Missing([], session.generation)
+        missing = known.missing if known is not None else Missing([])
         if reports is not None:
-            missing = Missing(reports, session.generation)
+            missing = Missing(reports)
             session.resending.clear()
             if reports:
                 session.resending.extend(_incomplete(session.sent_lately.recent(now_ns), missing))
@@ -128,7 +128,8 @@ class Backlog:
             return 0
         prefix = bytes((PacketType.RESENT,)) + path.prefix[1:]
         size = 0
-        for counter, plaintext in _opened(sent, missing, path.session.stood_for):
+        generation = path.session.generation_of(path.index)
+        for counter, plaintext in _opened(sent, missing, generation, path.session.stood_for):
             body = bytes((distance,)) + counter.to_bytes(8, "big")[5:] + plaintext
             self._batch.add_fitting(path, body, now_ns, prefix)
             self._counters[Counter.RESENT_SENT] += 1
@@ -148,7 +149,7 @@ def _incomplete(kept: list[Sent], missing: Missing) -> list[Sent]:
 
 
 def _opened(
-    sent: Sent, missing: Missing, stood_for: dict[tuple[int, int], int]
+    sent: Sent, missing: Missing, generation: int, stood_for: dict[tuple[int, int], int]
 ) -> Iterator[tuple[int, bytes]]:
     """(counter, DATA plaintext) of what is missing.
 
@@ -165,7 +166,7 @@ def _opened(
         datagram = view[at : at + sent.segment]
         (counter,) = _COUNTER.unpack_from(datagram)
         fragment = datagram[0] == PacketType.FRAGMENT
-        lost = missing(sent.path_index, counter)
+        lost = missing(sent.path_index, counter, generation)
         if not lost and not fragment:
             continue
         plaintext = bytearray(len(datagram) - HEADER_SIZE - TAG_SIZE)
@@ -182,6 +183,6 @@ def _opened(
         if is_last(plaintext):
             if stands_for is not None:
                 stands_for = stood_for.setdefault(first, stands_for)
-                if missing(sent.path_index, stands_for):
+                if missing(sent.path_index, stands_for, generation):
                     yield stands_for, b"".join(parts)
             parts, stands_for = [], None

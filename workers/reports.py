@@ -38,11 +38,10 @@ class Missing:
     """What the peer does not have, by its reports. On an index newer than the oldest reported one, but not reported
     itself, nothing had arrived; of anything older, and without any report, nothing is known."""
 
-    def __init__(self, reports: Sequence[IndexReport], generation: int) -> None:
+    def __init__(self, reports: Sequence[IndexReport]) -> None:
         self._reports = {report.index: report for report in reports}
         self._oldest = min(self._reports, default=UNKNOWN)
         self._bits = {report.index: int.from_bytes(report.missing, "little") for report in reports}
-        self._start = generation << GENERATION_SHIFT
 
     def among(self, index: int, first: int, count: int) -> bool:
         """Whether any of `count` counters from `first` on can be missing on `index`. It errs to True."""
@@ -54,11 +53,12 @@ class Missing:
         behind = report.next_counter - first - count
         return behind < 0 or bool(self._bits[index] >> behind & (1 << count) - 1)
 
-    def __call__(self, index: int, counter: int) -> bool:
-        """Whether what was sent on `index` under `counter` should be sent again, and can be."""
+    def __call__(self, index: int, counter: int, generation: int) -> bool:
+        """Whether what was sent on `index` under `counter` is to go again, and can: by 24 bits of it and, where
+        nothing has arrived yet, by the `generation` of what carries it."""
         if not self.among(index, counter, 1):
             return False
         report = self._reports.get(index)
         if report is None or not report.next_counter:
-            return 0 <= counter - self._start < RESENT_REACH
+            return 0 <= counter - (generation << GENERATION_SHIFT) < RESENT_REACH
         return counter - (report.next_counter - 1) < RESENT_REACH

@@ -174,16 +174,17 @@ class Session:
                 assert index > lowest
         assert sequence + count < 1 << GENERATION_SHIFT
         self._sequences[index] = sequence + count
-        return self._generation_of(index) << GENERATION_SHIFT | sequence
+        return self.generation_of(index) << GENERATION_SHIFT | sequence
 
-    def _generation_of(self, index: int) -> int:
+    def generation_of(self, index: int) -> int:
+        """What counters on `index` are given out under."""
         return self.generation if index <= self.unused_above else 0
 
     def may_resend(self, index: int, counter: int) -> bool:
         """Whether the peer will know which counter of `index` is meant: a RESENT does not tell the generation, the peer
         takes that of the highest it has received there. So nothing may have gone there under a later one."""
         generation = counter >> GENERATION_SHIFT
-        if generation == self._generation_of(index):
+        if generation == self.generation_of(index):
             return True
         return generation == self._generation_before and index not in self._sequences
 

@@ -113,7 +113,7 @@ def test_a_report_says_what_the_window_knows(
     for counter in counters:
         window.check_and_set(start + counter)
     report = index_report(index, window)
-    missing = Missing([report], generation + 1)
+    missing = Missing([report])
     if not counters and not older:
         assert (report.next_counter, report.missing) == (0, bytes(32))
         return
@@ -125,11 +125,11 @@ def test_a_report_says_what_the_window_knows(
         counter = report.next_counter - 1 - bit
         assert bool(bits >> bit & 1) == (counter >= base and counter not in received)
         if counter >= 0:
-            assert missing(index, counter) == bool(bits >> bit & 1)
-    assert missing(index, report.next_counter)
-    assert not missing(index, report.next_counter - REPORTED - 1)
-    assert missing(index + 1, start)
-    assert not missing(index - 1, start)
+            assert missing(index, counter, generation + 1) == bool(bits >> bit & 1)
+    assert missing(index, report.next_counter, generation + 1)
+    assert not missing(index, report.next_counter - REPORTED - 1, generation + 1)
+    assert missing(index + 1, start, generation + 1)
+    assert not missing(index - 1, start, generation + 1)
 
 
 @given(
@@ -145,11 +145,11 @@ def test_the_quick_look_passes_over_nothing_that_is_missing(
     window = ReplayWindow()
     for counter in counters:
         window.check_and_set(counter)
-    missing = Missing([index_report(reported, window)], 0)
-    slowly = any(missing(index, counter) for counter in range(first, first + count))
+    missing = Missing([index_report(reported, window)])
+    slowly = any(missing(index, counter, 0) for counter in range(first, first + count))
     assert missing.among(index, first, count) == slowly
 
 
 @given(counter=st.integers(0, UNKNOWN - 1))
 def test_nothing_is_missing_when_nothing_is_known(counter: int) -> None:
-    assert not Missing([], 0)(3, counter)
+    assert not Missing([])(3, counter, 0)

@@ -301,7 +301,7 @@ def delivers_twice() -> AbstractContextManager[object]:
     def both() -> Iterator[None]:
         with (
             instead(Singles, "_resent", resent),
-            instead(Missing, "__call__", lambda self, index, counter: True),
+            instead(Missing, "__call__", lambda self, index, counter, generation: True),
         ):
             yield
 

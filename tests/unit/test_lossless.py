@@ -125,6 +125,19 @@ def test_what_went_before_the_generation_rose_goes_again() -> None:
     assert pair.client.numbers() == [0, 1]
 
 
+def test_what_went_on_an_index_younger_than_the_generation_goes_again() -> None:
+    pair = LossyPair()
+    client = pair.client
+    for indexes in (IDS[:1], IDS):
+        again = msgspec.structs.replace(client.added, generation=1, indexes=indexes)
+        client.pipelines.add(again, NOW * MS)
+    pair.reattach(NOW + 1, 1)
+    pair.dead()
+    client.send(NOW + 2, 0)
+    pair.reattach(NOW + 3, 2)
+    assert pair.gateway.numbers() == [0]
+
+
 def test_nothing_that_could_be_taken_for_what_went_after_the_generation_rose_goes_again() -> None:
     pair = LossyPair()
     pair.gateway.send(NOW, 0)
