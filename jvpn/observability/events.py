@@ -181,10 +181,11 @@ class KeyEvent(Event, frozen=True, kw_only=True, tag="KEY_EVENT"):
 class OwnershipEvent(Event, frozen=True, kw_only=True, tag="OWNERSHIP_EVENT"):
     """`acquired` opens an epoch and names the last durable version before it, None for a new session.
 
-    `transferred`: to another worker of this node. `owner`: the node that has it, where that is another one.
+    `transferred`: to another worker of this node. `released`: a stored session is over.
+    `owner`: the node that has it, where that is another one.
     """
 
-    action: Literal["acquired", "transferred", "rejected", "conflict"]
+    action: Literal["acquired", "transferred", "released", "rejected", "conflict"]
     last_version: int | None = None
     owner: str = ""
     details: dict[str, Any] = {}

@@ -237,6 +237,10 @@ def _note(event: ev.AnyEvent) -> str:
             return f"key phase {event.phase} {event.action}{', ' + event.kem if event.kem else ''}"
         case ev.OwnershipEvent(action="transferred"):
             return "moved to another worker of this node"
+        case ev.OwnershipEvent(action="released", details={"by": by}):
+            return f"over: its client has session {by}"
+        case ev.OwnershipEvent(action="released"):
+            return "over"
         case ev.OwnershipEvent(action="rejected" | "conflict"):
             return f"ownership {event.action}{', owner ' + event.owner if event.owner else ''}"
     return ""

@@ -265,3 +265,5 @@ class GatewayNode:
                 self.keeping.save(record, timestamp_us, self.clock.now_ms)
             case does.ForgetSession(session_id):
                 self.keeping.forget(session_id)
+            case does.ForgetOthers(client_public, session_id):
+                self.keeping.forget_others(client_public, session_id)

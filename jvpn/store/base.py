@@ -28,6 +28,9 @@ class OwnershipStore(Protocol):
     def forget(self, session_id: bytes) -> None:
         """The session has ended. The client's timestamp stays: it must never fall."""
 
+    def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
+        """The client has `session_id` now and no other; returns what else was kept of it, and is not any more."""
+
     def forget_timestamp(self, client_public: bytes) -> None:
         """An operator says that the client's clock begins anew: the one thing that makes a timestamp fall."""
 

@@ -39,6 +39,14 @@ class MemoryStore:
         self._check()
         self._records.pop(session_id, None)
 
+    def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
+        self._check()
+        kept = self._records.values()
+        others = [r for r in kept if r.client_public == client_public and r.session_id != session_id]
+        for other in others:
+            del self._records[other.session_id]
+        return others
+
     def forget_timestamp(self, client_public: bytes) -> None:
         self._check()
         self._timestamps_us.pop(client_public, None)

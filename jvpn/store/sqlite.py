@@ -80,6 +80,13 @@ class SqliteStore:
         with self._transaction():
             self._database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
 
+    def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
+        others = "FROM sessions WHERE client_public = ? AND session_id <> ?"
+        with self._transaction():
+            rows = self._database.execute(f"SELECT * {others}", (client_public, session_id)).fetchall()
+            self._database.execute(f"DELETE {others}", (client_public, session_id))
+        return [record for record in map(self._record, rows) if record is not None]
+
     def forget_timestamp(self, client_public: bytes) -> None:
         with self._transaction():
             self._database.execute("DELETE FROM timestamps WHERE client_public = ?", (client_public,))

@@ -18,7 +18,7 @@ from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, PutPrefix, RemovePrefix
+from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -100,6 +100,7 @@ class GatewayCore:
     def _on_attached(self, session: LiveSession, older: LiveSession | None, now_ms: int) -> None:
         if older is not None:
             self.terminate(older, Reason.SUPERSEDED, now_ms, {"by": session.hex_id})
+        self.context.do(ForgetOthers(session.peer.public_key, session.session_id))
         self._controlling.attached(session, now_ms)
 
     def terminate(

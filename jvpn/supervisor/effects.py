@@ -81,6 +81,14 @@ class ForgetSession:
     session_id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ForgetOthers:
+    """The client has this session and no other: what the store has of earlier ones, it is to forget."""
+
+    client_public: bytes
+    session_id: bytes
+
+
 Effect = (
     SendDatagram
     | WriteRow
@@ -92,4 +100,5 @@ Effect = (
     | TellWorker
     | SaveSession
     | ForgetSession
+    | ForgetOthers
 )

@@ -6,6 +6,7 @@ marked `non_durable` until the store has kept something again, and what it misse
 
 from collections.abc import Callable
 
+from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.core import GatewayCore
@@ -39,6 +40,18 @@ class Keeping:
             self._failed(error)
         else:
             self._core.context.unforgotten.discard(session_id)
+
+    def forget_others(self, client_public: bytes, session_id: bytes) -> None:
+        """While the store cannot, it is the session that lives here which bars those from coming back."""
+        try:
+            others = self._store.forget_others(client_public, session_id)
+        except StoreError as error:
+            self._core.context.counters["store_errors"] += 1
+            self._failed(error)
+            return
+        for other in others:
+            self._core.context.counters["superseded"] += 1
+            self._narrator.released(other, Reason.SUPERSEDED, session_id)
 
     def _failed(self, error: StoreError) -> None:
         """Said once for as long as it lasts."""

@@ -25,6 +25,7 @@ from jvpn.policy.replay import CommitRecord
 from jvpn.protocol.reattach import Request
 from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
+from jvpn.session.record import SessionRecord
 from jvpn.session.table import BINDINGS_ALLOWED
 from jvpn.supervisor.live_session import LiveSession, PathFact
 from jvpn.supervisor.peers import Peer
@@ -95,6 +96,23 @@ class Narrator:
         details = {"slot": slot, "generation": session.generation}
         common = self._common(session, reason)
         self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
+
+    def released(self, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
+        """A stored session that lives at no node is over. `by`: the session that its client has now."""
+        self._sink.emit(
+            OwnershipEvent(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                session_id=record.session_id.hex(),
+                state_version=record.state_version,
+                reason_code=reason.value,
+                policy_version=f"{record.policy_name}@{record.policy_version}",
+                action="released",
+                owner=record.owner_node,
+                details={"by": by.hex()} if by else {},
+            )
+        )
 
     def asked_to_switch(self, session: LiveSession, reason: Reason) -> None:
         """The client has been asked to move; TRANSPORT_SWITCH tells when it has."""

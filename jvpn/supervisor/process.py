@@ -31,6 +31,7 @@ from jvpn.supervisor.dataplane import DataPlaneError, find_holder
 from jvpn.supervisor.effects import (
     ClearRecord,
     Effect,
+    ForgetOthers,
     ForgetSession,
     PutId,
     PutPrefix,
@@ -277,6 +278,8 @@ class Gateway:
                     self._keeping.save(record, timestamp_us, now_ms())
                 case ForgetSession(session_id):
                     self._keeping.forget(session_id)
+                case ForgetOthers(client_public, session_id):
+                    self._keeping.forget_others(client_public, session_id)
 
     def close(self) -> None:
         """Tell the clients, then take away everything that was made, in reverse order."""

@@ -16,7 +16,7 @@ code that takes over another node's. In this order, each step cheaper than what 
 from jvpn.protocol import reattach, tickets
 from jvpn.protocol.constants import OFFSET_STEERING_ID
 from jvpn.protocol.keys import SessionSecrets, steering_id
-from jvpn.protocol.reattach import Fail, Request, Result
+from jvpn.protocol.reattach import Fail, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import Buckets, Rate, TokenBucket
 from jvpn.session.machine import Machine, Reason, State, VersionExhausted
@@ -125,13 +125,18 @@ class Takeover:
             self._context.counters["unknown_peer"] += 1
             return None
         asked = Asked(session, index, request, arrival)
+        newer = self._context.by_peer.get(record.client_public)
+        if newer is not None:
+            # A client has one session, and this one's has another here, by a handshake since.
+            self._over(asked, record, Reason.SUPERSEDED, newer.session_id)
+            return None
         if not self._reattaching.challenged(asked, now_ms):
             self._context.counters["takeover_pending"] += 1
             self._reattaching.acknowledge(asked, Result.PENDING, now_ms)
             return None
         clock = self._lifetime(record, session, now_ms)
         if isinstance(clock, Reason):
-            self._over(session, index, request, clock, arrival)
+            self._over(asked, record, clock)
             return None
         session.ttl = clock
         return self._claim(record, session, index, data, arrival, now_ms)
@@ -181,16 +186,14 @@ class Takeover:
         heartbeat = Instant(record.stored_wall_ms, now_ms, "")
         return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
 
-    def _over(
-        self, session: LiveSession, index: int, request: Request, reason: Reason, arrival: Arrival
-    ) -> None:
-        context = self._context
-        version = session.machine.state_version
-        fail = Fail(request.attempt, version, 0, reason.value)
-        salt = context.random_bytes(16)
-        context.send(arrival, reattach.seal_fail(session.secrets, salt, session.indexes.ids[index], fail))
-        session.machine.apply(reason, 0, State.TERMINATED)
-        context.forget(session.session_id)
+    def _over(self, asked: Asked, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
+        """The session is not revived: its client is told by proof, the store forgets it."""
+        context, session = self._context, asked.session
+        fail = Fail(asked.request.attempt, record.state_version, 0, reason.value)
+        salt, steering = context.random_bytes(16), session.indexes.ids[asked.index]
+        context.send(asked.arrival, reattach.seal_fail(session.secrets, salt, steering, fail))
+        context.narrator.released(record, reason, by)
+        context.forget(record.session_id)
 
     def _claim(
         self,

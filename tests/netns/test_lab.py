@@ -147,7 +147,9 @@ def test_blackhole_swallows_one_direction_and_heals(two_uplinks: Net, direction:
         lost = np.setdiff1d(np.arange(stream.sent), stream.seq)
         if way in ways:
             assert len(lost) >= 100
-            assert np.all(np.diff(lost) == 1)  # from the first on nothing came through, and after the last all did
+            assert np.all(
+                np.diff(lost) == 1
+            )  # from the first on nothing came through, and after the last all did
         else:
             assert len(lost) == 0
 

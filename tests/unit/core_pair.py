@@ -363,6 +363,8 @@ class CorePair:
                 self.keeping.save(effect.record, effect.timestamp_us, self.now_ms)
             case gateway_does.ForgetSession(session_id):
                 self.keeping.forget(session_id)
+            case gateway_does.ForgetOthers(client_public, session_id):
+                self.keeping.forget_others(client_public, session_id)
 
     def _client_effect(self, effect: client_does.Effect) -> None:
         match effect:

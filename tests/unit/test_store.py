@@ -90,6 +90,19 @@ def test_a_forgotten_session_leaves_its_clients_timestamp(path: Path) -> None:
 
 
 @pytest.mark.parametrize("embedded", [True, False], ids=["sqlite", "memory"])
+def test_of_a_clients_sessions_one_is_kept_and_the_others_are_named(path: Path, embedded: bool) -> None:
+    store = SqliteStore(path) if embedded else MemoryStore(b"k" * 32)
+    newer = replace(RECORD, session_id=b"j" * 16)
+    strangers = replace(RECORD, session_id=b"s" * 16, client_public=b"d" * 32)
+    for record in (RECORD, newer, strangers):
+        store.save(record, 100)
+    assert store.forget_others(RECORD.client_public, newer.session_id) == [RECORD]
+    assert store.forget_others(RECORD.client_public, newer.session_id) == []
+    assert {record.session_id for record in store.sessions()} == {newer.session_id, strangers.session_id}
+    store.close()
+
+
+@pytest.mark.parametrize("embedded", [True, False], ids=["sqlite", "memory"])
 def test_of_two_who_claim_a_session_one_gets_it(path: Path, embedded: bool) -> None:
     store = SqliteStore(path) if embedded else MemoryStore(b"k" * 32)
     store.save(RECORD, 100)

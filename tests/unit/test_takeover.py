@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from core_pair import CorePair, Flight, fast_policy
 
+from jvpn.observability.events import OwnershipEvent
 from jvpn.protocol import tickets
 from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import State, split_version
@@ -175,6 +176,53 @@ def test_an_expired_session_fails_and_leaves_the_store() -> None:
     pair.wait_for(lambda: not pair.store.sessions())
     pair.wait_for(lambda: pair.over != [])
     assert pair.over[0].reason == "SESSION_TTL_EXPIRED"
+    assert [(e.session_id, e.reason_code) for e in released(pair)] == [
+        (record.session_id.hex(), "SESSION_TTL_EXPIRED")
+    ]
+
+
+def asked_in_vain(pair: CorePair) -> Flight:
+    """The gateway's host restarts, and the client's REQUEST gets no further than that; the client is gone then."""
+    restart(pair)
+    pair.rules.append(lambda flight: [] if flight.kind is PacketType.REATTACH_ACK else None)
+    before = len(requests(pair))
+    pair.wait_for(lambda: len(requests(pair)) > before)
+    asked = requests(pair)[-1]
+    pair.client = pair.new_client()
+    pair.client_worker.table.remove(0)
+    pair.wait_for(lambda: pair.attached)
+    pair.rules.clear()
+    return asked
+
+
+def released(pair: CorePair) -> list[OwnershipEvent]:
+    return [event for event in pair.events(OwnershipEvent) if event.action == "released"]
+
+
+def test_what_is_stored_of_an_earlier_session_is_over_when_its_client_has_another(pair: CorePair) -> None:
+    (earlier,) = pair.store.sessions()
+    asked = asked_in_vain(pair)
+    newer = pair.live.session_id
+    assert [record.session_id for record in pair.store.sessions()] == [newer]
+    (told,) = released(pair)
+    assert told.session_id == earlier.session_id.hex()
+    assert (told.reason_code, told.details) == ("SUPERSEDED", {"by": newer.hex()})
+    resets = pair.context.counters["resets_sent"]
+    pair.inject(asked.data, asked.source)
+    assert pair.context.counters["resets_sent"] == resets + 1
+    assert list(pair.context.sessions) == [newer]
+
+
+def test_an_earlier_session_that_the_store_could_not_forget_stays_over(pair: CorePair) -> None:
+    (earlier,) = pair.store.sessions()
+    asked = asked_in_vain(pair)
+    newer = pair.live.session_id
+    pair.store.save(earlier, 0)
+    pair.inject(asked.data, asked.source)
+    assert list(pair.context.sessions) == [newer]
+    assert [record.session_id for record in pair.store.sessions()] == [newer]
+    ends = [(event.session_id, event.reason_code) for event in released(pair)]
+    assert ends == [(earlier.session_id.hex(), "SUPERSEDED")] * 2
 
 
 def test_a_rekey_whose_answer_was_lost_with_the_gateway_has_one_outcome(pair: CorePair) -> None:
