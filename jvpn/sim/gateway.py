@@ -239,7 +239,7 @@ class GatewayNode:
         if self.core is None:
             return False
         due = self.core.effects()
-        for effect in due:
+        for effect in (*self.keeping.held(due, self.clock.now_ms), *self.keeping.due(self.clock.now_ms)):
             self._do(effect)
         return bool(due)
 
@@ -261,9 +261,3 @@ class GatewayNode:
                 self.steered.prefixes[prefix] = slot
             case does.RemovePrefix(prefix):
                 self.steered.prefixes.pop(prefix, None)
-            case does.SaveSession(record, timestamp_us):
-                self.keeping.save(record, timestamp_us, self.clock.now_ms)
-            case does.ForgetSession(session_id):
-                self.keeping.forget(session_id)
-            case does.ForgetOthers(client_public, session_id):
-                self.keeping.forget_others(client_public, session_id)

@@ -1,5 +1,6 @@
 """The small interface of an ownership store: who owns a session, durably, and which handshake was the newest."""
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from jvpn.session.record import SessionRecord
@@ -11,6 +12,10 @@ class StoreError(OSError):
 
 class OwnershipStore(Protocol):
     """Every method that changes something returns only when the change is durable, or raises StoreError."""
+
+    def batch(self) -> AbstractContextManager[None]:
+        """What is done inside becomes durable together at its end, or none of it: then StoreError, from inside or at
+        the end. Not to be nested."""
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         """Keep a session and its client's newest handshake timestamp, both or neither."""

@@ -1,5 +1,8 @@
 """An ownership store in memory, for tests and the simulator: the same contract, durable as long as the object lives."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 
@@ -16,6 +19,16 @@ class MemoryStore:
     def _check(self) -> None:
         if self.broken:
             raise StoreError("the store in memory is told to fail")
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        self._check()
+        before = dict(self._records), dict(self._timestamps_us)
+        try:
+            yield
+        except StoreError:
+            self._records, self._timestamps_us = before
+            raise
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._check()

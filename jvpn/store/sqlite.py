@@ -41,8 +41,18 @@ class SqliteStore:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
+            self._batching = False
         except (OSError, sqlite3.Error, ValueError) as error:
             raise StoreError(f"cannot open the session store {path}: {error}") from error
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        with self._transaction():
+            self._batching = True
+            try:
+                yield
+            finally:
+                self._batching = False
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         with self._transaction():
@@ -155,8 +165,11 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing, durable at its end. Raises StoreError."""
+        """All or nothing, durable at its end, or at that of the batch that it is in. Raises StoreError."""
         try:
+            if self._batching:
+                yield
+                return
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -70,7 +70,7 @@ class TellWorker:
 
 @dataclass(frozen=True, slots=True)
 class SaveSession:
-    """Durable before the next effect: the session's record and the peer's newest handshake timestamp."""
+    """Durable before anything else of its turn: the session's record and the peer's newest handshake timestamp."""
 
     record: SessionRecord
     timestamp_us: int
@@ -89,6 +89,9 @@ class ForgetOthers:
     session_id: bytes
 
 
+#: What the store is to do, before anything else of the same turn.
+StoreEffect = SaveSession | ForgetSession | ForgetOthers
+
 Effect = (
     SendDatagram
     | WriteRow
@@ -98,7 +101,5 @@ Effect = (
     | PutPrefix
     | RemovePrefix
     | TellWorker
-    | SaveSession
-    | ForgetSession
-    | ForgetOthers
+    | StoreEffect
 )

@@ -1,60 +1,102 @@
 """What the gateway has its store keep, and what becomes of it while the store cannot.
 
+All that one turn brings is one batch: a disk is waited for once, however many sessions that concerns.
+
 Without the store there is no new ownership: a session that is being born ends. A running one goes on; its events are
 marked `non_durable` until the store has kept something again, and what it missed is brought to it then.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import assert_never
 
 from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.effects import Effect, ForgetOthers, ForgetSession, SaveSession, StoreEffect
+
+#: Sessions saved in one batch: more of them would keep everything else waiting.
+MOST_SAVES = 64
 
 
 class Keeping:
+    """Holds a turn's effects back until the store has done its part: `held(effects)`, and `due` at the turn's end."""
+
     def __init__(self, store: OwnershipStore, core: GatewayCore, say: Callable[[str], None]) -> None:
         self._store = store
         self._core = core
         self._say = say
         self._narrator = core.context.narrator
+        self._held: list[Effect] = []
+        self._saves = 0
 
-    def save(self, record: SessionRecord, timestamp_us: int, now_ms: int) -> None:
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
+
+    def held(self, effects: list[Effect], now_ms: int) -> list[Effect]:
+        """What of `effects`, and of those held before, may be carried out now: all until the store is asked for
+        something, then nothing until many wait or `due` is called. Their order stays."""
+        saves = sum(isinstance(effect, SaveSession) for effect in effects)
+        if not self._held and not saves and not any(isinstance(e, StoreEffect) for e in effects):
+            return effects
+        self._held += effects
+        self._saves += saves
+        return self.due(now_ms) if self._saves >= MOST_SAVES else []
+
+    def due(self, now_ms: int) -> list[Effect]:
+        """Have the store do its part of what is held; returns the rest, to be carried out now."""
+        held, self._held, self._saves = self._held, [], 0
+        wanted = [effect for effect in held if isinstance(effect, StoreEffect)]
+        if wanted:
+            self._keep(wanted, now_ms)
+        return [effect for effect in held if not isinstance(effect, StoreEffect)]
+
+    def _keep(self, wanted: Sequence[StoreEffect], now_ms: int) -> None:
+        ended = {effect.session_id for effect in wanted if isinstance(effect, ForgetSession)}
+        unforgotten = self._core.context.unforgotten - ended
+        released: list[tuple[SessionRecord, bytes]] = []
         try:
-            self._store.save(record, timestamp_us)
+            with self._store.batch():
+                for effect in wanted:
+                    released += self._ask(effect)
+                for session_id in unforgotten:
+                    self._store.forget(session_id)
         except StoreError as error:
-            self._failed(error)
-            self._core.not_durable(record.session_id, now_ms)
+            self._failed(error, wanted, now_ms)
             return
         if not self._narrator.durable:
             self._narrator.durable = True
             self._say("the store can be written again")
-        for session_id in list(self._core.context.unforgotten):
-            self.forget(session_id)
-
-    def forget(self, session_id: bytes) -> None:
-        try:
-            self._store.forget(session_id)
-        except StoreError as error:
-            self._core.context.counters["store_errors"] += 1
-            self._failed(error)
-        else:
-            self._core.context.unforgotten.discard(session_id)
-
-    def forget_others(self, client_public: bytes, session_id: bytes) -> None:
-        """While the store cannot, it is the session that lives here which bars those from coming back."""
-        try:
-            others = self._store.forget_others(client_public, session_id)
-        except StoreError as error:
-            self._core.context.counters["store_errors"] += 1
-            self._failed(error)
-            return
-        for other in others:
+        self._core.context.unforgotten.difference_update(unforgotten | ended)
+        for record, by in released:
             self._core.context.counters["superseded"] += 1
-            self._narrator.released(other, Reason.SUPERSEDED, session_id)
+            self._narrator.released(record, Reason.SUPERSEDED, by)
 
-    def _failed(self, error: StoreError) -> None:
-        """Said once for as long as it lasts."""
+    def _ask(self, effect: StoreEffect) -> list[tuple[SessionRecord, bytes]]:
+        """Returns stored sessions that ended by it, each with the one that its client has now."""
+        match effect:
+            case SaveSession(record, timestamp_us):
+                self._store.save(record, timestamp_us)
+            case ForgetSession(session_id):
+                self._store.forget(session_id)
+            case ForgetOthers(client_public, session_id):
+                return [(r, session_id) for r in self._store.forget_others(client_public, session_id)]
+            case _:
+                assert_never(effect)
+        return []
+
+    def _failed(self, error: StoreError, wanted: Sequence[StoreEffect], now_ms: int) -> None:
+        """None of it is kept. It is said once for as long as it lasts.
+
+        What was to be forgotten is in `unforgotten`; of a client's earlier sessions, the one that lives here bars
+        those from coming back.
+        """
         if self._narrator.durable:
             self._say(str(error))
         self._narrator.durable = False
+        for effect in wanted:
+            if isinstance(effect, SaveSession):
+                self._core.not_durable(effect.record.session_id, now_ms)
+            else:
+                self._core.context.counters["store_errors"] += 1

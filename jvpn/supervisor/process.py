@@ -1,7 +1,8 @@
 """The supervisor process: sockets, clock, maps and files around the gateway core.
 
 One thread, one selector. A turn: authenticated control first (slot 0), then workers, then strangers (slot 1), then
-deadlines; after each the core's effects are carried out in their order.
+deadlines. The core's effects are carried out in their order, at the latest after each of these: behind what the store
+is to keep they wait until it has.
 """
 
 import contextlib
@@ -31,13 +32,10 @@ from jvpn.supervisor.dataplane import DataPlaneError, find_holder
 from jvpn.supervisor.effects import (
     ClearRecord,
     Effect,
-    ForgetOthers,
-    ForgetSession,
     PutId,
     PutPrefix,
     RemoveId,
     RemovePrefix,
-    SaveSession,
     SendDatagram,
     TellWorker,
     WriteRow,
@@ -131,7 +129,7 @@ class Gateway:
         steering = self.steering
         left = Found(rows, torn, self.store.sessions(), steering.steering_ids(), steering.prefixes())
         result = Adoption(self.core, now_ms()).run(left)
-        self._carry_out(self.core.effects())
+        self._settle()
         self._say(f"took over the data plane of holder {self.dataplane.holder_pid}: {result}")
 
     def _context(self) -> GatewayContext:
@@ -186,11 +184,11 @@ class Gateway:
             timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)
             for serve_one in self._turns.ready(timeout_s):
                 serve_one()
-                self._carry_out(self.core.effects())
+                self._settle()
             timer = self.core.get_timer()
             if timer is not None and timer <= now_ms():
                 self.core.handle_timer(now_ms())
-                self._carry_out(self.core.effects())
+                self._settle()
             self._report_worker_errors()
 
     def stop(self) -> None:
@@ -230,12 +228,12 @@ class Gateway:
                 return
             for data, local, remote in received:
                 self.core.receive_datagram(data, Arrival(listener, local, remote), now_ms())
-                self._carry_out(self.core.effects())
+                self._carry_out()
 
     def _on_worker(self, slot: int) -> None:
         for report in self.dataplane.reports(slot):
             self.core.worker_report(slot, report, now_ms())
-            self._carry_out(self.core.effects())
+            self._carry_out()
 
     def _on_holder(self) -> None:
         gone = {slot: channel.fileno() for slot, channel in self.dataplane.channels.items()}
@@ -253,7 +251,18 @@ class Gateway:
         for error in errors:
             self._say(error)
 
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
+    def _carry_out(self) -> None:
+        """What waits for nothing."""
+        self._do(self._keeping.held(self.core.effects(), now_ms()))
+
+    def _settle(self) -> None:
+        """All that the turn has brought. What the store could not keep brings more."""
+        self._carry_out()
+        while self._keeping.holds:
+            self._do(self._keeping.due(now_ms()))
+            self._carry_out()
+
+    def _do(self, effects: Iterable[Effect]) -> None:
         page, steering = self.dataplane.page, self.steering
         for effect in effects:
             match effect:
@@ -274,12 +283,6 @@ class Gateway:
                     steering.put_prefix(prefix, slot)
                 case RemovePrefix(prefix):
                     steering.remove_prefix(prefix)
-                case SaveSession(record, timestamp_us):
-                    self._keeping.save(record, timestamp_us, now_ms())
-                case ForgetSession(session_id):
-                    self._keeping.forget(session_id)
-                case ForgetOthers(client_public, session_id):
-                    self._keeping.forget_others(client_public, session_id)
 
     def close(self) -> None:
         """Tell the clients, then take away everything that was made, in reverse order."""

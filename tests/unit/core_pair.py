@@ -332,7 +332,9 @@ class CorePair:
 
     def _carry_out(self) -> bool:
         due = self.gateway.effects()
-        for effect in due:
+        self.saved += [effect for effect in due if isinstance(effect, gateway_does.SaveSession)]
+        self.done += [effect for effect in due if isinstance(effect, gateway_does.StoreEffect)]
+        for effect in (*self.keeping.held(due, self.now_ms), *self.keeping.due(self.now_ms)):
             self._gateway_effect(effect)
         theirs = self.client.effects()
         for wanted in theirs:
@@ -358,13 +360,6 @@ class CorePair:
                 self.steered.prefixes[prefix] = slot
             case gateway_does.RemovePrefix(prefix):
                 self.steered.prefixes.pop(prefix, None)
-            case gateway_does.SaveSession():
-                self.saved.append(effect)
-                self.keeping.save(effect.record, effect.timestamp_us, self.now_ms)
-            case gateway_does.ForgetSession(session_id):
-                self.keeping.forget(session_id)
-            case gateway_does.ForgetOthers(client_public, session_id):
-                self.keeping.forget_others(client_public, session_id)
 
     def _client_effect(self, effect: client_does.Effect) -> None:
         match effect:
