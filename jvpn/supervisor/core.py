@@ -39,7 +39,7 @@ class GatewayCore:
         self._agenda = Agenda()
         self._handshakes = Handshakes(context, self._on_attached)
         self._reattaching = Reattaching(context)
-        self._takeover = Takeover(context, store, self._reattaching)
+        self._takeover = Takeover(context, store, self._reattaching, self._on_taken)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
@@ -64,7 +64,7 @@ class GatewayCore:
             return
         found = self.context.by_steering_id.get(header.steering_id)
         if found is None and header.type is PacketType.REATTACH_REQUEST:
-            self._on_stranger(data, arrival, now_ms)
+            self._takeover.receive_request(data, arrival, now_ms)
         elif found is None:
             counters["unknown_id"] += 1
         elif header.type is PacketType.REATTACH_REQUEST:
@@ -74,11 +74,9 @@ class GatewayCore:
         else:
             counters["unexpected_type"] += 1
 
-    def _on_stranger(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
-        taken = self._takeover.receive_request(data, arrival, now_ms)
-        if taken is not None:
-            self._controlling.configure(taken, now_ms)
-            self._controlling.after_transition(taken, now_ms)
+    def _on_taken(self, session: LiveSession, now_ms: int) -> None:
+        self._controlling.configure(session, now_ms)
+        self._controlling.after_transition(session, now_ms)
 
     def _on_request(
         self, session: LiveSession, index: int, data: bytes, arrival: Arrival, now_ms: int

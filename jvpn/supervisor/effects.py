@@ -4,6 +4,7 @@ The order is the protocol's ("Order at bind: shared page → BPF entry → worke
 effects out one after another and never sorts them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jvpn.protocol.constants import Role
@@ -89,8 +90,21 @@ class ForgetOthers:
     session_id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimSession:
+    """Make this node the owner of a stored session if its version and owner are still those that were seen.
+
+    `then(ours, now_ms)`: whether it is, durably; None when the store could not say.
+    """
+
+    record: SessionRecord
+    seen_version: int
+    seen_owner: str
+    then: Callable[[bool | None, int], None]
+
+
 #: What the store is to do, before anything else of the same turn.
-StoreEffect = SaveSession | ForgetSession | ForgetOthers
+StoreEffect = SaveSession | ClaimSession | ForgetSession | ForgetOthers
 
 Effect = (
     SendDatagram

@@ -7,16 +7,24 @@ marked `non_durable` until the store has kept something again, and what it misse
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import assert_never
 
 from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.core import GatewayCore
-from jvpn.supervisor.effects import Effect, ForgetOthers, ForgetSession, SaveSession, StoreEffect
+from jvpn.supervisor.effects import (
+    ClaimSession,
+    Effect,
+    ForgetOthers,
+    ForgetSession,
+    SaveSession,
+    StoreEffect,
+)
 
-#: Sessions saved in one batch: more of them would keep everything else waiting.
-MOST_SAVES = 64
+#: Sessions written in one batch: more of them would keep everything else waiting.
+MOST_WRITES = 64
 
 
 class Keeping:
@@ -28,7 +36,7 @@ class Keeping:
         self._say = say
         self._narrator = core.context.narrator
         self._held: list[Effect] = []
-        self._saves = 0
+        self._writes = 0
 
     @property
     def holds(self) -> bool:
@@ -37,16 +45,16 @@ class Keeping:
     def held(self, effects: list[Effect], now_ms: int) -> list[Effect]:
         """What of `effects`, and of those held before, may be carried out now: all until the store is asked for
         something, then nothing until many wait or `due` is called. Their order stays."""
-        saves = sum(isinstance(effect, SaveSession) for effect in effects)
-        if not self._held and not saves and not any(isinstance(e, StoreEffect) for e in effects):
+        writes = sum(isinstance(effect, SaveSession | ClaimSession) for effect in effects)
+        if not self._held and not writes and not any(isinstance(e, StoreEffect) for e in effects):
             return effects
         self._held += effects
-        self._saves += saves
-        return self.due(now_ms) if self._saves >= MOST_SAVES else []
+        self._writes += writes
+        return self.due(now_ms) if self._writes >= MOST_WRITES else []
 
     def due(self, now_ms: int) -> list[Effect]:
         """Have the store do its part of what is held; returns the rest, to be carried out now."""
-        held, self._held, self._saves = self._held, [], 0
+        held, self._held, self._writes = self._held, [], 0
         wanted = [effect for effect in held if isinstance(effect, StoreEffect)]
         if wanted:
             self._keep(wanted, now_ms)
@@ -55,11 +63,11 @@ class Keeping:
     def _keep(self, wanted: Sequence[StoreEffect], now_ms: int) -> None:
         ended = {effect.session_id for effect in wanted if isinstance(effect, ForgetSession)}
         unforgotten = self._core.context.unforgotten - ended
-        released: list[tuple[SessionRecord, bytes]] = []
+        after: list[Callable[[], None]] = []
         try:
             with self._store.batch():
                 for effect in wanted:
-                    released += self._ask(effect)
+                    self._ask(effect, after, now_ms)
                 for session_id in unforgotten:
                     self._store.forget(session_id)
         except StoreError as error:
@@ -69,22 +77,27 @@ class Keeping:
             self._narrator.durable = True
             self._say("the store can be written again")
         self._core.context.unforgotten.difference_update(unforgotten | ended)
-        for record, by in released:
-            self._core.context.counters["superseded"] += 1
-            self._narrator.released(record, Reason.SUPERSEDED, by)
+        for follow in after:
+            follow()
 
-    def _ask(self, effect: StoreEffect) -> list[tuple[SessionRecord, bytes]]:
-        """Returns stored sessions that ended by it, each with the one that its client has now."""
+    def _ask(self, effect: StoreEffect, after: list[Callable[[], None]], now_ms: int) -> None:
+        """`after`: what follows once the batch is durable."""
         match effect:
             case SaveSession(record, timestamp_us):
                 self._store.save(record, timestamp_us)
+            case ClaimSession(record, version, owner, then):
+                after.append(partial(then, self._store.claim(record, version, owner), now_ms))
             case ForgetSession(session_id):
                 self._store.forget(session_id)
             case ForgetOthers(client_public, session_id):
-                return [(r, session_id) for r in self._store.forget_others(client_public, session_id)]
+                for other in self._store.forget_others(client_public, session_id):
+                    after.append(partial(self._released, other, session_id))
             case _:
                 assert_never(effect)
-        return []
+
+    def _released(self, record: SessionRecord, by: bytes) -> None:
+        self._core.context.counters["superseded"] += 1
+        self._narrator.released(record, Reason.SUPERSEDED, by)
 
     def _failed(self, error: StoreError, wanted: Sequence[StoreEffect], now_ms: int) -> None:
         """None of it is kept. It is said once for as long as it lasts.
@@ -98,5 +111,7 @@ class Keeping:
         for effect in wanted:
             if isinstance(effect, SaveSession):
                 self._core.not_durable(effect.record.session_id, now_ms)
+            elif isinstance(effect, ClaimSession):
+                effect.then(None, now_ms)
             else:
                 self._core.context.counters["store_errors"] += 1

@@ -9,9 +9,11 @@ code that takes over another node's. In this order, each step cheaper than what 
  4. proof                  the REQUEST opens under the stored session secret
  5. challenge              without a valid one: ACK(pending), and nothing has changed
  6. lifetime               over: FAIL, and the record goes
- 7. claim                  owner and epoch + 1, compare-and-swap, durable
+ 7. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
  8. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
 """
+
+from collections.abc import Callable
 
 from jvpn.protocol import reattach, tickets
 from jvpn.protocol.constants import OFFSET_STEERING_ID
@@ -24,12 +26,14 @@ from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
+from jvpn.supervisor.claims import Claims, Waiting
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, PutPrefix
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
+
+OnTaken = Callable[[LiveSession, int], None]
 
 #: REQUESTs with a ticket that we look at: all strangers together, and from one source. Many clients may be behind one.
 RATE = Rate(500, 1000)
@@ -40,51 +44,59 @@ SEARCH_BELOW = 8
 
 
 class Takeover:
-    def __init__(self, context: GatewayContext, store: OwnershipStore, reattaching: Reattaching) -> None:
+    """`on_taken(session, now_ms)`: a stored session is this node's now, and its REQUEST was judged."""
+
+    def __init__(
+        self, context: GatewayContext, store: OwnershipStore, reattaching: Reattaching, on_taken: OnTaken
+    ) -> None:
         self._context = context
+        self._on_taken = on_taken
+        self._claims = Claims(context, self._on_ours)
         self._store = store
         self._reattaching = reattaching
         self._bucket = TokenBucket(RATE)
         self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
 
-    def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> LiveSession | None:
-        """Judge a REQUEST on an unknown id; returns the session when it has been taken over and bound just now."""
+    def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        """Judge a REQUEST on an unknown id."""
         counters = self._context.counters
         wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
         ticket = tickets.ticket_of(data)
         if ticket == tickets.NO_TICKET:
             counters["unknown_id"] += 1
-            return None
+            return
         # The source's first: one that floods is not to empty the bucket of all the others.
         if not self._sources.take(source_of(arrival), now_ms) or not self._bucket.take(now_ms):
             counters["ticket_rate"] += 1
-            return None
+            return
         session_id = tickets.open_ticket(self._context.facts.fleet_key, wanted, ticket)
         if session_id is None:
             counters["bad_ticket"] += 1
-            return None
+            return
         live = self._context.sessions.get(session_id)
         if live is not None:
             self._on_live(live, wanted, data, arrival, now_ms)
-            return None
+            return
+        if self._claims.join(session_id, data, arrival):
+            return
         if session_id in self._context.unforgotten:
             # It ended here, whatever the store still says; perhaps that can be told by now.
             self._context.forget(session_id)
             self._reset(session_id, wanted, arrival)
-            return None
+            return
         try:
             record = self._store.load(session_id)
         except StoreError:
             counters["store_errors"] += 1
-            return None
+            return
         if record is None:
             self._reset(session_id, wanted, arrival)
-            return None
+            return
         try:
-            return self._on_stored(record, wanted, data, arrival, now_ms)
+            self._on_stored(record, wanted, data, arrival, now_ms)
         except (NotRemembered, WireError, VersionExhausted) as error:
             counters[getattr(error, "reason", "not_remembered")] += 1
-            return None
+            return
 
     def _reset(self, session_id: bytes, wanted: bytes, arrival: Arrival) -> None:
         """The session is gone for certain."""
@@ -112,34 +124,34 @@ class Takeover:
 
     def _on_stored(
         self, record: SessionRecord, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
-    ) -> LiveSession | None:
+    ) -> None:
         memory = recall(record.secrets)
         secrets = memory.secrets()[0]
         index = _find_index(secrets, wanted, memory.highest_index)
         if index is None:
             self._context.counters["unknown_id"] += 1
-            return None
+            return
         request = reattach.open_request(secrets, index, data)
         session = self._restore(record, memory, index, now_ms)
         if session is None:
             self._context.counters["unknown_peer"] += 1
-            return None
+            return
         asked = Asked(session, index, request, arrival)
         newer = self._context.by_peer.get(record.client_public)
         if newer is not None:
             # A client has one session, and this one's has another here, by a handshake since.
             self._over(asked, record, Reason.SUPERSEDED, newer.session_id)
-            return None
+            return
         if not self._reattaching.challenged(asked, now_ms):
             self._context.counters["takeover_pending"] += 1
             self._reattaching.acknowledge(asked, Result.PENDING, now_ms)
-            return None
+            return
         clock = self._lifetime(record, session, now_ms)
         if isinstance(clock, Reason):
             self._over(asked, record, clock)
-            return None
+            return
         session.ttl = clock
-        return self._claim(record, session, index, data, arrival, now_ms)
+        self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
 
     def _restore(
         self, record: SessionRecord, memory: Remembered, index: int, now_ms: int
@@ -195,44 +207,15 @@ class Takeover:
         context.narrator.released(record, reason, by)
         context.forget(record.session_id)
 
-    def _claim(
-        self,
-        record: SessionRecord,
-        session: LiveSession,
-        index: int,
-        data: bytes,
-        arrival: Arrival,
-        now_ms: int,
-    ) -> LiveSession | None:
-        """Owner and epoch + 1 in one compare-and-swap; then the request is judged like any other."""
-        context, facts = self._context, self._context.facts
-        if not context.free_records:
-            context.counters["table_full"] += 1
-            return None
-        hook = session.machine_hook
-        session.machine = Machine.open_epoch(record.state_version, State.RECOVERING, now_ms, hook)
-        claimed = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
-        try:
-            if not self._store.claim(claimed, record.state_version, record.owner_node):
-                context.counters["claim_lost"] += 1
-                return None
-        except StoreError:
-            context.counters["store_errors"] += 1
-            return None
-        session.record = context.free_records.pop()
-        session.given_to_worker = True
-        context.sessions[session.session_id] = session
-        context.by_peer[session.peer.public_key] = session
-        context.narrator.taken_over(session, record.state_version)
-        context.do(ClearRecord(session.record))
-        context.write_row(session)
-        context.open_indexes(session)
-        for prefix in session.peer.addresses:
-            context.do(PutPrefix(prefix, session.slot))
-        context.tell(session.slot, session.add_command(context.next_seq()))
-        context.counters["takeovers"] += 1
-        self._reattaching.receive_request(session, index, data, arrival, now_ms)
-        return session
+    def _on_ours(self, session: LiveSession, requests: list[Waiting], now_ms: int) -> None:
+        """They are judged like any others."""
+        for index, data, arrival in requests:
+            if index is None:
+                wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
+                self._on_live(session, wanted, data, arrival, now_ms)
+            else:
+                self._reattaching.receive_request(session, index, data, arrival, now_ms)
+        self._on_taken(session, now_ms)
 
 
 def _find_index(secrets: SessionSecrets, wanted: bytes, highest: int) -> int | None:

@@ -11,7 +11,7 @@ from jvpn.observability.events import OwnershipEvent, StateChange
 from jvpn.session.machine import Reason, State
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor.effects import Effect, RemovePrefix, SaveSession
-from jvpn.supervisor.keeping import MOST_SAVES, Keeping
+from jvpn.supervisor.keeping import MOST_WRITES, Keeping
 
 __all__ = ["every_pair_is_sound"]
 
@@ -81,10 +81,10 @@ def test_what_a_turn_saves_is_one_batch_and_the_rest_follows_in_its_order(
 def test_a_storm_of_handshakes_does_not_hold_a_turn_up(
     pair: CorePair, keeping: Keeping, store: CountingStore
 ) -> None:
-    for number in range(1, MOST_SAVES):
+    for number in range(1, MOST_WRITES):
         assert keeping.held([save(pair, number), prefix(1)], pair.now_ms) == []
-    assert len(keeping.held([save(pair, MOST_SAVES), prefix(1)], pair.now_ms)) == MOST_SAVES
-    assert len(store.sessions()) == MOST_SAVES
+    assert len(keeping.held([save(pair, MOST_WRITES), prefix(1)], pair.now_ms)) == MOST_WRITES
+    assert len(store.sessions()) == MOST_WRITES
     assert not keeping.holds
 
 

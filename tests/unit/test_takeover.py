@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from core_pair import CorePair, Flight, fast_policy
+from core_pair import GATEWAY, CorePair, Flight, fast_policy
 
 from jvpn.observability.events import OwnershipEvent
 from jvpn.protocol import tickets
 from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import State, split_version
+from jvpn.store.base import StoreError
+from jvpn.supervisor.live_session import Arrival
 from workers.commands import Endpoint
 
 
@@ -179,6 +181,63 @@ def test_an_expired_session_fails_and_leaves_the_store() -> None:
     assert [(e.session_id, e.reason_code) for e in released(pair)] == [
         (record.session_id.hex(), "SESSION_TTL_EXPIRED")
     ]
+
+
+def test_a_claim_that_another_node_was_faster_with_changes_nothing_here(
+    pair: CorePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair.store, "claim", lambda *_seen: False)
+    stored = pair.store.sessions()
+    restart(pair)
+    pair.wait_for(lambda: pair.context.counters["claim_lost"] > 1)
+    assert not pair.context.sessions
+    assert pair.store.sessions() == stored
+    assert len(pair.context.free_records) == pair.context.facts.capacity
+    monkeypatch.undo()
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert pair.client.handshakes_done == 1
+
+
+def test_a_claim_that_the_store_cannot_keep_changes_nothing_and_is_made_again(
+    pair: CorePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_seen: object) -> bool:
+        raise StoreError("full")
+
+    monkeypatch.setattr(pair.store, "claim", fails)
+    restart(pair)
+    pair.wait_for(lambda: pair.context.counters["store_errors"] > 1)
+    assert not pair.context.sessions
+    assert len(pair.context.free_records) == pair.context.facts.capacity
+    assert pair.told == ["full"]
+    monkeypatch.undo()
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert pair.client.handshakes_done == 1
+
+
+def test_copies_that_come_while_a_session_is_claimed_are_answered_after_it() -> None:
+    pair = CorePair(uplinks=1)
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session.configured)
+    asked = last_request_before_a_claim(pair)
+    for _ in range(3):
+        pair.gateway.receive_datagram(asked.data, Arrival(0, GATEWAY, asked.source), pair.now_ms)
+    mark = len(pair.sent)
+    pair.settle()
+    (session,) = pair.context.sessions.values()
+    assert session.machine.state is State.ATTACHED
+    answers = [flight.kind for flight in pair.sent[mark:] if not flight.up]
+    assert PacketType.REATTACH_ACK in answers
+    assert pair.context.counters["takeovers"] == 1
+    assert pair.context.counters["reattach_bind"] == 1
+
+
+def last_request_before_a_claim(pair: CorePair) -> Flight:
+    """A REQUEST whose challenge is that of the restarted gateway, and which has not reached it."""
+    restart(pair)
+    pair.wait_for(lambda: pair.context.counters["takeover_pending"])
+    pair.rules.append(lambda flight: [] if flight.kind is PacketType.REATTACH_REQUEST else None)
+    pair.advance(500)
+    return requests(pair)[-1]
 
 
 def asked_in_vain(pair: CorePair) -> Flight:
