@@ -1,0 +1,152 @@
+"""What one core of a gateway's supervisor does in a second, and what a session costs: durability on, no network.
+
+    .venv/bin/python benchmarks/control_plane.py --json benchmarks/results/control_plane.json
+
+ handshakes  INIT → answer, key confirmation → record durable, page, worker told, CONFIG
+ reattaches  REQUEST of a live session from a new source → bound, page, worker told, ACK
+ storm       a host restarted: all sessions are in the store alone, each client asks twice (the first ACK gives the
+             challenge), by its ticket: read, proven, claimed durably, bound
+
+Clients' own work is done before or between, and not in the times. Turns are of 64 datagrams. The clock that the core
+sees runs as fast as its limits on sources and keys ask, so that none of these is what is measured.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lone_gateway import TURN, Client, LoneGateway, in_turns, source
+
+#: How long a turn takes on the core's clock: of INITs without cookie it takes 100 a second, of tickets 500.
+INIT_TURN_MS, TICKET_TURN_MS, TURN_MS = 700, 130, 1
+
+
+class Clock:
+    """CLOCK_BOOTTIME to begin with, then some ms for each turn."""
+
+    def __init__(self) -> None:
+        self.now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+    def turn(self, turn_ms: int = TURN_MS) -> int:
+        self.now_ms += turn_ms
+        return self.now_ms
+
+
+def rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def timed(
+    gateway: LoneGateway, turns: list[Any], clock: Clock, spent_s: list[float], turn_ms: int = TURN_MS
+) -> None:
+    for datagrams in turns:
+        now_ms = clock.turn(turn_ms)
+        begin = time.perf_counter()
+        gateway.serve(datagrams, now_ms)
+        spent_s.append(time.perf_counter() - begin)
+
+
+def handshakes(gateway: LoneGateway, clients: list[Client], clock: Clock) -> float:
+    """Seconds for all."""
+    spent_s: list[float] = []
+    for at in range(0, len(clients), TURN):
+        some = clients[at : at + TURN]
+        timed(gateway, [[(source(c.number, 5000), c.init()) for c in some]], clock, spent_s, INIT_TURN_MS)
+        answers = dict(gateway.taken_answers())
+        confirms = [(source(c.number, 5000), c.confirm(answers[source(c.number, 5000)])) for c in some]
+        timed(gateway, [confirms], clock, spent_s)
+        gateway.taken_answers()
+    if len(gateway.context.sessions) != len(clients):
+        raise RuntimeError(
+            f"{len(gateway.context.sessions)} of {len(clients)} attached: {gateway.context.counters}"
+        )
+    return sum(spent_s)
+
+
+def reattaches(gateway: LoneGateway, clients: list[Client], clock: Clock) -> float:
+    spent_s: list[float] = []
+    sessions = gateway.context.sessions
+    for at in range(0, len(clients), TURN):
+        turn = []
+        for client in clients[at : at + TURN]:
+            remote = source(client.number, 6000)
+            version = sessions[client.result.session_id].machine.state_version
+            challenge = gateway.challenge(client, remote, clock.now_ms)
+            turn.append((remote, client.request(1, version, challenge)))
+        timed(gateway, [turn], clock, spent_s)
+        gateway.taken_answers()
+    bound = gateway.context.counters["reattach_bind"]
+    if bound != len(clients):
+        raise RuntimeError(f"{bound} of {len(clients)} bound: {gateway.context.counters}")
+    return sum(spent_s)
+
+
+def storm(gateway: LoneGateway, clients: list[Client], clock: Clock) -> tuple[float, list[float]]:
+    """Seconds until the last session is back, and of each turn."""
+    spent_s: list[float] = []
+    fleet_key = gateway.store.fleet_key
+
+    def ask(number: int, challenge: bytes) -> tuple[Any, bytes]:
+        return source(number, 7000), clients[number].request(2, 1 << 40, challenge, fleet_key)
+
+    timed(gateway, in_turns(len(clients), lambda n: ask(n, bytes(16))), clock, spent_s, TICKET_TURN_MS)
+    gateway.taken_answers()
+    for at in range(0, len(clients), TURN):
+        some = clients[at : at + TURN]
+        challenges = [gateway.challenge(c, source(c.number, 7000), clock.now_ms) for c in some]
+        turn = [ask(c.number, challenge) for c, challenge in zip(some, challenges, strict=True)]
+        timed(gateway, [turn], clock, spent_s, TICKET_TURN_MS)
+        gateway.taken_answers()
+    back = gateway.context.counters["takeovers"]
+    if back != len(clients):
+        raise RuntimeError(f"{back} of {len(clients)} are back: {gateway.context.counters}")
+    return sum(spent_s), spent_s
+
+
+def measure(count: int, work: Path) -> dict[str, Any]:
+    clock, clients = Clock(), [Client(number) for number in range(count)]
+    gateway = LoneGateway(work, count)
+    before = rss_bytes()
+    shaken_s = handshakes(gateway, clients, clock)
+    active_bytes = (rss_bytes() - before) / count
+    moved_s = reattaches(gateway, clients, clock)
+    gateway.core.handle_timer(clock.turn() + 60_000)
+    gateway.serve([], clock.now_ms)
+    stored_bytes = sum(path.stat().st_size for path in work.glob("sessions.db*")) / count
+    gateway.close()
+    again = LoneGateway(work, count, generation=2)
+    all_s, _turns = storm(again, clients, clock)
+    again.close()
+    return {
+        "sessions": count,
+        "handshakes_per_s": count / shaken_s,
+        "reattaches_per_s": count / moved_s,
+        "storm_seconds": all_s,
+        "supervisor_bytes_per_active_session": active_bytes,
+        "store_bytes_per_session": stored_bytes,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--sessions", type=int, default=10_000, help="how many (default 10 000)")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="jvpn-control-") as work:
+        found = measure(given.sessions, Path(work))
+    for key, value in found.items():
+        print(f"{key:40}{value:14,.1f}")
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

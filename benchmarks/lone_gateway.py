@@ -1,0 +1,193 @@
+"""A gateway's supervisor core with all that it waits for, but no sockets: its store and its events are real files, its
+page real memory, its commands go into real socket pairs and are taken for carried out.
+
+What clients would send comes from `Client`, whose own work is not to be measured.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from jvpn.observability.sink import open_sink
+from jvpn.policy.model import Policy
+from jvpn.protocol import paths, reattach
+from jvpn.protocol.constants import Direction, Transport
+from jvpn.protocol.control import ControlChannel, ControlType
+from jvpn.protocol.handshake import NO_PSK, HandshakeResult, Initiator
+from jvpn.protocol.keys import steering_id
+from jvpn.protocol.messages import Health
+from jvpn.protocol.reattach import Cause, Request
+from jvpn.protocol.sealed_control import SealedControl
+from jvpn.protocol.suites import suite, x25519_public
+from jvpn.protocol.tickets import NO_TICKET, seal_ticket
+from jvpn.session.machine import Origin
+from jvpn.store.sqlite import SqliteStore
+from jvpn.supervisor.context import GatewayContext, GatewayFacts
+from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.effects import ClearRecord, Effect, SendDatagram, TellWorker, WriteRow
+from jvpn.supervisor.keeping import Keeping
+from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.narrator import Narrator
+from jvpn.supervisor.peers import Peer, PeerTable
+from workers import commands
+from workers.commands import Done, Endpoint
+from workers.page import Page
+
+LOCAL = Endpoint(bytes(10) + b"\xff\xff" + bytes((203, 0, 113, 1)), 51820)
+NODE = "gw"
+PRIVATE_KEY = b"g" * 32
+#: Datagrams that are there when the supervisor looks: as many as it reads in one turn.
+TURN = 64
+
+
+def private_key(number: int) -> bytes:
+    return (number + 1).to_bytes(4, "big") * 8
+
+
+def source(number: int, port: int) -> Endpoint:
+    """Each client comes from an address of its own: no source's bucket is measured."""
+    return Endpoint(bytes(10) + b"\xff\xff" + (0x64000000 + number).to_bytes(4, "big"), port)
+
+
+class Client:
+    """One client's side of a handshake, and REQUESTs of its session."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.attempts = 0
+        public, ephemeral = x25519_public(PRIVATE_KEY), os.urandom(32)
+        self._initiator = Initiator(
+            suite(1), private_key(number), public, NO_PSK, ephemeral, os.urandom(8), 1, 0, "default"
+        )
+        self.result: HandshakeResult
+
+    def init(self) -> bytes:
+        return self._initiator.init_datagram
+
+    def confirm(self, response: bytes) -> bytes:
+        """The first CONTROL."""
+        self.result = self._initiator.read_response(response)
+        channel = ControlChannel()
+        channel.send(ControlType.HEALTH, Health(0).encode(), 0)
+        (plaintext,) = channel.plaintexts_to_send(0)
+        control = SealedControl(self.result.secrets, self.result.epoch, Direction.CLIENT_TO_GATEWAY)
+        return control.seal(0, steering_id(self.result.secrets, 0), plaintext)
+
+    def request(self, index: int, version: int, challenge: bytes, fleet_key: bytes | None = None) -> bytes:
+        """Another attempt's REQUEST; with a ticket when `fleet_key` is given."""
+        self.attempts += 1
+        secrets = self.result.secrets
+        steering = steering_id(secrets, index)
+        ticket = NO_TICKET
+        if fleet_key is not None:
+            ticket = seal_ticket(fleet_key, steering, self.result.session_id, os.urandom(12))
+        asked = Request(self.attempts, index, version, Cause.TRANSPORT_DEAD, Transport.UDP, 0, challenge)
+        return reattach.seal_request(secrets, steering, self.attempts, asked, ticket)
+
+
+class LoneGateway:
+    """`work`: a folder for store and events, which a second gateway finds there. The core's clock is the caller's."""
+
+    def __init__(self, work: Path, clients: int, generation: int = 1) -> None:
+        policy = replace(Policy.default(), kem="none")
+        self.store = SqliteStore(work / "sessions.db")
+        self.page = Page(Page.create(clients + 64, os.urandom(32)))
+        self._sink = open_sink(work / f"events-{generation}.jsonl", NODE, Origin.GATEWAY)
+        ours, self._worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._channel = ours
+        self._worker.setblocking(False)
+        facts = GatewayFacts(
+            node_id=NODE,
+            boot_id=f"boot {generation}",
+            private_key=PRIVATE_KEY,
+            public_key=x25519_public(PRIVATE_KEY),
+            fleet_key=self.store.fleet_key,
+            suites=frozenset({1, 2}),
+            challenge_key=self.page.challenge_key,
+            generation=generation,
+            slots=(0,),
+            capacity=clients + 64,
+            mtu=1400,
+            routes=("10.0.0.0/8",),
+            default_policy=policy,
+        )
+        peers = {}
+        for number in range(clients):
+            public = x25519_public(private_key(number))
+            inner = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
+            peers[public] = Peer(f"client{number}", public, (inner,), policy)
+        narrator = Narrator(self._sink, NODE, lambda: time.time_ns() // 1_000_000)
+        self.context = GatewayContext(
+            facts,
+            PeerTable(peers),
+            narrator,
+            os.urandom,
+            lambda: time.time_ns() // 1_000_000,
+            self.page,
+        )
+        self.core = GatewayCore(self.context, self.store)
+        self._keeping = Keeping(self.store, self.core, lambda _text: None)
+        self.answers: list[tuple[Endpoint, bytes]] = []
+        self._told: list[int] = []
+
+    def serve(self, datagrams: Iterable[tuple[Endpoint, bytes]], now_ms: int) -> None:
+        """One turn of the supervisor's loop: these datagrams are there, and the worker carries out what it is told."""
+        for remote, data in datagrams:
+            self.core.receive_datagram(data, Arrival(0, LOCAL, remote), now_ms)
+            self._carry_out(now_ms)
+        self._settle(now_ms)
+        while self._told:
+            told, self._told = self._told, []
+            for seq in told:
+                self.core.worker_report(0, Done(seq), now_ms)
+                self._carry_out(now_ms)
+            self._settle(now_ms)
+        self._sink.wake()
+
+    def _carry_out(self, now_ms: int) -> None:
+        self._do(self._keeping.held(self.core.effects(), now_ms))
+
+    def _settle(self, now_ms: int) -> None:
+        self._carry_out(now_ms)
+        while self._keeping.holds:
+            self._do(self._keeping.due(now_ms))
+            self._carry_out(now_ms)
+
+    def _do(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendDatagram(_listener, _local, remote, data):
+                    self.answers.append((remote, data))
+                case TellWorker(_slot, command):
+                    self._channel.send(commands.encode(command))
+                    self._worker.recv(1 << 17)
+                    self._told.append(command.seq)
+                case WriteRow(record, row):
+                    self.page.write_row(record, row)
+                case ClearRecord(record):
+                    self.page.clear_record(record)
+
+    def taken_answers(self) -> list[tuple[Endpoint, bytes]]:
+        answers, self.answers = self.answers, []
+        return answers
+
+    def challenge(self, client: Client, remote: Endpoint, now_ms: int) -> bytes:
+        """What an ACK(pending) would tell the client."""
+        session_id = client.result.session_id
+        slot = paths.challenge_slot(now_ms * 1_000_000)
+        ends = (remote.address, remote.port, LOCAL.address, LOCAL.port)
+        return paths.challenge(self.page.challenge_key, session_id, *ends, Transport.UDP, slot)
+
+    def close(self) -> None:
+        self._sink.close(10.0)
+        self.store.close()
+        self._channel.close()
+        self._worker.close()
+
+
+def in_turns(count: int, one: Callable[[int], tuple[Endpoint, bytes]]) -> list[list[tuple[Endpoint, bytes]]]:
+    """The datagrams of clients 0 … count − 1, made beforehand, in turns of the supervisor."""
+    return [[one(n) for n in range(at, min(at + TURN, count))] for at in range(0, count, TURN)]
