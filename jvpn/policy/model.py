@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import PurePath
 from typing import Any, Final, TypeVar
 
@@ -31,6 +31,8 @@ from jvpn.protocol.constants import CARRIED
 
 #: Largest snapshot: one CONFIG chunk that fits a control datagram beside its frame.
 MAX_WIRE_BYTES: Final = 1_100
+#: Snapshots read of late whose policies are kept: a gateway's sessions have few different ones, and share them.
+_KEPT: Final = 64
 NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE: Final = "up to 32 of a-z, 0-9 and -, not beginning with -"
 
@@ -105,19 +107,7 @@ class Policy:
     @classmethod
     def from_wire(cls, data: bytes) -> "Policy":
         """Inverse of `to_wire`, checked like a file. Raises PolicyError (file "CONFIG", line 0)."""
-        if len(data) > MAX_WIRE_BYTES:
-            raise _wire_error("", f"{len(data)} bytes are more than {MAX_WIRE_BYTES}")
-        try:
-            fields = json.loads(data)
-        except (ValueError, RecursionError) as broken:
-            raise _wire_error("", "not JSON") from broken
-        if not isinstance(fields, dict):
-            raise _wire_error("", "not a list of fields")
-        unknown = set(fields) - set(BY_NAME) - {"name"}
-        if unknown:
-            name = min(unknown)
-            raise PolicyError("CONFIG", 0, name, "unknown field", nearest(name, BY_NAME))
-        return _from_fields(fields)
+        return _from_wire(data)
 
 
 def load(text: str, filename: str) -> Policy:
@@ -255,6 +245,23 @@ def _out_of_order(values: Mapping[str, Value]) -> tuple[str, str, str] | None:
 
 def _wire_error(field: str, problem: str) -> PolicyError:
     return PolicyError("CONFIG", 0, field, problem, "update the older end, so that both know the same policy")
+
+
+@lru_cache(_KEPT)
+def _from_wire(data: bytes) -> Policy:
+    if len(data) > MAX_WIRE_BYTES:
+        raise _wire_error("", f"{len(data)} bytes are more than {MAX_WIRE_BYTES}")
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as broken:
+        raise _wire_error("", "not JSON") from broken
+    if not isinstance(fields, dict):
+        raise _wire_error("", "not a list of fields")
+    unknown = set(fields) - set(BY_NAME) - {"name"}
+    if unknown:
+        name = min(unknown)
+        raise PolicyError("CONFIG", 0, name, "unknown field", nearest(name, BY_NAME))
+    return _from_fields(fields)
 
 
 def _from_fields(fields: dict[str, Any]) -> Policy:

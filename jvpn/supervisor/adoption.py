@@ -107,7 +107,7 @@ class Adoption:
 
     def _resume(self, session: LiveSession) -> None:
         context = self._context
-        context.sessions[session.session_id] = session
+        context.admit(session)
         unborn = session.machine.state is State.BIRTH
         known = context.peers.find(session.peer.public_key) is not None
         if known and not unborn:

@@ -95,7 +95,7 @@ class Claims:
     def _take(self, claim: _Claim, now_ms: int) -> None:
         context, session = self._context, claim.session
         session.given_to_worker = True
-        context.sessions[session.session_id] = session
+        context.admit(session)
         context.by_peer[session.peer.public_key] = session
         context.narrator.taken_over(session, claim.record.state_version)
         context.do(ClearRecord(session.record))

@@ -81,6 +81,8 @@ class GatewayContext:
     #: What happens when a worker has carried out a command: seq → (slot, continuation).
     awaiting: dict[int, tuple[int, Continuation]] = field(default_factory=dict)
     last_seq: int = 0
+    #: Sessions of each worker.
+    load: Counter[int] = field(default_factory=Counter)
     #: Sessions whose deadlines may have changed since they were last looked at.
     touched: set[LiveSession] = field(default_factory=set)
     #: Sessions that have ended and that the store may still have: they must not come back out of it.
@@ -126,9 +128,18 @@ class GatewayContext:
         """Answer towards where something came from."""
         self.do(SendDatagram(arrival.listener, arrival.local, arrival.remote, datagram))
 
+    def admit(self, session: LiveSession) -> None:
+        """It lives here from now on."""
+        self.sessions[session.session_id] = session
+        self.load[session.slot] += 1
+
+    def dismiss(self, session: LiveSession) -> None:
+        """It does not live here any more, if it did."""
+        if self.sessions.pop(session.session_id, None) is not None:
+            self.load[session.slot] -= 1
+
     def least_loaded_slot(self) -> int:
-        load = Counter(session.slot for session in self.sessions.values())
-        return min(self.facts.slots, key=lambda slot: (load[slot], slot))
+        return min(self.facts.slots, key=lambda slot: (self.load[slot], slot))
 
     # CONTROL
 

@@ -114,7 +114,7 @@ class GatewayCore:
         context.write_row(session)
         context.close_indexes(session)
         context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
-        context.sessions.pop(session.session_id, None)
+        context.dismiss(session)
         unborn = context.confirming.pop(session.session_id, None) is not None
         self._leave_prefixes(session, unborn)
         context.forget(session.session_id)

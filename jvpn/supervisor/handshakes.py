@@ -171,7 +171,7 @@ class Handshakes:
         older = context.by_peer.get(session.peer.public_key)
         if older is not None:
             context.counters["superseded"] += 1
-        context.sessions[session.session_id] = session
+        context.admit(session)
         context.by_peer[session.peer.public_key] = session
         context.narrator.acquired(session)
         details: dict[str, object] = {"peer": session.peer.name, "policy": session.policy.name}
