@@ -99,6 +99,8 @@ OVERHEAD_IPV6: Final = 92
 MIN_MTU: Final = 1280
 
 REPLAY_WINDOW: Final = 8192
+#: CONTROL is a few datagrams at a time, and a gateway keeps windows for every session it has.
+CONTROL_REPLAY_WINDOW: Final = 256
 GENERATION_SHIFT: Final = 48
 #: Stands for no index, in ACK.
 NO_INDEX: Final = 2**32 - 1

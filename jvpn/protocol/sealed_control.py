@@ -6,6 +6,7 @@ from cryptography.exceptions import InvalidTag
 
 from jvpn.protocol import keys
 from jvpn.protocol.constants import (
+    CONTROL_REPLAY_WINDOW,
     GENERATION_SHIFT,
     HEADER_SIZE,
     MAX_CONTROL_DATAGRAM,
@@ -103,7 +104,7 @@ class SealedControl:
     def refuse_before(self, index: int, counter: int) -> None:
         """Whoever opened CONTROL before got as far as `newest_opened` = (index, counter): all of that is seen."""
         self._newest = (index, counter)
-        self._windows = {index: ReplayWindow(seen_below=counter)}
+        self._windows = {index: ReplayWindow(CONTROL_REPLAY_WINDOW, counter)}
         self._windows_below = index
 
     def _window(self, index: int) -> ReplayWindow:
@@ -112,7 +113,7 @@ class SealedControl:
             raise WireError("replay")
         window = self._windows.get(index)
         if window is None:
-            window = self._windows[index] = ReplayWindow()
+            window = self._windows[index] = ReplayWindow(CONTROL_REPLAY_WINDOW)
             if len(self._windows) > _WINDOWS_KEPT:
                 lowest = min(self._windows)
                 del self._windows[lowest]

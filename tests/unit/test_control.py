@@ -11,6 +11,7 @@ from jvpn.protocol.constants import (
     CONTROL_REASSEMBLIES,
     CONTROL_REMEMBERED_IDS,
     CONTROL_REPEAT_MIN_MS,
+    CONTROL_REPLAY_WINDOW,
     GENERATION_SHIFT,
     MAX_CONTROL_DATAGRAM,
     Direction,
@@ -256,6 +257,17 @@ def test_each_end_opens_what_the_other_sealed_once(ends: tuple[SealedControl, Se
             receiver.open(3, datagram)
         with pytest.raises(WireError, match="bad_tag"):
             sender.open(3, datagram)
+
+
+def test_what_is_overtaken_by_less_than_the_window_is_opened(
+    ends: tuple[SealedControl, SealedControl, bytes],
+) -> None:
+    client, gateway, sid = ends
+    sealed = [client.seal(3, sid, GOOD) for _ in range(CONTROL_REPLAY_WINDOW + 1)]
+    gateway.open(3, sealed[-1])
+    with pytest.raises(WireError, match="replay"):
+        gateway.open(3, sealed[0])
+    assert gateway.open(3, sealed[1]).plaintext == GOOD
 
 
 def test_a_full_plaintext_makes_the_largest_datagram(
