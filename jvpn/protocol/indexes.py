@@ -16,10 +16,10 @@ def window(highest: int, max_candidates: int) -> range:
 class IndexTable:
     """Steering ids of the installed indexes of one session, kept up with what was authenticated and bound."""
 
-    def __init__(self, secrets: SessionSecrets, max_candidates: int) -> None:
+    def __init__(self, secrets: SessionSecrets, max_candidates: int, highest_seen: int = 0) -> None:
         self._secrets = secrets
         self._max_candidates = max_candidates
-        self.highest_seen = 0
+        self.highest_seen = highest_seen
         self.ids: dict[int, bytes] = {}
         self.update(keep=())
 

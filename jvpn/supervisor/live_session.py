@@ -85,6 +85,7 @@ class LiveSession:
         supervisor_generation: int,
         created_ms: int,
         key_limits: KeyLimits,
+        highest_seen: int = 0,
     ) -> None:
         self.session_id = session_id
         self.peer = peer
@@ -99,7 +100,7 @@ class LiveSession:
         #: The address that its handshake came from; empty when that is not known any more.
         self.proven_from = ""
         self.listeners: dict[int, int] = {}
-        self.indexes = IndexTable(secrets, policy.max_candidates)
+        self.indexes = IndexTable(secrets, policy.max_candidates, highest_seen)
         self.channel = ControlChannel(supervisor_generation)
         self.control = SealedControl(
             secrets, machine_epoch, Direction.GATEWAY_TO_CLIENT, supervisor_generation

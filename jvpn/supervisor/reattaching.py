@@ -11,8 +11,8 @@ import msgspec
 from jvpn.policy.reauthentication import must_prove_anew
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
-from jvpn.protocol.constants import NO_INDEX
-from jvpn.protocol.reattach import Ack, Fail, Report, Result
+from jvpn.protocol.constants import NO_INDEX, Transport
+from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
 from jvpn.session.ownership import (
@@ -81,7 +81,7 @@ class Reattaching:
                 admitted=True,
                 known=True,
                 proven=True,
-                challenged=self.challenged(asked, now_ms),
+                challenged=self.challenged(session.session_id, request, asked.arrival, now_ms),
                 attempt=request.attempt,
                 version=request.state_version,
                 cause=Reason[request.cause.name],
@@ -101,20 +101,16 @@ class Reattaching:
             self._policy_facts(asked, now_ms),
         )
 
-    def challenged(self, asked: Asked, now_ms: int) -> bool:
+    def challenged(self, session_id: bytes, request: Request, arrival: Arrival, now_ms: int) -> bool:
         """Whether the REQUEST echoes a challenge of the path that it came over."""
-        session, request, arrival = asked.session, asked.request, asked.arrival
-        return paths.challenge_valid(
-            request.challenge,
-            self._context.facts.challenge_key,
-            session.session_id,
-            arrival.remote.address,
-            arrival.remote.port,
-            arrival.local.address,
-            arrival.local.port,
-            arrival.transport,
-            paths.challenge_slot(now_ms * NS_PER_MS),
-        )
+        slot = paths.challenge_slot(now_ms * NS_PER_MS)
+        key = self._context.facts.challenge_key
+        return paths.challenge_valid(request.challenge, key, session_id, *_path(arrival), slot)
+
+    def challenge(self, session_id: bytes, arrival: Arrival, now_ms: int) -> bytes:
+        """The one of the path that something came over, for as long as two slots."""
+        slot = paths.challenge_slot(now_ms * NS_PER_MS)
+        return paths.challenge(self._context.facts.challenge_key, session_id, *_path(arrival), slot)
 
     def _policy_facts(self, asked: Asked, now_ms: int) -> PolicyFacts:
         session, request, arrival = asked.session, asked.request, asked.arrival
@@ -250,16 +246,6 @@ class Reattaching:
         context, active = self._context, session.bindings.active
         if session.machine.terminated or index not in session.indexes.ids:
             return
-        challenge = paths.challenge(
-            context.facts.challenge_key,
-            session.session_id,
-            arrival.remote.address,
-            arrival.remote.port,
-            arrival.local.address,
-            arrival.local.port,
-            arrival.transport,
-            paths.challenge_slot(now_ms * NS_PER_MS),
-        )
         ack = Ack(
             attempt=request.attempt,
             result=result,
@@ -268,12 +254,18 @@ class Reattaching:
             highest_installed=session.indexes.highest_installed,
             observed_address=arrival.remote.address,
             observed_port=arrival.remote.port,
-            challenge=challenge,
+            challenge=self.challenge(session.session_id, arrival, now_ms),
             reports=session.bound_reports if result is Result.BOUND else (),
         )
         salt = context.random_bytes(16)
         steering_id = session.indexes.ids[index]
         context.send(arrival, reattach.seal_ack(session.secrets, salt, steering_id, ack))
+
+
+def _path(arrival: Arrival) -> tuple[bytes, int, bytes, int, Transport]:
+    """What a challenge is bound to beside the session."""
+    remote, local = arrival.remote, arrival.local
+    return remote.address, remote.port, local.address, local.port, arrival.transport
 
 
 def remote_text(arrival: Arrival) -> str:

@@ -14,14 +14,18 @@ code that takes over another node's. In this order, each step cheaper than what 
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 
+from jvpn.policy.model import Policy
 from jvpn.protocol import reattach, tickets
-from jvpn.protocol.constants import OFFSET_STEERING_ID
+from jvpn.protocol.constants import NO_INDEX, OFFSET_STEERING_ID
+from jvpn.protocol.indexes import window
 from jvpn.protocol.keys import SessionSecrets, steering_id
-from jvpn.protocol.reattach import Fail, Result
+from jvpn.protocol.reattach import Ack, Fail, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import Buckets, Rate, TokenBucket
-from jvpn.session.machine import Machine, Reason, State, VersionExhausted
+from jvpn.session.machine import Reason, VersionExhausted
 from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import OwnershipStore, StoreError
@@ -29,7 +33,8 @@ from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.claims import Claims, Waiting
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.history import Answered
-from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
+from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 
@@ -125,48 +130,63 @@ class Takeover:
     def _on_stored(
         self, record: SessionRecord, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
     ) -> None:
-        memory = recall(record.secrets)
+        context, memory = self._context, recall(record.secrets)
         secrets = memory.secrets()[0]
         index = _find_index(secrets, wanted, memory.highest_index)
         if index is None:
-            self._context.counters["unknown_id"] += 1
+            context.counters["unknown_id"] += 1
             return
         request = reattach.open_request(secrets, index, data)
-        session = self._restore(record, memory, index, now_ms)
-        if session is None:
-            self._context.counters["unknown_peer"] += 1
+        peer = context.peers.find(record.client_public)
+        if peer is None:
+            context.counters["unknown_peer"] += 1
             return
-        asked = Asked(session, index, request, arrival)
-        newer = self._context.by_peer.get(record.client_public)
+        proven = _Proven(record, memory, secrets, index, wanted, request, arrival)
+        newer = context.by_peer.get(record.client_public)
         if newer is not None:
             # A client has one session, and this one's has another here, by a handshake since.
-            self._over(asked, record, Reason.SUPERSEDED, newer.session_id)
+            self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
-        if not self._reattaching.challenged(asked, now_ms):
-            self._context.counters["takeover_pending"] += 1
-            self._reattaching.acknowledge(asked, Result.PENDING, now_ms)
+        if not self._reattaching.challenged(record.session_id, request, arrival, now_ms):
+            self._pending(proven, now_ms)
             return
-        clock = self._lifetime(record, session, now_ms)
+        policy = memory.policy_snapshot()
+        clock = self._lifetime(record, policy, now_ms)
         if isinstance(clock, Reason):
-            self._over(asked, record, clock)
+            self._over(proven, clock)
             return
+        session = self._restore(proven, peer, policy, now_ms)
         session.ttl = clock
         self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
 
-    def _restore(
-        self, record: SessionRecord, memory: Remembered, index: int, now_ms: int
-    ) -> LiveSession | None:
-        """The session as stored, belonging to nobody yet; None when its peer is not configured any more."""
-        context = self._context
-        peer = context.peers.find(record.client_public)
-        if peer is None:
-            return None
+    def _pending(self, proven: "_Proven", now_ms: int) -> None:
+        """Nothing is restored for a source that has not shown that it receives."""
+        self._context.counters["takeover_pending"] += 1
+        record, policy = proven.record, proven.memory.policy_snapshot()
+        ack = Ack(
+            attempt=proven.request.attempt,
+            result=Result.PENDING,
+            bound_index=NO_INDEX,
+            state_version=record.state_version,
+            highest_installed=window(proven.index, policy.max_candidates)[-1],
+            observed_address=proven.arrival.remote.address,
+            observed_port=proven.arrival.remote.port,
+            challenge=self._reattaching.challenge(record.session_id, proven.arrival, now_ms),
+            reports=(),
+        )
+        salt = self._context.random_bytes(16)
+        answer = reattach.seal_ack(proven.secrets, salt, proven.steering_id, ack)
+        self._context.send(proven.arrival, answer)
+
+    def _restore(self, proven: "_Proven", peer: Peer, policy: Policy, now_ms: int) -> LiveSession:
+        """The session as stored, belonging to nobody yet."""
+        context, record, memory = self._context, proven.record, proven.memory
         phases = memory.secrets()
         # Of two stored phases the client may use either: we send under the older until it shows the newer.
         session = LiveSession(
             session_id=record.session_id,
             peer=peer,
-            policy=memory.policy_snapshot(),
+            policy=policy,
             secrets=phases[-2] if len(phases) > 1 else phases[-1],
             machine_epoch=record.epoch + 1,
             hook=lambda step: context.narrator.transition(session, step),
@@ -175,35 +195,34 @@ class Takeover:
             supervisor_generation=context.facts.generation,
             created_ms=now_ms,
             key_limits=context.facts.key_limits[phases[-1].suite.number],
+            highest_seen=proven.index,
         )
         if len(phases) > 1:
             session.next_secrets = phases[-1]
             session.control.add_phase(phases[-1])
         if memory.answered is not None:
             session.answered = Answered(*memory.answered)
-        session.machine = Machine.adopt(State.RECOVERING, record.state_version, 0, now_ms)
         session.last_attempt = session.last_told_attempt = 0
         session.bound_in_epoch = False
         session.proven_from = memory.proven_from
         if record.boot_id == context.facts.boot_id:
             session.switches.times_ms = list(memory.switches_ms)
-        session.indexes.saw(index)
-        session.indexes.update(())
         return session
 
-    def _lifetime(self, record: SessionRecord, session: LiveSession, now_ms: int) -> TtlClock | Reason:
-        context, policy = self._context, session.policy
+    def _lifetime(self, record: SessionRecord, policy: Policy, now_ms: int) -> TtlClock | Reason:
+        context = self._context
         now = Instant(context.wall_ms(), now_ms, context.facts.boot_id)
         # The record's own time is the last sign of life that is durable.
         heartbeat = Instant(record.stored_wall_ms, now_ms, "")
         return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
 
-    def _over(self, asked: Asked, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
+    def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"") -> None:
         """The session is not revived: its client is told by proof, the store forgets it."""
-        context, session = self._context, asked.session
-        fail = Fail(asked.request.attempt, record.state_version, 0, reason.value)
-        salt, steering = context.random_bytes(16), session.indexes.ids[asked.index]
-        context.send(asked.arrival, reattach.seal_fail(session.secrets, salt, steering, fail))
+        context, record = self._context, proven.record
+        fail = Fail(proven.request.attempt, record.state_version, 0, reason.value)
+        salt = context.random_bytes(16)
+        answer = reattach.seal_fail(proven.secrets, salt, proven.steering_id, fail)
+        context.send(proven.arrival, answer)
         context.narrator.released(record, reason, by)
         context.forget(record.session_id)
 
@@ -218,9 +237,23 @@ class Takeover:
         self._on_taken(session, now_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A REQUEST that has opened under the secrets of a stored session, which lives nowhere here."""
+
+    record: SessionRecord
+    memory: Remembered
+    secrets: SessionSecrets
+    index: int
+    steering_id: bytes
+    request: Request
+    arrival: Arrival
+
+
 def _find_index(secrets: SessionSecrets, wanted: bytes, highest: int) -> int | None:
-    """The index of a steering id, near the highest that is known to have been used."""
-    for index in range(max(0, highest - SEARCH_BELOW), highest + SEARCH_ABOVE):
+    """The index of a steering id, near the highest that is known to have been used: most are there or just above."""
+    above, below = range(highest, highest + SEARCH_ABOVE), range(max(0, highest - SEARCH_BELOW), highest)
+    for index in chain(above, below):
         if steering_id(secrets, index) == wanted:
             return index
     return None
