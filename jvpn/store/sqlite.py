@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     created_wall_ms INTEGER NOT NULL, expires_wall_ms INTEGER NOT NULL, expires_boot_ms INTEGER NOT NULL,
     boot_id TEXT NOT NULL, stored_wall_ms INTEGER NOT NULL, last_bound_attempt INTEGER NOT NULL
 ) STRICT;
+CREATE INDEX IF NOT EXISTS sessions_of_clients ON sessions (client_public);
 CREATE TABLE IF NOT EXISTS timestamps (client_public BLOB PRIMARY KEY, timestamp_us INTEGER NOT NULL) STRICT;
 """
 
