@@ -35,10 +35,10 @@ class Agenda:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def take(self, now_ms: int) -> list[LiveSession]:
-        """Sessions whose deadline has come, earliest first; they have none until `put` again."""
-        due = []
-        while (at_ms := self.next_ms()) is not None and at_ms <= now_ms:
+    def take(self, now_ms: int, most: int) -> list[LiveSession]:
+        """At most so many sessions whose deadline has come, earliest first; they have none until `put` again."""
+        due: list[LiveSession] = []
+        while len(due) < most and (at_ms := self.next_ms()) is not None and at_ms <= now_ms:
             session = heapq.heappop(self._heap)[2]
             del self._due_ms[session]
             due.append(session)

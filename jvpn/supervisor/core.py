@@ -31,6 +31,8 @@ from workers import commands
 
 #: What the store would not keep is brought to it again after this.
 STORE_RETRY_MS = 1_000
+#: Sessions whose deadlines one turn looks after: when thousands come at once, sockets are looked at in between.
+DEADLINES_A_TURN = 256
 
 
 class GatewayCore:
@@ -258,7 +260,7 @@ class GatewayCore:
                 self.context.counters["worker_timeout"] += 1
                 self.terminate(session, Reason.HANDSHAKE_TIMEOUT, now_ms)
         self.get_timer()
-        for session in self._agenda.take(now_ms):
+        for session in self._agenda.take(now_ms, DEADLINES_A_TURN):
             self.context.touched.add(session)
             if session.session_id in self.context.sessions:
                 self._upkeep.handle_timer(session, now_ms)
