@@ -170,6 +170,12 @@ class LoneGateway:
                 case ClearRecord(record):
                     self.page.clear_record(record)
 
+    def catch_up(self, now_ms: int) -> None:
+        """All deadlines until now: above all, the store has what binds have changed."""
+        while (due_ms := self.core.get_timer()) is not None and due_ms <= now_ms:
+            self.core.handle_timer(now_ms)
+            self.serve([], now_ms)
+
     def taken_answers(self) -> list[tuple[Endpoint, bytes]]:
         answers, self.answers = self.answers, []
         return answers
