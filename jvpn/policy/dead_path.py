@@ -11,7 +11,7 @@ missing one on there is a doubt, and how many have to be missing for a verdict:
   was answered. Only those within two intervals where a steady incoming stream has stopped too: that is hardly loss.
 
 Each has to have waited longer than an answer may take, since on a path longer than the interval several are always
-under way, and the oldest three intervals. So a path that loses nothing is found dead within four and a half intervals
+under way, and the oldest three intervals. So a path that loses nothing is found dead within four and a quarter intervals
 and one round trip.
 
 Pure: times are integer nanoseconds.
@@ -57,7 +57,7 @@ class DeadPathRule:
         self.least_wait_ns: Final = 3 * self.interval_ns
         self.stopped_wait_ns: Final = 2 * self.interval_ns
         #: RFC 6298's clock granularity G: jitter too small to show in rttvar.
-        self.granularity_ns: Final = self.interval_ns // 2
+        self.granularity_ns: Final = self.interval_ns // 4
         #: The same for a doubt, which costs nothing but probes.
         self.hasty_ns: Final = self.interval_ns // 8
 

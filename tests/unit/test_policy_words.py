@@ -91,7 +91,7 @@ def test_an_answer_costs_as_much_as_the_question_and_silence_nothing() -> None:
     }
 
 
-@pytest.mark.parametrize(("loss", "expected"), [(0.0, 165), (0.1, 189)])
+@pytest.mark.parametrize(("loss", "expected"), [(0.0, 160), (0.1, 179)])
 def test_a_dead_path_is_foretold(loss: float, expected: int) -> None:
     assert dead_after_ms(DEFAULT, loss, 20) == expected
 
