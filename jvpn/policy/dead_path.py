@@ -11,8 +11,8 @@ missing one on there is a doubt, and how many have to be missing for a verdict:
   was answered. Only those within two intervals where a steady incoming stream has stopped too: that is hardly loss.
 
 Each has to have waited longer than an answer may take, since on a path longer than the interval several are always
-under way, and the oldest three intervals. So a path that loses nothing is found dead within four and a quarter intervals
-and one round trip.
+under way, and the oldest three intervals. So a path that loses nothing is found dead within four and a quarter
+intervals and one round trip.
 
 Pure: times are integer nanoseconds.
 """
