@@ -7,7 +7,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jvpn.agent import timestamp
 from jvpn.agent.admin import ClientAdmin
@@ -24,7 +24,7 @@ from jvpn.agent.effects import (
     TellWorker,
 )
 from jvpn.agent.narrator import ClientNarrator
-from jvpn.agent.netlinks import LinkMonitor, default_route_devices
+from jvpn.agent.netlinks import LinkMonitor, LinkNews, News, default_route_devices
 from jvpn.agent.pidfile import PidFile
 from jvpn.agent.plan import ClientPlan
 from jvpn.agent.reach import Reach
@@ -167,12 +167,21 @@ class Agent:
         self._register(worker.pidfd, lambda: self._on_worker_exit(worker))
 
     def _watch(self) -> None:
-        self._register(self._links.fileno(), lambda: self.reach.on_news(self._links.take(), now_ns()))
+        self._register(self._links.fileno(), lambda: self.reach.on_news(self._news(), now_ns()))
         self._register(self._resolver.fileno(), lambda: self.reach.on_resolved(now_ns()))
         admin = ClientAdmin(self)
         server = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._selector, admin.handle)
         self._undo.append(server.close)
         self._register(stop_pipe(), self.stop)
+
+    def _news(self) -> Iterator[News]:
+        """What the kernel says. When that was the end of a link, the worker has been asked what has arrived, and may have
+        said it by now: the REQUEST waits for that, and not for the kernel's other news."""
+        for one in self._links.take():
+            yield one
+            if isinstance(one, LinkNews) and not one.up and self._worker is not None:
+                self._act()
+                self._on_worker(self._worker)
 
     def _register(self, descriptor: int, callback: Callable[[], object]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)
