@@ -175,7 +175,7 @@ class Agent:
         self._register(stop_pipe(), self.stop)
 
     def _news(self) -> Iterator[News]:
-        """What the kernel says. When that was the end of a link, the worker has been asked what has arrived, and may have
+        """What the kernel says. When a link has ended, the worker has been asked what has arrived, and may have
         said it by now: the REQUEST waits for that, and not for the kernel's other news."""
         for one in self._links.take():
             yield one
