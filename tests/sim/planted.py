@@ -63,7 +63,7 @@ def accepts_a_replay() -> AbstractContextManager[object]:
 @bug
 def binds_before_proof() -> AbstractContextManager[object]:
     """The challenge is not looked at."""
-    return instead(Reattaching, "challenged", lambda self, asked, now_ms: True)
+    return instead(Reattaching, "challenged", lambda self, session_id, request, arrival, now_ms: True)
 
 
 @bug
