@@ -12,6 +12,7 @@ sees runs as fast as its limits on sources and keys ask, so that none of these i
 """
 
 import argparse
+import gc
 import json
 import resource
 import sys
@@ -21,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from lone_gateway import TURN, Client, LoneGateway, in_turns, source
+
+from workers.commands import AddSession, InstalledIndex, PhaseKeys
+from workers.page import Page
+from workers.table import SessionTable
 
 #: How long a turn takes on the core's clock: of INITs without cookie it takes 100 a second, of tickets 500.
 INIT_TURN_MS, TICKET_TURN_MS, TURN_MS = 700, 130, 1
@@ -108,6 +113,24 @@ def storm(gateway: LoneGateway, clients: list[Client], clock: Clock) -> tuple[fl
     return sum(spent_s), spent_s
 
 
+def worker_bytes(count: int) -> float:
+    """Memory of a worker for each session that has received on one index."""
+    page = Page(Page.create(count, bytes(32)))
+    table = SessionTable(page, gateway=True)
+    gc.collect()
+    before = rss_bytes()
+    for number in range(count):
+        unique = number.to_bytes(4, "big")
+        ids = [InstalledIndex(index, unique + bytes((index + 1,)) * 4) for index in range(6)]
+        inner = [f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"]
+        keys = [PhaseKeys(0, unique * 8, bytes(reversed(unique)) * 8)]
+        added = AddSession(number + 1, number, unique * 4, 1, 0, keys, inner, inner, ids, None)
+        window = table.add(added).window(0)
+        if window is not None:
+            window.check_and_set(0)
+    return (rss_bytes() - before) / count
+
+
 def measure(count: int, work: Path) -> dict[str, Any]:
     clock, clients = Clock(), [Client(number) for number in range(count)]
     gateway = LoneGateway(work, count)
@@ -116,18 +139,20 @@ def measure(count: int, work: Path) -> dict[str, Any]:
     active_bytes = (rss_bytes() - before) / count
     moved_s = reattaches(gateway, clients, clock)
     gateway.catch_up(clock.turn(1_000))
-    stored_bytes = sum(path.stat().st_size for path in work.glob("sessions.db*")) / count
     gateway.close()
+    stored_bytes = (work / "sessions.db").stat().st_size / count
     again = LoneGateway(work, count, generation=2)
-    all_s, _turns = storm(again, clients, clock)
+    storm_s, turns_s = storm(again, clients, clock)
     again.close()
     return {
         "sessions": count,
         "handshakes_per_s": count / shaken_s,
         "reattaches_per_s": count / moved_s,
-        "storm_seconds": all_s,
-        "supervisor_bytes_per_active_session": active_bytes,
-        "store_bytes_per_session": stored_bytes,
+        "storm_seconds": storm_s,
+        "storm_turn_p99_ms": sorted(turns_s)[len(turns_s) * 99 // 100] * 1e3,
+        "bytes_per_session": stored_bytes,
+        "supervisor_bytes_per_session": active_bytes,
+        "worker_bytes_per_session": worker_bytes(min(count, 5_000)),
     }
 
 
