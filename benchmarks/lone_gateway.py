@@ -137,24 +137,15 @@ class LoneGateway:
         """One turn of the supervisor's loop: these datagrams are there, and the worker carries out what it is told."""
         for remote, data in datagrams:
             self.core.receive_datagram(data, Arrival(0, LOCAL, remote), now_ms)
-            self._carry_out(now_ms)
-        self._settle(now_ms)
+            self._keeping.carry_out(self._do, now_ms)
+        self._keeping.settle(self._do, now_ms)
         while self._told:
             told, self._told = self._told, []
             for seq in told:
                 self.core.worker_report(0, Done(seq), now_ms)
-                self._carry_out(now_ms)
-            self._settle(now_ms)
+                self._keeping.carry_out(self._do, now_ms)
+            self._keeping.settle(self._do, now_ms)
         self._sink.wake()
-
-    def _carry_out(self, now_ms: int) -> None:
-        self._do(self._keeping.held(self.core.effects(), now_ms))
-
-    def _settle(self, now_ms: int) -> None:
-        self._carry_out(now_ms)
-        while self._keeping.holds:
-            self._do(self._keeping.due(now_ms))
-            self._carry_out(now_ms)
 
     def _do(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

@@ -23,12 +23,14 @@ from jvpn.supervisor.effects import (
     StoreEffect,
 )
 
+Carry = Callable[[list[Effect]], None]
+
 #: Sessions written in one batch: more of them would keep everything else waiting.
 MOST_WRITES = 64
 
 
 class Keeping:
-    """Holds a turn's effects back until the store has done its part: `held(effects)`, and `due` at the turn's end."""
+    """Holds a turn's effects back until the store has done its: `carry_out` after each step, `settle` at its end."""
 
     def __init__(self, store: OwnershipStore, core: GatewayCore, say: Callable[[str], None]) -> None:
         self._store = store
@@ -37,6 +39,17 @@ class Keeping:
         self._narrator = core.context.narrator
         self._held: list[Effect] = []
         self._writes = 0
+
+    def carry_out(self, do: Carry, now_ms: int) -> None:
+        """What of the core's effects waits for nothing."""
+        do(self.held(self._core.effects(), now_ms))
+
+    def settle(self, do: Carry, now_ms: int) -> None:
+        """All that the turn has brought. What the store could not keep brings more."""
+        self.carry_out(do, now_ms)
+        while self._held:
+            do(self.due(now_ms))
+            self.carry_out(do, now_ms)
 
     @property
     def holds(self) -> bool:

@@ -253,14 +253,11 @@ class Gateway:
 
     def _carry_out(self) -> None:
         """What waits for nothing."""
-        self._do(self._keeping.held(self.core.effects(), now_ms()))
+        self._keeping.carry_out(self._do, now_ms())
 
     def _settle(self) -> None:
-        """All that the turn has brought. What the store could not keep brings more."""
-        self._carry_out()
-        while self._keeping.holds:
-            self._do(self._keeping.due(now_ms()))
-            self._carry_out()
+        """All that the turn has brought."""
+        self._keeping.settle(self._do, now_ms())
 
     def _do(self, effects: Iterable[Effect]) -> None:
         page, steering = self.dataplane.page, self.steering
