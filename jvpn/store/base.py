@@ -10,12 +10,19 @@ class StoreError(OSError):
     """The store cannot say or keep something. New ownership is refused; running sessions go on."""
 
 
+class Claimed(Protocol):
+    """Whether a claim was granted, as a truth value. Of one made in a batch it is known when the batch is kept, and
+    StoreError until then."""
+
+    def __bool__(self) -> bool: ...
+
+
 class OwnershipStore(Protocol):
     """Every method that changes something returns only when the change is durable, or raises StoreError."""
 
     def batch(self) -> AbstractContextManager[None]:
         """What is done inside becomes durable together at its end, or none of it: then StoreError, from inside or at
-        the end. Not to be nested."""
+        the end. Not to be nested; what is read inside need not show what was written inside."""
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         """Keep a session and its client's newest handshake timestamp, both or neither."""
@@ -23,7 +30,7 @@ class OwnershipStore(Protocol):
     def load(self, session_id: bytes) -> SessionRecord | None:
         """One session; None when the store knows for certain that there is none."""
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Claimed:
         """Compare-and-swap: keep `record` if version and owner are still the ones that were seen. False if not."""
 
     @property

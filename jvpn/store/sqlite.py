@@ -5,14 +5,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from jvpn.protocol.suites import hkdf_expand, suite
 from jvpn.session.record import SessionRecord
-from jvpn.session.table import State
+from jvpn.store import sealing
 from jvpn.store.base import StoreError
 
 _SCHEMA = """
@@ -34,9 +29,9 @@ class SqliteStore:
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            key = _key(path.with_name(path.name + ".key"))
-            self._aead = AESGCM(key)
-            self.fleet_key = hkdf_expand(suite(1), key, b"jvp1 fleet")
+            key = sealing.own_key(path.with_name(path.name + ".key"))
+            self._aead_of = sealing.one_key(key)
+            self.fleet_key = sealing.fleet_key(key)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._database = sqlite3.connect(path, isolation_level=None)
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -65,25 +60,7 @@ class SqliteStore:
             )
 
     def _insert(self, record: SessionRecord) -> None:
-        nonce = os.urandom(12)
-        sealed = nonce + self._aead.encrypt(nonce, record.secrets, record.session_id)
-        row = (
-            record.session_id,
-            record.client_public,
-            f"{record.policy_name}@{record.policy_version}",
-            record.owner_node,
-            record.state.value,
-            record.state_version,
-            sealed,
-            record.inner_v4,
-            record.inner_v6,
-            record.created_wall_ms,
-            record.expires_wall_ms,
-            record.expires_boot_ms,
-            record.boot_id,
-            record.stored_wall_ms,
-            record.last_bound_attempt,
-        )
+        row = sealing.row_of(record, self._aead_of)
         marks = ",".join("?" * len(row))
         self._database.execute(f"INSERT OR REPLACE INTO sessions VALUES ({marks})", row)
 
@@ -135,25 +112,9 @@ class SqliteStore:
             raise StoreError(f"cannot read the session store {self._path}: {error}") from error
         return [record for record in map(self._record, rows) if record is not None]
 
-    def _record(self, row: tuple[Any, ...]) -> SessionRecord | None:
+    def _record(self, row: sealing.Row) -> SessionRecord | None:
         """None for a row that the key file does not open."""
-        session_id, client_public, policy, owner_node, state, state_version, sealed, *rest = row
-        policy_name, _, policy_version = policy.rpartition("@")
-        try:
-            secrets = self._aead.decrypt(sealed[:12], sealed[12:], session_id)
-            return SessionRecord(
-                session_id,
-                client_public,
-                policy_name,
-                policy_version,
-                owner_node,
-                State(state),
-                state_version,
-                secrets,
-                *rest,
-            )
-        except (InvalidTag, ValueError):
-            return None
+        return sealing.record_of(row, self._aead_of)
 
     def timestamps_us(self) -> dict[bytes, int]:
         try:
@@ -182,20 +143,3 @@ class SqliteStore:
                 raise
         except sqlite3.Error as error:
             raise StoreError(f"cannot write the session store {self._path}: {error}") from error
-
-
-def _key(path: Path) -> bytes:
-    """The store's 32-byte sealing key; made at the first start."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        key = path.read_bytes()
-        if len(key) != 32:
-            raise ValueError(f"{path} does not hold a key of 32 bytes") from None
-        return key
-    with os.fdopen(descriptor, "wb") as file:
-        key = os.urandom(32)
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    return key

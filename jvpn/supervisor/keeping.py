@@ -99,7 +99,8 @@ class Keeping:
             case SaveSession(record, timestamp_us):
                 self._store.save(record, timestamp_us)
             case ClaimSession(record, version, owner, then):
-                after.append(partial(then, self._store.claim(record, version, owner), now_ms))
+                claimed = self._store.claim(record, version, owner)
+                after.append(lambda: then(bool(claimed), now_ms))
             case ForgetSession(session_id):
                 self._store.forget(session_id)
             case ForgetOthers(client_public, session_id):

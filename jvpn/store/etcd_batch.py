@@ -1,0 +1,188 @@
+"""What one batch asks of etcd, as one transaction.
+
+Each session is one part of it with a comparison of its own, so that a claim that is lost, or a save by a node that has
+lost its session, changes nothing and takes nothing else down. All comparisons see what was before the batch, and etcd
+takes a key once in a transaction: of what is asked for one session in one batch, the last word is what goes there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
+from jvpn.store.etcd_keys import (
+    Json,
+    Keys,
+    delete,
+    end_of_epoch,
+    number,
+    owner_value,
+    put,
+    value_above,
+    value_is,
+    when,
+)
+from jvpn.store.sealing import AeadOf, row_of
+
+
+class Answer:
+    """Whether a claim was granted: as a truth value, and only once its batch is kept; StoreError until then."""
+
+    def __init__(self) -> None:
+        self.granted: bool | None = None
+
+    def __bool__(self) -> bool:
+        if self.granted is None:
+            raise StoreError("whether a session was claimed is not known before its batch is kept")
+        return self.granted
+
+
+@dataclass(slots=True)
+class _Session:
+    """The last word on one session. `record` is None where it is forgotten."""
+
+    record: SessionRecord | None
+    #: False where this batch has forgotten it before: then nobody can have taken it over.
+    guarded: bool = True
+    #: Version and owner that a claim has seen.
+    seen: tuple[int, str] | None = None
+    #: Claims of this session: granted where the first comparison says so.
+    answers: list[Answer] = field(default_factory=list)
+    #: Saved after it was claimed: kept whatever becomes of the claim, unless another node took it over.
+    saved_after: bool = False
+
+    @property
+    def written(self) -> tuple[int, str] | None:
+        return None if self.record is None else (self.record.state_version, self.record.owner_node)
+
+
+class Batch:
+    """`save`, `claim`, `forget`, `raise_timestamp`, `forget_timestamp`, then `operations` and `settle`."""
+
+    def __init__(self, keys: Keys, aead_of: AeadOf) -> None:
+        self._keys = keys
+        self._aead_of = aead_of
+        self._sessions: dict[bytes, _Session] = {}
+        #: By client: the timestamp, None to forget it; and whether it was forgotten in this batch.
+        self._timestamps: dict[bytes, tuple[int | None, bool]] = {}
+        self._clients: dict[bytes, bytes] = {}
+
+    def save(self, record: SessionRecord, timestamp_us: int) -> None:
+        self._clients[record.session_id] = record.client_public
+        present = self._sessions.get(record.session_id)
+        if present is None:
+            self._sessions[record.session_id] = _Session(record)
+        else:
+            present.guarded = present.guarded and present.record is not None
+            present.record = record
+            present.saved_after = present.seen is not None
+        if timestamp_us:
+            self._raise(record.client_public, timestamp_us)
+
+    def _raise(self, client_public: bytes, timestamp_us: int) -> None:
+        newest, forgotten = self._timestamps.get(client_public, (0, False))
+        self._timestamps[client_public] = (max(timestamp_us, newest or 0), forgotten)
+
+    def forget_timestamp(self, client_public: bytes) -> None:
+        self._timestamps[client_public] = (None, True)
+
+    def forget(self, session_id: bytes) -> None:
+        present = self._sessions.get(session_id)
+        if present is None:
+            self._sessions[session_id] = _Session(None)
+        else:
+            present.record = None
+
+    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Answer:
+        """What this batch has written of the session is seen; after a claim of it that is not what this one has seen,
+        the answer is no, although that one may be lost and this one would not."""
+        answer, seen = Answer(), (seen_version, seen_owner)
+        self._clients[record.session_id] = record.client_public
+        present = self._sessions.get(record.session_id)
+        if present is None:
+            self._sessions[record.session_id] = _Session(record, seen=seen, answers=[answer])
+        elif present.record is not None and not present.saved_after and present.written == seen:
+            present.record = record
+            present.answers.append(answer)
+        else:
+            answer.granted = False
+        return answer
+
+    def of_client(self, client_public: bytes) -> dict[bytes, SessionRecord]:
+        """Sessions of a client that this batch writes."""
+        written = ((session_id, session.record) for session_id, session in self._sessions.items())
+        return {i: record for i, record in written if record and record.client_public == client_public}
+
+    def forgets(self, session_id: bytes) -> bool:
+        present = self._sessions.get(session_id)
+        return present is not None and present.record is None
+
+    def forgotten_of_unknown_clients(self) -> list[bytes]:
+        return [
+            i for i, session in self._sessions.items() if session.record is None and i not in self._clients
+        ]
+
+    def client_is(self, session_id: bytes, client_public: bytes) -> None:
+        self._clients[session_id] = client_public
+
+    def operations(self) -> list[Json]:
+        sessions = [self._session(i, session) for i, session in self._sessions.items()]
+        return sessions + [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
+
+    def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
+        """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over, whose
+        save changed nothing."""
+        for (session_id, session), answer in zip(self._sessions.items(), answers, strict=False):
+            first = bool(answer["response_txn"].get("succeeded", False))
+            for claim in session.answers:
+                unsaved = session.guarded and session.seen is None and session.record is not None
+                claim.granted = not first if unsaved else first
+            if session.seen is None and session.record is not None and session.guarded and first:
+                yield session_id
+            elif session.saved_after and not first and session.record is not None:
+                (nested,) = answer["response_txn"]["responses"]
+                if nested["response_txn"].get("succeeded", False):
+                    yield session_id
+
+    def _session(self, session_id: bytes, session: _Session) -> Json:
+        last = self._gone(session_id) if session.record is None else self._kept(session.record)
+        owner = self._keys.owner(session_id)
+        if session.seen is not None:
+            otherwise: Sequence[Json] = ()
+            if session.record is None:
+                otherwise = last
+            elif session.saved_after:
+                otherwise = [self._unless_taken_over(session.record, last)]
+            return when([value_is(owner, owner_value(*session.seen))], last, otherwise)
+        if session.record is None or not session.guarded:
+            return when((), last)
+        return self._unless_taken_over(session.record, last)
+
+    def _unless_taken_over(self, record: SessionRecord, operations: Sequence[Json]) -> Json:
+        """A node that was away must not write over its successor, whose epoch is higher."""
+        owner = self._keys.owner(record.session_id)
+        return when([value_above(owner, end_of_epoch(record.state_version))], (), operations)
+
+    def _kept(self, record: SessionRecord) -> list[Json]:
+        keys, session_id = self._keys, record.session_id
+        return [
+            put(keys.session(session_id), msgspec.msgpack.encode(row_of(record, self._aead_of))),
+            put(keys.owner(session_id), owner_value(record.state_version, record.owner_node)),
+            put(keys.session_of(record.client_public, session_id), b""),
+        ]
+
+    def _gone(self, session_id: bytes) -> list[Json]:
+        gone = [delete(self._keys.session(session_id)), delete(self._keys.owner(session_id))]
+        client_public = self._clients.get(session_id)
+        if client_public is not None:
+            gone.append(delete(self._keys.session_of(client_public, session_id)))
+        return gone
+
+    def _timestamp(self, client_public: bytes, timestamp_us: int | None, forgotten: bool) -> Json:
+        key = self._keys.timestamp(client_public)
+        if timestamp_us is None:
+            return delete(key)
+        kept = put(key, number(timestamp_us))
+        return when((), [kept]) if forgotten else when([value_above(key, number(timestamp_us))], (), [kept])

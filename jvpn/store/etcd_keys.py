@@ -1,0 +1,155 @@
+"""Names of keys in etcd, and the parts of its transactions in the JSON of its gateway (etcd's `rpc.proto`).
+
+Under the store's prefix:
+
+    /sessions/<hex id>                       the record, msgpack of its row (store/sealing.py)
+    /owners/<hex id>                         "<version, 20 digits> <node>": what claims compare, and owners watch
+    /clients/<hex key>/timestamp             "<µs, 20 digits>", so that etcd's order of bytes is that of numbers
+    /sessions-of/<hex key>/<hex id>          empty: a client's sessions
+    /nodes/<node>                            lives as long as the node's lease
+    /key                                     a hash of the fleet's key: a node that has another one is refused
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jvpn.session.version import MAX_COUNT, pack_version, split_version
+
+Json = dict[str, Any]
+
+_DIGITS = 20
+#: Operations in one level of a transaction. etcd allows 128 (`--max-txn-ops`), of all levels that lie in one another:
+#: three of these, and what one session needs.
+OPERATIONS_OF_LEVEL = 32
+
+
+class Keys:
+    def __init__(self, prefix: str) -> None:
+        """Raises ValueError for a prefix that would share keys with another one."""
+        if not prefix.startswith("/") or prefix.endswith("/") or not prefix.isprintable():
+            raise ValueError(
+                f"a prefix in etcd begins with a slash and does not end with one, not {prefix!r}"
+            )
+        self.sessions = f"{prefix}/sessions/"
+        self.owners = f"{prefix}/owners/"
+        self.clients = f"{prefix}/clients/"
+        self.fleet_check = f"{prefix}/key"
+        self._sessions_of = f"{prefix}/sessions-of/"
+        self._nodes = f"{prefix}/nodes/"
+
+    def session(self, session_id: bytes) -> str:
+        return self.sessions + session_id.hex()
+
+    def owner(self, session_id: bytes) -> str:
+        return self.owners + session_id.hex()
+
+    def timestamp(self, client_public: bytes) -> str:
+        return f"{self.clients}{client_public.hex()}/timestamp"
+
+    def sessions_of(self, client_public: bytes) -> str:
+        return f"{self._sessions_of}{client_public.hex()}/"
+
+    def session_of(self, client_public: bytes, session_id: bytes) -> str:
+        return self.sessions_of(client_public) + session_id.hex()
+
+    def node(self, node_id: str) -> str:
+        return self._nodes + node_id
+
+
+def hex_tail(key: str) -> bytes | None:
+    """The id at the end of a key; None when there is none."""
+    try:
+        return bytes.fromhex(key.rpartition("/")[2])
+    except ValueError:
+        return None
+
+
+def number(value: int) -> bytes:
+    return b"%0*d" % (_DIGITS, value)
+
+
+def owner_value(version: int, owner: str) -> bytes:
+    return number(version) + b" " + owner.encode()
+
+
+def split_owner(value: bytes) -> tuple[int, str]:
+    """Version and node. Raises ValueError."""
+    version, _, owner = value.decode().partition(" ")
+    return int(version), owner
+
+
+def end_of_epoch(version: int) -> bytes:
+    """Every owner's value of this epoch, and of earlier ones, is less; of later ones greater."""
+    return number(pack_version(split_version(version).epoch, MAX_COUNT)) + b"\xff"
+
+
+def text(data: bytes | str) -> str:
+    return b64encode(data.encode() if isinstance(data, str) else data).decode()
+
+
+def data(value: str) -> bytes:
+    return b64decode(value)
+
+
+def _after(prefix: str) -> bytes:
+    """The end of the range of all keys that begin with `prefix`, which ends with an ASCII character."""
+    return prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
+
+
+def whole(prefix: str) -> Json:
+    return {"key": text(prefix), "range_end": text(_after(prefix))}
+
+
+def rest(prefix: str, after: str) -> Json:
+    """Keys of `prefix` that come after the key `after`."""
+    return {"key": text(after + "\0"), "range_end": text(_after(prefix))}
+
+
+def get(key: str) -> Json:
+    return {"request_range": {"key": text(key)}}
+
+
+def put(key: str, value: bytes, lease_id: int = 0) -> Json:
+    return {"request_put": {"key": text(key), "value": text(value), "lease": str(lease_id)}}
+
+
+def delete(key: str) -> Json:
+    return {"request_delete_range": {"key": text(key)}}
+
+
+def value_is(key: str, value: bytes) -> Json:
+    """False where there is no such key."""
+    return {"key": text(key), "target": "VALUE", "result": "EQUAL", "value": text(value)}
+
+
+def value_above(key: str, value: bytes) -> Json:
+    """False where there is no such key."""
+    return {"key": text(key), "target": "VALUE", "result": "GREATER", "value": text(value)}
+
+
+def absent(key: str) -> Json:
+    return {"key": text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+
+
+def when(compare: Sequence[Json], then: Sequence[Json], otherwise: Sequence[Json] = ()) -> Json:
+    """An operation that is a transaction in itself. All of a transaction's comparisons see what was before it."""
+    return {"request_txn": {"compare": list(compare), "success": list(then), "failure": list(otherwise)}}
+
+
+def together(operations: Sequence[Json]) -> Json:
+    """One transaction of any number of operations; `answers_of` gives their answers in the same order."""
+    level = list(operations)
+    while len(level) > OPERATIONS_OF_LEVEL:
+        level = [when((), level[n : n + OPERATIONS_OF_LEVEL]) for n in range(0, len(level), OPERATIONS_OF_LEVEL)]
+    return {"compare": [], "success": level, "failure": []}
+
+
+def answers_of(reply: Json, count: int) -> Iterator[Json]:
+    """Answers to `count` operations that went `together`."""
+    level: list[Json] = reply.get("responses", [])
+    depth = count
+    while depth > OPERATIONS_OF_LEVEL:
+        level = [answer for group in level for answer in group["response_txn"].get("responses", [])]
+        depth = -(-depth // OPERATIONS_OF_LEVEL)
+    yield from level
