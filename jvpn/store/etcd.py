@@ -48,7 +48,7 @@ class EtcdStore:
         first = ops.when([ops.absent(name)], [ops.put(name, check)])
         self._client.read("/v3/kv/txn", first["request_txn"])
         found = self._read([ops.get(name)])[0]
-        if [ops.data(kv["value"]) for kv in found] != [check]:
+        if [ops.value_of(kv) for kv in found] != [check]:
             raise StoreError(f"{key_file} is not the key of this fleet: copy it from a node that works")
 
     @contextmanager
@@ -81,7 +81,7 @@ class EtcdStore:
         self._overtaken += batch.settle(list(ops.answers_of(reply, len(operations))))
 
     def overtaken(self) -> list[bytes]:
-        """Sessions whose `save` changed nothing since this was called last: they are another node's by a higher epoch."""
+        """Sessions whose `save` changed nothing since this was called last: another node's, by a higher epoch."""
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
 
@@ -141,7 +141,7 @@ class EtcdStore:
         for kv in self._all(self._keys.clients):
             client, _, _ = ops.data(kv["key"]).decode().removeprefix(self._keys.clients).partition("/")
             try:
-                timestamps_us[bytes.fromhex(client)] = int(ops.data(kv["value"]))
+                timestamps_us[bytes.fromhex(client)] = int(ops.value_of(kv))
             except ValueError as error:
                 raise StoreError(
                     f"the handshake timestamp of client {client} in etcd is no number"
@@ -164,7 +164,7 @@ class EtcdStore:
     def _row(self, session_id: bytes, kv: Json) -> sealing.Row:
         """Raises StoreError for what is no row, or one of another session."""
         try:
-            row: sealing.Row = msgspec.msgpack.decode(ops.data(kv["value"]), type=sealing.Row)
+            row: sealing.Row = msgspec.msgpack.decode(ops.value_of(kv), type=sealing.Row)
         except msgspec.MsgspecError as error:
             raise StoreError(f"session {session_id.hex()} in etcd is no record: {error}") from error
         if row[0] != session_id:

@@ -92,6 +92,11 @@ def data(value: str) -> bytes:
     return b64decode(value)
 
 
+def value_of(kv: Json) -> bytes:
+    """The gateway leaves out what is empty."""
+    return data(kv.get("value", ""))
+
+
 def _after(prefix: str) -> bytes:
     """The end of the range of all keys that begin with `prefix`, which ends with an ASCII character."""
     return prefix[:-1].encode() + bytes([ord(prefix[-1]) + 1])
@@ -141,7 +146,9 @@ def together(operations: Sequence[Json]) -> Json:
     """One transaction of any number of operations; `answers_of` gives their answers in the same order."""
     level = list(operations)
     while len(level) > OPERATIONS_OF_LEVEL:
-        level = [when((), level[n : n + OPERATIONS_OF_LEVEL]) for n in range(0, len(level), OPERATIONS_OF_LEVEL)]
+        level = [
+            when((), level[n : n + OPERATIONS_OF_LEVEL]) for n in range(0, len(level), OPERATIONS_OF_LEVEL)
+        ]
     return {"compare": [], "success": level, "failure": []}
 
 

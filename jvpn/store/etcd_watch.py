@@ -17,6 +17,8 @@ from jvpn.store.etcd_keys import Json, Keys
 from jvpn.store.etcd_socket import DeadlineSocket
 
 _PAGE = 2048
+#: After so long without a word the member is asked something: one that hangs keeps its connections open.
+_SILENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class OwnerWatch:
         self._stream: DeadlineSocket | None = None
         self._unread = b""
         self._in_body = False
+        self._heard_s = 0.0
 
     def poll(self, timeout_s: float) -> list[Change]:
         """What has changed, as soon as something has; nothing after `timeout_s`. After a StoreError call it again: it
@@ -70,6 +73,7 @@ class OwnerWatch:
         while not changes:
             line = self._line(until_s)
             if line is None:
+                self._check_silence()
                 break
             changes = self._changes(line)
         return changes
@@ -84,7 +88,18 @@ class OwnerWatch:
         }
         timeout_s = self._client.access.timeout_s
         self._stream = self._client.stream("/v3/watch", {"create_request": wanted}, timeout_s)
-        self._unread, self._in_body = b"", False
+        self._unread, self._in_body, self._heard_s = b"", False, time.monotonic()
+
+    def _check_silence(self) -> None:
+        """Raises StoreError when the member that is watched at does not answer."""
+        if time.monotonic() - self._heard_s < _SILENCE_S:
+            return
+        watched = self._client.member
+        self._client.read("/v3/kv/range", {**ops.whole(self._prefix), "count_only": True})
+        if self._client.member != watched:
+            self._close_stream()
+            raise StoreError(f"the watch at etcd's member {watched} is broken: it does not answer")
+        self._heard_s = time.monotonic()
 
     def _line(self, until_s: float) -> bytes | None:
         """The next line of the answer's body; None when it has not come in time. Raises StoreError at its end."""
@@ -108,6 +123,7 @@ class OwnerWatch:
             if not more:
                 raise self._broken("it has ended the watch")
             self._unread += more
+            self._heard_s = time.monotonic()
 
     def _broken(self, why: str) -> StoreError:
         member = self._client.member
@@ -153,7 +169,7 @@ class OwnerWatch:
     def _owner(self, kv: Json | None) -> tuple[int, str | None]:
         """0 and None where etcd does not know any more, or somebody has written what is no owner."""
         try:
-            return (0, None) if kv is None else ops.split_owner(ops.data(kv["value"]))
+            return (0, None) if kv is None else ops.split_owner(ops.value_of(kv))
         except ValueError:
             return 0, None
 

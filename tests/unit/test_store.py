@@ -12,7 +12,6 @@ import pytest
 from jvpn.session.machine import State, pack_version
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
-from jvpn.store.memory import MemoryStore
 from jvpn.store.sqlite import SqliteStore
 
 RECORD = SessionRecord(
@@ -40,16 +39,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "sessions.db"
 
 
-def test_what_was_saved_is_there_after_a_restart(path: Path) -> None:
-    store = SqliteStore(path)
-    store.save(RECORD, 100)
-    store.close()
-    again = SqliteStore(path)
-    assert again.sessions() == [RECORD]
-    assert again.timestamps_us() == {RECORD.client_public: 100}
-    again.close()
-
-
 def test_saving_returns_only_when_it_is_durable(path: Path) -> None:
     """The process dies without a word right after `save`."""
     script = (
@@ -62,61 +51,6 @@ def test_saving_returns_only_when_it_is_durable(path: Path) -> None:
     assert subprocess.run(command, check=False).returncode == 9
     store = SqliteStore(path)
     assert [record.session_id for record in store.sessions()] == [RECORD.session_id]
-    store.close()
-
-
-def test_a_session_is_replaced_and_its_timestamp_never_falls(path: Path) -> None:
-    store = SqliteStore(path)
-    store.save(RECORD, 100)
-    newer = replace(RECORD, state_version=pack_version(1, 7), last_bound_attempt=9)
-    store.save(newer, 50)
-    assert store.sessions() == [newer]
-    assert store.timestamps_us() == {RECORD.client_public: 100}
-    store.save(newer, 150)
-    assert store.timestamps_us() == {RECORD.client_public: 150}
-    store.close()
-
-
-def test_a_forgotten_session_leaves_its_clients_timestamp(path: Path) -> None:
-    store = SqliteStore(path)
-    other = replace(RECORD, session_id=b"j" * 16, client_public=b"d" * 32)
-    store.save(RECORD, 100)
-    store.save(other, 200)
-    store.forget(RECORD.session_id)
-    store.forget(b"never was there!")
-    assert store.sessions() == [other]
-    assert store.timestamps_us() == {RECORD.client_public: 100, other.client_public: 200}
-    store.close()
-
-
-@pytest.mark.parametrize("embedded", [True, False], ids=["sqlite", "memory"])
-def test_of_a_clients_sessions_one_is_kept_and_the_others_are_named(path: Path, embedded: bool) -> None:
-    store = SqliteStore(path) if embedded else MemoryStore(b"k" * 32)
-    newer = replace(RECORD, session_id=b"j" * 16)
-    strangers = replace(RECORD, session_id=b"s" * 16, client_public=b"d" * 32)
-    for record in (RECORD, newer, strangers):
-        store.save(record, 100)
-    assert store.forget_others(RECORD.client_public, newer.session_id) == [RECORD]
-    assert store.forget_others(RECORD.client_public, newer.session_id) == []
-    assert {record.session_id for record in store.sessions()} == {newer.session_id, strangers.session_id}
-    store.close()
-
-
-@pytest.mark.parametrize("embedded", [True, False], ids=["sqlite", "memory"])
-def test_of_two_who_claim_a_session_one_gets_it(path: Path, embedded: bool) -> None:
-    store = SqliteStore(path) if embedded else MemoryStore(b"k" * 32)
-    store.save(RECORD, 100)
-    mine, theirs = (
-        replace(RECORD, owner_node=name, state=State.RECOVERING, state_version=pack_version(2, 0))
-        for name in ("gw2", "gw3")
-    )
-    assert store.claim(mine, RECORD.state_version, RECORD.owner_node)
-    assert not store.claim(theirs, RECORD.state_version, RECORD.owner_node)
-    assert not store.claim(theirs, mine.state_version, RECORD.owner_node)
-    assert store.load(RECORD.session_id) == mine
-    store.forget(RECORD.session_id)
-    assert not store.claim(theirs, mine.state_version, mine.owner_node)
-    assert store.load(RECORD.session_id) is None
     store.close()
 
 
