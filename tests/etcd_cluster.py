@@ -32,11 +32,12 @@ class Member:
     client_port: int
     peer_port: int
     start_in: Start
+    scheme: str = "http"
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}:{self.client_port}"
+        return f"{self.scheme}://{self.address}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:
@@ -53,12 +54,12 @@ class Cluster:
         self._token = secrets.token_hex(8)
         self._new = "new"
 
-    def start_all(self, asked_from: Callable[[Callable[[], Any]], Any] = lambda ask: ask()) -> None:
-        """`asked_from(f)`: calls f where the members can be reached."""
+    def start_all(self, answers: Callable[[], bool] | None = None) -> None:
+        """`answers`: asks from where the members can be reached, and as they want to be."""
         for member in self.members:
             self.start(member)
         self._new = "existing"
-        wait_for("a leader", lambda: asked_from(self.answers), 60)
+        wait_for("a majority", answers or self.answers, 60)
 
     def start(self, member: Member) -> None:
         peers = ",".join(f"{one.name}={one.peer_url}" for one in self.members)
@@ -94,9 +95,9 @@ class Cluster:
     def access(self, timeout_s: float = 5.0, **more: Any) -> EtcdAccess:
         return EtcdAccess([member.url for member in self.members], timeout_s, **more)
 
-    def answers(self) -> bool:
+    def answers(self, **more: Any) -> bool:
         """Whether a majority does."""
-        client = EtcdClient(self.access(2))
+        client = EtcdClient(self.access(2, **more))
         try:
             client.read("/v3/kv/range", {"key": "YQ=="})
         except StoreError:
@@ -137,19 +138,25 @@ def need_etcd() -> None:
         pytest.skip("etcd is not installed: script/setup installs Debian's etcd-server")
 
 
-def on_loopback(folder: Path, members: int = 3, options: Sequence[str] = ()) -> Cluster:
+def on_loopback(folder: Path, members: int = 3) -> Cluster:
     """A cluster that answers. Raises LabError."""
-    ports = _free_ports(2 * members)
-    made = [
-        Member(f"m{n}", "127.0.0.1", ports[2 * n], ports[2 * n + 1], subprocess.Popen) for n in range(members)
-    ]
-    cluster = Cluster(folder, made, options)
+    cluster = prepared(folder, members)
     try:
         cluster.start_all()
     except BaseException:
         cluster.close()
         raise
     return cluster
+
+
+def prepared(folder: Path, members: int, options: Sequence[str] = (), scheme: str = "http") -> Cluster:
+    """On loopback, not started."""
+    ports = _free_ports(2 * members)
+    made = [
+        Member(f"m{n}", "127.0.0.1", ports[2 * n], ports[2 * n + 1], subprocess.Popen, scheme)
+        for n in range(members)
+    ]
+    return Cluster(folder, made, options)
 
 
 def _free_ports(count: int) -> list[int]:

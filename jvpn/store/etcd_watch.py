@@ -158,7 +158,9 @@ class OwnerWatch:
         if session_id is None:
             return None
         version, owner = self._owner(event.get("prev_kv"))
-        if owner not in (self._node_id, None):
+        born = kv.get("create_revision") == kv["mod_revision"]
+        # Without what was there before, which may be compacted, it may have been this node's: better told than not.
+        if born or owner not in (self._node_id, None):
             return None
         revision = int(kv["mod_revision"])
         if event.get("type") == "DELETE":
