@@ -144,10 +144,10 @@ class EtcdClient:
             reply: Json = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _Unclear(_words(error)) from error
-        if not isinstance(reply, dict):
-            raise _Unclear(f"it says {reply!r}")
         # Of an answer that is a stream, the first message; an error of one is inside of it.
-        reply = reply.get("result", reply)
+        reply = reply.get("result", reply) if isinstance(reply, dict) else reply
+        if not isinstance(reply, dict):
+            raise _Unclear("what it says is not of etcd")
         problem = reply.get("error")
         if response.status == http.HTTPStatus.OK and problem is None:
             return reply
@@ -169,9 +169,8 @@ class EtcdClient:
         if self.access.user is not None:
             self._authenticate(until_s)
         member, data = self.member, json.dumps(body).encode()
-        # HTTP/1.0, for an answer without chunks; a member that has lost the others ends it (hasleader).
-        lines = [f"POST {path} HTTP/1.0", "Content-Type: application/json", "Grpc-Metadata-hasleader: true"]
-        lines += [f"Content-Length: {len(data)}"]
+        # HTTP/1.0, for an answer without chunks.
+        lines = [f"POST {path} HTTP/1.0", "Content-Type: application/json", f"Content-Length: {len(data)}"]
         lines += [] if self._token is None else [f"Authorization: {self._token}"]
         try:
             opened = DeadlineSocket(member, self._tls if member.secured else None, until_s)

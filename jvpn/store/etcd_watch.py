@@ -17,7 +17,8 @@ from jvpn.store.etcd_keys import Json, Keys
 from jvpn.store.etcd_socket import DeadlineSocket
 
 _PAGE = 2048
-#: After so long without a word the member is asked something: one that hangs keeps its connections open.
+#: After so long without a word the member is asked something that takes a majority to answer: one that hangs, or is
+#: cut off from the others, keeps its connections open.
 _SILENCE_S = 3.0
 
 
