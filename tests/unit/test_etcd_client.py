@@ -61,7 +61,8 @@ class Server:
 
     def close(self) -> None:
         self._over.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self._thread.join()
 
@@ -118,4 +119,15 @@ def test_a_member_that_refuses_connections_leaves_the_write_to_another(
     client = EtcdClient(EtcdAccess([nobody, server.url], 5))
     assert client.write("/v3/kv/put", {})["header"]["revision"] == "7"
     assert server.requests == 1
+    client.close()
+
+
+def test_a_member_that_died_between_two_calls_costs_no_write(serve: Callable[[Behaviour], Server]) -> None:
+    """Its connection is seen to be closed before anything is sent on it, so it is certain that nothing was done."""
+    first, second = serve(say(b'{"n": 1}')), serve(say(b'{"n": 2}'))
+    client = EtcdClient(EtcdAccess([first.url, second.url], 5))
+    assert client.write("/v3/kv/put", {}) == {"n": 1}
+    first.close()
+    assert client.write("/v3/kv/put", {}) == {"n": 2}
+    assert (first.requests, second.requests) == (1, 1)
     client.close()
