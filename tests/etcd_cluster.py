@@ -45,12 +45,15 @@ class Member:
 
 
 class Cluster:
-    """`access()` of all members; `kill`, `start`, `freeze`, `thaw` of one; `leader`. `close` ends all of them."""
+    """`access()` of all members; `kill`, `start`, `freeze`, `thaw` of one; `leader`. `close` ends all of them.
 
-    def __init__(self, folder: Path, members: Sequence[Member], options: Sequence[str] = ()) -> None:
+    `options`: more of etcd's, for all.
+    """
+
+    def __init__(self, folder: Path, members: Sequence[Member]) -> None:
         self.folder = folder
         self.members = list(members)
-        self._options = list(options)
+        self.options: list[str] = []
         self._token = secrets.token_hex(8)
         self._new = "new"
 
@@ -68,7 +71,7 @@ class Cluster:
         command += ["--listen-peer-urls", member.peer_url, "--initial-advertise-peer-urls", member.peer_url]
         command += ["--initial-cluster", peers, "--initial-cluster-token", self._token]
         command += ["--initial-cluster-state", self._new, "--heartbeat-interval", "100"]
-        command += ["--election-timeout", "1000", "--log-level", "error", *self._options]
+        command += ["--election-timeout", "1000", "--log-level", "error", *self.options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         with (self.folder / f"{member.name}.log").open("ab") as log:
             member.process = member.start_in(
@@ -149,21 +152,25 @@ def on_loopback(folder: Path, members: int = 3) -> Cluster:
     return cluster
 
 
-def prepared(folder: Path, members: int, options: Sequence[str] = (), scheme: str = "http") -> Cluster:
-    """On loopback, not started."""
-    ports = _free_ports(2 * members)
+def prepared(folder: Path, members: int, scheme: str = "http") -> Cluster:
+    """On loopback, not started.
+
+    At an address of its own: at 127.0.0.1 a port that was free may be taken by any connection that begins meanwhile.
+    """
+    address = f"127.{secrets.randbelow(254) + 1}.{secrets.randbelow(256)}.{secrets.randbelow(254) + 1}"
+    ports = _free_ports(address, 2 * members)
     made = [
-        Member(f"m{n}", "127.0.0.1", ports[2 * n], ports[2 * n + 1], subprocess.Popen, scheme)
+        Member(f"m{n}", address, ports[2 * n], ports[2 * n + 1], subprocess.Popen, scheme)
         for n in range(members)
     ]
-    return Cluster(folder, made, options)
+    return Cluster(folder, made)
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(address: str, count: int) -> list[int]:
     held = []
     for _ in range(count):
         one = socket.socket()
-        one.bind(("127.0.0.1", 0))
+        one.bind((address, 0))
         held.append(one)
     ports = [one.getsockname()[1] for one in held]
     for one in held:

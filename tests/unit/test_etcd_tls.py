@@ -59,7 +59,8 @@ class Authority:
         return certificate, key_file
 
 
-Clusters = Callable[[str], tuple[Cluster, Authority, dict[str, Path]]]
+Secured = tuple[Cluster, dict[str, Path]]
+Clusters = Callable[[str | None], Secured]
 
 
 @pytest.fixture
@@ -67,20 +68,20 @@ def secured(tmp_path: Path) -> Iterator[Clusters]:
     etcd_cluster.need_etcd()
     running: list[Cluster] = []
 
-    def start(address: str) -> tuple[Cluster, Authority, dict[str, Path]]:
-        """One member, whose certificate is for `address`."""
+    def start(address: str | None) -> Secured:
+        """One member, whose certificate is for `address`, or its own for None."""
         authority = Authority(tmp_path / "authority")
-        certificate, key = authority.issue("member", address)
-        options = ["--cert-file", str(certificate), "--key-file", str(key)]
-        options += ["--client-cert-auth", "--trusted-ca-file", str(authority.ca)]
+        one = etcd_cluster.prepared(tmp_path, 1, "https")
+        certificate, key = authority.issue("member", address or one.members[0].address)
+        one.options += ["--cert-file", str(certificate), "--key-file", str(key)]
+        one.options += ["--client-cert-auth", "--trusted-ca-file", str(authority.ca)]
         certificate, key = authority.issue("client", "127.0.0.1")
         ours = {"ca": authority.ca, "certificate": certificate, "key": key}
-        one = etcd_cluster.prepared(tmp_path, 1, options, "https")
         running.append(one)
         one.start(one.members[0])
-        if address == "127.0.0.1":
+        if address is None:
             wait_for("the member", lambda: one.answers(**ours))
-        return one, authority, ours
+        return one, ours
 
     yield start
     for cluster in running:
@@ -88,7 +89,7 @@ def secured(tmp_path: Path) -> Iterator[Clusters]:
 
 
 def test_sessions_and_changes_come_over_tls(secured: Clusters, tmp_path: Path) -> None:
-    cluster, _, ours = secured("127.0.0.1")
+    cluster, ours = secured(None)
     store = EtcdStore(cluster.access(**ours), etcd_cluster.fleet_key(tmp_path))
     watch = OwnerWatch(cluster.access(**ours), RECORD.owner_node)
     assert isinstance(watch.poll(1)[0], Everything)
@@ -104,7 +105,7 @@ def test_sessions_and_changes_come_over_tls(secured: Clusters, tmp_path: Path) -
 
 @pytest.mark.parametrize("wrong", ["authority", "client", "nobody"])
 def test_who_cannot_be_believed_is_refused(secured: Clusters, tmp_path: Path, wrong: str) -> None:
-    cluster, _, ours = secured("127.0.0.1")
+    cluster, ours = secured(None)
     strange = Authority(tmp_path / "strange")
     if wrong == "authority":
         ours["ca"] = strange.ca
@@ -117,7 +118,7 @@ def test_who_cannot_be_believed_is_refused(secured: Clusters, tmp_path: Path, wr
 
 
 def test_a_member_with_anothers_certificate_is_refused(secured: Clusters, tmp_path: Path) -> None:
-    cluster, _, ours = secured("127.0.0.2")
+    cluster, ours = secured("192.0.2.1")
     key_file = etcd_cluster.fleet_key(tmp_path)
 
     def refusal() -> str:
