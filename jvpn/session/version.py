@@ -28,6 +28,11 @@ def pack_version(epoch: int, count: int) -> int:
     return epoch << COUNT_BITS | count
 
 
+def last_of_epoch(version: int) -> int:
+    """The highest version of the same epoch. Raises ValueError when `version` does not fit 64 bits."""
+    return pack_version(split_version(version).epoch, MAX_COUNT)
+
+
 def split_version(version: int) -> Version:
     """Raises ValueError when `version` does not fit 64 bits."""
     if not 0 <= version <= MAX_VERSION:

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.version import MAX_VERSION
 
 
 class StoreError(OSError):
@@ -25,7 +26,11 @@ class OwnershipStore(Protocol):
         the end. Not to be nested; what is read inside need not show what was written inside."""
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
-        """Keep a session and its client's newest handshake timestamp, both or neither."""
+        """Keep a session and its client's newest handshake timestamp. If the session is in a higher epoch by now, it is
+        another owner's: nothing of the record is kept, see `overtaken`."""
+
+    def overtaken(self) -> list[bytes]:
+        """Sessions whose `save` kept nothing since this was called last, because they are in a higher epoch."""
 
     def load(self, session_id: bytes) -> SessionRecord | None:
         """One session; None when the store knows for certain that there is none."""
@@ -37,8 +42,9 @@ class OwnershipStore(Protocol):
     def fleet_key(self) -> bytes:
         """32 bytes that all nodes on this store share: tickets and reset tokens are made with it."""
 
-    def forget(self, session_id: bytes) -> None:
-        """The session has ended. The client's timestamp stays: it must never fall."""
+    def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
+        """The session has ended at `version`; one in a higher epoch is another owner's and stays. The client's timestamp
+        stays in any case: it must never fall."""
 
     def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
         """The client has `session_id` now and no other; returns what else was kept of it, and is not any more."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.version import MAX_VERSION
 from jvpn.store import etcd_keys as ops
 from jvpn.store import sealing
 from jvpn.store.base import Claimed, StoreError
@@ -81,12 +82,10 @@ class EtcdStore:
         self._overtaken += batch.settle(list(ops.answers_of(reply, len(operations))))
 
     def overtaken(self) -> list[bytes]:
-        """Sessions whose `save` changed nothing since this was called last: another node's, by a higher epoch."""
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
-        """Nothing of the record is kept if the session is in a higher epoch: see `overtaken`."""
         with self._writing() as batch:
             batch.save(record, timestamp_us)
 
@@ -95,9 +94,9 @@ class EtcdStore:
             answer = batch.claim(record, seen_version, seen_owner)
         return answer
 
-    def forget(self, session_id: bytes) -> None:
+    def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         with self._writing() as batch:
-            batch.forget(session_id)
+            batch.forget(session_id, version)
 
     def forget_timestamp(self, client_public: bytes) -> None:
         with self._writing() as batch:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.version import MAX_VERSION
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_keys import (
     Json,
@@ -50,6 +51,8 @@ class _Session:
     seen: tuple[int, str] | None = None
     #: Claims of this session: granted where the first comparison says so.
     answers: list[Answer] = field(default_factory=list)
+    #: The version of what is forgotten.
+    ended_at: int = MAX_VERSION
     #: Saved after it was claimed: kept whatever becomes of the claim, unless another node took it over.
     saved_after: bool = False
 
@@ -88,12 +91,12 @@ class Batch:
     def forget_timestamp(self, client_public: bytes) -> None:
         self._timestamps[client_public] = (None, True)
 
-    def forget(self, session_id: bytes) -> None:
+    def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         present = self._sessions.get(session_id)
         if present is None:
-            self._sessions[session_id] = _Session(None)
+            self._sessions[session_id] = _Session(None, ended_at=version)
         else:
-            present.record = None
+            present.record, present.ended_at = None, version
 
     def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Answer:
         """What this batch has written of the session is seen; after a claim of it that is not what this one has seen,
@@ -154,16 +157,17 @@ class Batch:
             if session.record is None:
                 otherwise = last
             elif session.saved_after:
-                otherwise = [self._unless_taken_over(session.record, last)]
+                otherwise = [self._unless_taken_over(session_id, session.record.state_version, last)]
             return when([value_is(owner, owner_value(*session.seen))], last, otherwise)
-        if session.record is None or not session.guarded:
+        if not session.guarded:
             return when((), last)
-        return self._unless_taken_over(session.record, last)
+        version = session.ended_at if session.record is None else session.record.state_version
+        return self._unless_taken_over(session_id, version, last)
 
-    def _unless_taken_over(self, record: SessionRecord, operations: Sequence[Json]) -> Json:
+    def _unless_taken_over(self, session_id: bytes, version: int, operations: Sequence[Json]) -> Json:
         """A node that was away must not write over its successor, whose epoch is higher."""
-        owner = self._keys.owner(record.session_id)
-        return when([value_above(owner, end_of_epoch(record.state_version))], (), operations)
+        owner = self._keys.owner(session_id)
+        return when([value_above(owner, end_of_epoch(version))], (), operations)
 
     def _kept(self, record: SessionRecord) -> list[Json]:
         keys, session_id = self._keys, record.session_id

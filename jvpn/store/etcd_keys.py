@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jvpn.session.version import MAX_COUNT, pack_version, split_version
+from jvpn.session.version import last_of_epoch
 
 Json = dict[str, Any]
 
@@ -81,7 +81,7 @@ def split_owner(value: bytes) -> tuple[int, str]:
 
 def end_of_epoch(version: int) -> bytes:
     """Every owner's value of this epoch, and of earlier ones, is less; of later ones greater."""
-    return number(pack_version(split_version(version).epoch, MAX_COUNT)) + b"\xff"
+    return number(last_of_epoch(version)) + b"\xff"
 
 
 def text(data: bytes | str) -> str:

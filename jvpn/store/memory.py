@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.version import MAX_VERSION, last_of_epoch
 from jvpn.store.base import StoreError
 
 
@@ -15,6 +16,7 @@ class MemoryStore:
         self.broken = False
         self._records: dict[bytes, SessionRecord] = {}
         self._timestamps_us: dict[bytes, int] = {}
+        self._overtaken: list[bytes] = []
 
     def _check(self) -> None:
         if self.broken:
@@ -32,7 +34,11 @@ class MemoryStore:
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._check()
-        self._records[record.session_id] = record
+        present = self._records.get(record.session_id)
+        if present is not None and present.epoch > record.epoch:
+            self._overtaken.append(record.session_id)
+        else:
+            self._records[record.session_id] = record
         newest = self._timestamps_us.get(record.client_public, 0)
         self._timestamps_us[record.client_public] = max(timestamp_us, newest)
 
@@ -48,9 +54,15 @@ class MemoryStore:
         self._records[record.session_id] = record
         return True
 
-    def forget(self, session_id: bytes) -> None:
+    def overtaken(self) -> list[bytes]:
+        overtaken, self._overtaken = self._overtaken, []
+        return overtaken
+
+    def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         self._check()
-        self._records.pop(session_id, None)
+        present = self._records.get(session_id)
+        if present is not None and present.state_version <= last_of_epoch(version):
+            del self._records[session_id]
 
     def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
         self._check()

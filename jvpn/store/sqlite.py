@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jvpn.session.record import SessionRecord
+from jvpn.session.version import MAX_VERSION, last_of_epoch
 from jvpn.store import sealing
 from jvpn.store.base import StoreError
 
@@ -20,10 +21,25 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE INDEX IF NOT EXISTS sessions_of_clients ON sessions (client_public);
 CREATE TABLE IF NOT EXISTS timestamps (client_public BLOB PRIMARY KEY, timestamp_us INTEGER NOT NULL) STRICT;
 """
+_COLUMNS = (
+    "session_id client_public policy owner_node state state_version sealed_secrets inner_v4 inner_v6 created_wall_ms "
+    "expires_wall_ms expires_boot_ms boot_id stored_wall_ms last_bound_attempt"
+).split()
+#: Changes nothing of a session in a higher epoch than that of which the last parameter is the highest version.
+_KEEP = (
+    f"INSERT INTO sessions VALUES ({','.join('?' * len(_COLUMNS))}) ON CONFLICT (session_id) DO UPDATE SET "
+    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])} WHERE state_version <= ?"
+)
+#: SQLite's integers are signed.
+_LARGEST = 2**63 - 1
+
+
+def _last_number(version: int) -> int:
+    return min(last_of_epoch(version), _LARGEST)
 
 
 class SqliteStore:
-    """Opens or creates `path` and `path`.key (mode 0600). Raises StoreError when it cannot."""
+    """Opens or creates `path` and `path`.key (mode 0600). Raises StoreError when it cannot. One thread at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,11 +49,12 @@ class SqliteStore:
             self._aead_of = sealing.one_key(key)
             self.fleet_key = sealing.fleet_key(key)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
             self._batching = False
+            self._overtaken: list[bytes] = []
         except (OSError, sqlite3.Error, ValueError) as error:
             raise StoreError(f"cannot open the session store {path}: {error}") from error
 
@@ -52,21 +69,29 @@ class SqliteStore:
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         with self._transaction():
-            self._insert(record)
+            if not self._insert(record):
+                self._overtaken.append(record.session_id)
             self._database.execute(
                 "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
                 "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
                 (record.client_public, timestamp_us),
             )
 
-    def _insert(self, record: SessionRecord) -> None:
+    def _insert(self, record: SessionRecord) -> bool:
+        """False, and nothing is changed, when the session is in a higher epoch."""
         row = sealing.row_of(record, self._aead_of)
-        marks = ",".join("?" * len(row))
-        self._database.execute(f"INSERT OR REPLACE INTO sessions VALUES ({marks})", row)
+        return self._database.execute(_KEEP, (*row, _last_number(record.state_version))).rowcount == 1
 
-    def forget(self, session_id: bytes) -> None:
+    def overtaken(self) -> list[bytes]:
+        overtaken, self._overtaken = self._overtaken, []
+        return overtaken
+
+    def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         with self._transaction():
-            self._database.execute("DELETE FROM sessions WHERE session_id = ?", (session_id,))
+            self._database.execute(
+                "DELETE FROM sessions WHERE session_id = ? AND state_version <= ?",
+                (session_id, _last_number(version)),
+            )
 
     def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
         others = "FROM sessions WHERE client_public = ? AND session_id <> ?"

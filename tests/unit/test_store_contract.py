@@ -197,3 +197,16 @@ def test_a_batch_may_be_large(store: OwnershipStore) -> None:
             store.forget(record.session_id)
     assert [bool(claim) for claim in claims] == [n % 3 > 0 for n in range(300)]
     assert len(store.sessions()) == 300
+
+
+def test_what_is_in_a_higher_epoch_is_another_owners(store: OwnershipStore) -> None:
+    store.save(RECORD, 100)
+    assert store.claim(taken("gw2"), RECORD.state_version, RECORD.owner_node)
+    late = replace(RECORD, state_version=pack_version(1, 9))
+    store.save(late, 0)
+    assert store.overtaken() == [RECORD.session_id]
+    assert store.overtaken() == []
+    store.forget(RECORD.session_id, late.state_version)
+    assert store.load(RECORD.session_id) == taken("gw2")
+    store.forget(RECORD.session_id, taken("gw2").state_version)
+    assert store.load(RECORD.session_id) is None
