@@ -32,6 +32,7 @@ from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.store_desk import DirectDesk
 from workers import commands
 from workers.commands import Done, Endpoint
 from workers.page import Page
@@ -128,8 +129,8 @@ class LoneGateway:
             lambda: time.time_ns() // 1_000_000,
             self.page,
         )
-        self.core = GatewayCore(self.context, self.store)
-        self._keeping = Keeping(self.store, self.core, lambda _text: None)
+        self.core = GatewayCore(self.context)
+        self._keeping = Keeping(DirectDesk(self.store), self.core, lambda _text: None)
         self.answers: list[tuple[Endpoint, bytes]] = []
         self._told: list[int] = []
 

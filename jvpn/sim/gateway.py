@@ -6,7 +6,7 @@ host        killed; only the store is left, and the clock begins anew
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +27,7 @@ from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.store_desk import DirectDesk
 from workers import commands
 from workers.commands import Endpoint
 from workers.page import TornRow
@@ -120,8 +121,8 @@ class GatewayNode:
             self.clock.wall_ms,
             self.page,
         )
-        self.core = GatewayCore(self.context, self.store)
-        self.keeping = Keeping(self.store, self.core, lambda _text: None)
+        self.core = GatewayCore(self.context)
+        self.keeping = Keeping(DirectDesk(self.store), self.core, lambda _text: None)
         self.touched = True
 
     def _worker(self, slot: int) -> SimWorker:
@@ -226,8 +227,8 @@ class GatewayNode:
 
     def due_ns(self) -> int | None:
         """When `handle_timer` is due, as the agenda counts."""
-        at_ms = None if self.core is None else self.core.get_timer()
-        return None if at_ms is None else self.clock.agenda_ns(at_ms)
+        due = () if self.core is None else (self.core.get_timer(), self.keeping.get_timer())
+        return min((self.clock.agenda_ns(at_ms) for at_ms in due if at_ms is not None), default=None)
 
     def handle_timer(self) -> None:
         assert self.core is not None
@@ -238,12 +239,16 @@ class GatewayNode:
         """Do what the core asks for; False when that was nothing."""
         if self.core is None:
             return False
-        due = self.core.effects()
-        for effect in (*self.keeping.held(due, self.clock.now_ms), *self.keeping.due(self.clock.now_ms)):
-            self._do(effect)
-        return bool(due)
+        self._done = 0
+        self.keeping.settle(self._do, self.clock.now_ms)
+        return self._done > 0
 
-    def _do(self, effect: does.Effect) -> None:
+    def _do(self, effects: Iterable[does.Effect]) -> None:
+        for effect in effects:
+            self._done += 1
+            self._do_one(effect)
+
+    def _do_one(self, effect: does.Effect) -> None:
         match effect:
             case does.SendDatagram(_listener, local, remote, data):
                 self._send(data, local, remote)

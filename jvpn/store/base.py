@@ -43,8 +43,8 @@ class OwnershipStore(Protocol):
         """32 bytes that all nodes on this store share: tickets and reset tokens are made with it."""
 
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
-        """The session has ended at `version`; one in a higher epoch is another owner's and stays. The client's timestamp
-        stays in any case: it must never fall."""
+        """The session has ended at `version`; one in a higher epoch is another owner's and stays. The client's
+        timestamp stays in any case: it must never fall."""
 
     def forget_others(self, client_public: bytes, session_id: bytes) -> list[SessionRecord]:
         """The client has `session_id` now and no other; returns what else was kept of it, and is not any more."""

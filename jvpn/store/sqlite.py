@@ -21,15 +21,11 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE INDEX IF NOT EXISTS sessions_of_clients ON sessions (client_public);
 CREATE TABLE IF NOT EXISTS timestamps (client_public BLOB PRIMARY KEY, timestamp_us INTEGER NOT NULL) STRICT;
 """
-_COLUMNS = (
-    "session_id client_public policy owner_node state state_version sealed_secrets inner_v4 inner_v6 created_wall_ms "
-    "expires_wall_ms expires_boot_ms boot_id stored_wall_ms last_bound_attempt"
-).split()
-#: Changes nothing of a session in a higher epoch than that of which the last parameter is the highest version.
-_KEEP = (
-    f"INSERT INTO sessions VALUES ({','.join('?' * len(_COLUMNS))}) ON CONFLICT (session_id) DO UPDATE SET "
-    f"{', '.join(f'{name} = excluded.{name}' for name in _COLUMNS[1:])} WHERE state_version <= ?"
-)
+#: Changes nothing of a session that is in a higher epoch than the last parameter's, the highest version of one.
+_KEEP = f"""
+INSERT OR REPLACE INTO sessions SELECT {",".join("?" * 15)}
+WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = ? AND state_version > ?)
+"""
 #: SQLite's integers are signed.
 _LARGEST = 2**63 - 1
 
@@ -80,7 +76,12 @@ class SqliteStore:
     def _insert(self, record: SessionRecord) -> bool:
         """False, and nothing is changed, when the session is in a higher epoch."""
         row = sealing.row_of(record, self._aead_of)
-        return self._database.execute(_KEEP, (*row, _last_number(record.state_version))).rowcount == 1
+        return (
+            self._database.execute(
+                _KEEP, (*row, record.session_id, _last_number(record.state_version))
+            ).rowcount
+            == 1
+        )
 
     def overtaken(self) -> list[bytes]:
         overtaken, self._overtaken = self._overtaken, []

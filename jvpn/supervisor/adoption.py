@@ -76,7 +76,7 @@ class Adoption:
                 continue
             if State.from_number(row.state) is State.TERMINATED:
                 if row.session_id in stored:
-                    context.forget(row.session_id)
+                    context.forget(row.session_id, row.state_version)
                 continue
             session = self._one(record, row, stored.get(row.session_id))
             if session is not None:
@@ -248,7 +248,7 @@ class Adoption:
         """Explicitly: an event as for every end, though nobody has the keys to tell the client."""
         self._context.narrator.lost(row.session_id, row.state_version, State.from_number(row.state), why)
         self._discard(record, why, row.session_id.hex())
-        self._context.forget(row.session_id)
+        self._context.forget(row.session_id, row.state_version)
 
     def _discard(self, record: int, why: str, name: str = "") -> None:
         context = self._context

@@ -1,8 +1,8 @@
 """A stored session becomes this node's: owner and epoch + 1 in one compare-and-swap, then the bind that asked for it.
 
-The store answers at the end of the turn, together with all else that it was asked for (`supervisor/keeping.py`). Until
-then the session is nobody's here: it has no id and no place at a worker, and nothing is said. Copies of the REQUEST
-that came over other paths meanwhile are judged after that.
+The store answers when it has kept the batch that the claim is in (`supervisor/keeping.py`). Until then the session is
+nobody's here: it has no id and no place at a worker, and nothing is said. Copies of the REQUEST that came over other
+paths meanwhile are judged after that.
 """
 
 from collections.abc import Callable
@@ -90,7 +90,7 @@ class Claims:
         elif newer is not None:
             # In the same turn its client has got another session, by a handshake.
             context.narrator.released(claim.record, Reason.SUPERSEDED, newer.session_id)
-            context.forget(session_id)
+            context.forget(session_id, claim.record.state_version)
 
     def _take(self, claim: _Claim, now_ms: int) -> None:
         context, session = self._context, claim.session

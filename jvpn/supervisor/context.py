@@ -14,6 +14,7 @@ from jvpn.supervisor.effects import (
     ForgetSession,
     PutId,
     RemoveId,
+    SaveSession,
     SendDatagram,
     TellWorker,
     WriteRow,
@@ -23,6 +24,9 @@ from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
 from workers.commands import Command, IndexReport, InstallIndexes, Rebind
 from workers.page import Activity
+
+#: What the store would not keep is brought to it again after this.
+STORE_RETRY_MS = 1_000
 
 #: (now_ms, reports of what arrived)
 Continuation = Callable[[int, Sequence[IndexReport]], None]
@@ -85,8 +89,8 @@ class GatewayContext:
     load: Counter[int] = field(default_factory=Counter)
     #: Sessions whose deadlines may have changed since they were last looked at.
     touched: set[LiveSession] = field(default_factory=set)
-    #: Sessions that have ended and that the store may still have: they must not come back out of it.
-    unforgotten: set[bytes] = field(default_factory=set)
+    #: Sessions that have ended and that the store may still have, with their last versions: they must not come back.
+    unforgotten: dict[bytes, int] = field(default_factory=dict)
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: What workers refused, for the shell to print.
@@ -108,10 +112,23 @@ class GatewayContext:
     def do(self, effect: Effect) -> None:
         self.effects.append(effect)
 
-    def forget(self, session_id: bytes) -> None:
+    def forget(self, session_id: bytes, version: int) -> None:
         """A session has ended: the store is to forget it, again and again until it has."""
-        self.unforgotten.add(session_id)
-        self.do(ForgetSession(session_id))
+        self.unforgotten[session_id] = version
+        self.do(ForgetSession(session_id, version))
+
+    def save(
+        self, session: LiveSession, now_ms: int, timestamp_us: int, then: Callable[[bool, int], None]
+    ) -> None:
+        """Have the store keep a session as it is now; `then(kept, now_ms)` when it has, or cannot."""
+        stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
+        self.do(SaveSession(stored, timestamp_us, then))
+
+    def save_again_unless(self, kept: bool, session: LiveSession, now_ms: int) -> None:
+        """What a running session misses in the store is brought to it later."""
+        if not kept and session.session_id in self.sessions:
+            session.dirty_ms = now_ms + STORE_RETRY_MS
+            self.touched.add(session)
 
     def tell(self, slot: int, command: Command, then: Callable[[int], None] | None = None) -> None:
         """Send a command to a worker; `then(now_ms)` runs when the worker says that it is in force."""

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
-from jvpn.store.base import OwnershipStore
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix
+from jvpn.supervisor.effects import ClearRecord, Effect, ForgetOthers, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -29,19 +28,17 @@ from jvpn.supervisor.takeover import Takeover
 from jvpn.supervisor.upkeep import Upkeep
 from workers import commands
 
-#: What the store would not keep is brought to it again after this.
-STORE_RETRY_MS = 1_000
 #: Sessions whose deadlines one turn looks after: when thousands come at once, sockets are looked at in between.
 DEADLINES_A_TURN = 256
 
 
 class GatewayCore:
-    def __init__(self, context: GatewayContext, store: OwnershipStore) -> None:
+    def __init__(self, context: GatewayContext) -> None:
         self.context = context
         self._agenda = Agenda()
-        self._handshakes = Handshakes(context, self._on_attached)
+        self._handshakes = Handshakes(context, self._on_attached, self._not_born)
         self._reattaching = Reattaching(context)
-        self._takeover = Takeover(context, store, self._reattaching, self._on_taken)
+        self._takeover = Takeover(context, self._reattaching, self._on_taken)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
@@ -113,13 +110,29 @@ class GatewayCore:
         context.close(session, reason.value, now_ms)
         session.machine.apply(reason, now_ms, State.TERMINATED, details)
         session.bindings = session.bindings.drop()
-        context.write_row(session)
+        context.close_indexes(session)
+        unborn = context.confirming.pop(session.session_id, None) is not None
+        if session.given_to_worker:
+            context.write_row(session)
+            context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
+            self._leave_prefixes(session, unborn)
+        context.dismiss(session)
+        context.forget(session.session_id, session.machine.state_version)
+        context.free_records.append(session.record)
+
+    def overtaken(self, session_id: bytes, now_ms: int) -> None:
+        """Another node has made itself the owner of a session that lives here: it is let go without a word to its
+        client, who is told by that node, and without a word to the store."""
+        context, session = self.context, self.context.sessions.get(session_id)
+        if session is None:
+            return
+        context.counters["overtaken"] += 1
+        context.narrator.taken_away(session)
         context.close_indexes(session)
         context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
+        context.do(ClearRecord(session.record))
         context.dismiss(session)
-        unborn = context.confirming.pop(session.session_id, None) is not None
-        self._leave_prefixes(session, unborn)
-        context.forget(session.session_id)
+        self._leave_prefixes(session, unborn=False)
         context.free_records.append(session.record)
 
     def switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:
@@ -146,17 +159,9 @@ class GatewayCore:
             # It had taken the older session's routes in the worker already.
             context.tell(other.slot, other.add_command(context.next_seq()))
 
-    def not_durable(self, session_id: bytes, now_ms: int) -> None:
-        """The store would not keep a session: one that is being born ends (fail closed), a running one goes on."""
-        self.context.counters["store_errors"] += 1
-        unborn = self.context.confirming.get(session_id)
-        if unborn is not None:
-            self.terminate(unborn[0], Reason.HANDSHAKE_FAIL, now_ms, {"why": "the store cannot be written"})
-            return
-        running = self.context.sessions.get(session_id)
-        if running is not None:
-            running.dirty_ms = now_ms + STORE_RETRY_MS
-            self.context.touched.add(running)
+    def _not_born(self, session: LiveSession, now_ms: int) -> None:
+        """The store would not keep a new session: fail closed."""
+        self.terminate(session, Reason.HANDSHAKE_FAIL, now_ms, {"why": "the store cannot be written"})
 
     def apply_policies(self, found: PolicySet, mode: Mode, by: str, now_ms: int) -> Applied:
         """Configuration and policy files have been read again: what they say now holds for new sessions, and with
@@ -219,7 +224,7 @@ class GatewayCore:
         last_seq = 0
         unborn = [session for session, _expires_ms in context.confirming.values()]
         for session in [*context.sessions.values(), *unborn]:
-            if session.slot != slot:
+            if session.slot != slot or not session.given_to_worker:
                 continue
             session.generation += 1
             context.write_row(session)

@@ -1,7 +1,8 @@
 """What the gateway core asks its shell to do, in the order in which it must happen.
 
 The order is the protocol's ("Order at bind: shared page → BPF entry → worker REBIND → ACK"), so the shell carries
-effects out one after another and never sorts them.
+effects out one after another and never sorts them. What the store is asked for it does when it can, in its own order:
+nothing else waits for it but what the core does in `then`.
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 
 from jvpn.protocol.constants import Role
 from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
 from workers.commands import Command, Endpoint
 from workers.page import SessionRow
 
@@ -70,16 +72,28 @@ class TellWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadSession:
+    """Read a stored session. `then(found, now_ms)`: None when there is none for certain."""
+
+    session_id: bytes
+    then: Callable[[SessionRecord | StoreError | None, int], None]
+
+
+@dataclass(frozen=True, slots=True)
 class SaveSession:
-    """Durable before anything else of its turn: the session's record and the peer's newest handshake timestamp."""
+    """Keep a session's record and its peer's newest handshake timestamp. `then(kept, now_ms)`: whether it is."""
 
     record: SessionRecord
     timestamp_us: int
+    then: Callable[[bool, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetSession:
+    """A session has ended at this version."""
+
     session_id: bytes
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +117,9 @@ class ClaimSession:
     then: Callable[[bool | None, int], None]
 
 
-#: What the store is to do, before anything else of the same turn.
-StoreEffect = SaveSession | ClaimSession | ForgetSession | ForgetOthers
+#: What changes the store.
+StoreWrite = SaveSession | ClaimSession | ForgetSession | ForgetOthers
+StoreEffect = LoadSession | StoreWrite
 
 Effect = (
     SendDatagram

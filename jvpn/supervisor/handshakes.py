@@ -18,7 +18,7 @@ from jvpn.session.machine import Reason
 from jvpn.session.record import Binding
 from jvpn.supervisor.admission import Admission
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix, SaveSession
+from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
 
@@ -43,11 +43,18 @@ class Pending:
 
 
 class Handshakes:
-    """`on_attached(session, older, now_ms)` follows every HANDSHAKE_OK; `older`: the peer's session until now."""
+    """`on_attached(session, older, now_ms)` follows every HANDSHAKE_OK; `older`: the peer's session until now.
+    `on_refused(session, now_ms)`: the store would not keep it, so it is not to be."""
 
-    def __init__(self, context: GatewayContext, on_attached: OnAttached) -> None:
+    def __init__(
+        self,
+        context: GatewayContext,
+        on_attached: OnAttached,
+        on_refused: Callable[[LiveSession, int], None],
+    ) -> None:
         self._context = context
         self._on_attached = on_attached
+        self._on_refused = on_refused
         self._pending: dict[bytes, Pending] = {}
         self._keys = Buckets(KEY_RATE, context.facts.capacity)
         facts = context.facts
@@ -151,9 +158,18 @@ class Handshakes:
         first = Binding(0, source, local, arrival.transport, now_ms)
         session.bindings = session.bindings.bind(first, now_ms, None)
         context.peers.accept(session.peer.public_key, pending.timestamp_us)
-        facts = context.facts
-        stored = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
-        context.do(SaveSession(stored, pending.timestamp_us))
+        context.save(
+            session, now_ms, pending.timestamp_us, lambda kept, done_ms: self._stored(session, kept, done_ms)
+        )
+        return True
+
+    def _stored(self, session: LiveSession, kept: bool, now_ms: int) -> None:
+        context = self._context
+        if session.session_id not in context.confirming:
+            return
+        if not kept:
+            self._on_refused(session, now_ms)
+            return
         context.do(ClearRecord(session.record))
         context.write_row(session)
         context.open_indexes(session)
@@ -162,7 +178,6 @@ class Handshakes:
         session.given_to_worker = True
         add = session.add_command(context.next_seq())
         context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
-        return True
 
     def _attach(self, session: LiveSession, now_ms: int) -> None:
         context = self._context

@@ -1,119 +1,183 @@
 """What the gateway has its store keep, and what becomes of it while the store cannot.
 
-All that one turn brings is one batch: a disk is waited for once, however many sessions that concerns.
+All that comes while the store is busy is its next batch: a disk or a majority is waited for once, however many sessions
+that concerns. Nothing but a session's own birth, claim or rekey waits for it.
 
 Without the store there is no new ownership: a session that is being born ends. A running one goes on; its events are
-marked `non_durable` until the store has kept something again, and what it missed is brought to it then.
+marked `non_durable` until the store has kept something again, and what it missed is brought to it then. A store that
+takes longer than STORE_PATIENCE_MS counts as one that cannot: whatever it makes of that batch in the end, nobody
+counts on it.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import assert_never
+from collections.abc import Callable, Iterable
 
 from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
-from jvpn.store.base import OwnershipStore, StoreError
+from jvpn.store.base import StoreError
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import (
     ClaimSession,
     Effect,
     ForgetOthers,
     ForgetSession,
+    LoadSession,
     SaveSession,
     StoreEffect,
+    StoreWrite,
 )
+from jvpn.supervisor.store_desk import Answers, Batch, StoreDesk, Written
 
-Carry = Callable[[list[Effect]], None]
+Carry = Callable[[Iterable[Effect]], None]
 
-#: Sessions written in one batch: more of them would keep everything else waiting.
-MOST_WRITES = 64
+#: Reads, writes and ended sessions in one batch, of each so many: etcd takes 1.5 MiB at once.
+MOST_AT_ONCE = 256
+#: A batch that has not been answered for so long has failed.
+STORE_PATIENCE_MS = 1_000
+#: What ended while the store could not be written is brought to it again after this.
+STORE_RETRY_MS = 1_000
 
 
 class Keeping:
-    """Holds a turn's effects back until the store has done its: `carry_out` after each step, `settle` at its end."""
+    """`carry_out` after each step of a turn, `settle` at its end and when the desk has an answer."""
 
-    def __init__(self, store: OwnershipStore, core: GatewayCore, say: Callable[[str], None]) -> None:
-        self._store = store
+    def __init__(self, desk: StoreDesk, core: GatewayCore, say: Callable[[str], None]) -> None:
+        self._desk = desk
         self._core = core
         self._say = say
         self._narrator = core.context.narrator
-        self._held: list[Effect] = []
-        self._writes = 0
+        self._loads: list[LoadSession] = []
+        self._writes: list[StoreWrite] = []
+        self._asked: Batch | None = None
+        self._patient_until_ms = 0
+        #: What is under way counts as failed.
+        self._late = False
+        self._retry_ms = 0
 
     def carry_out(self, do: Carry, now_ms: int) -> None:
-        """What of the core's effects waits for nothing."""
-        do(self.held(self._core.effects(), now_ms))
+        """The core's effects, but for what is the store's: that waits for `settle`."""
+        effects = self._core.effects()
+        for effect in effects:
+            if isinstance(effect, StoreEffect):
+                do(self._without_store(effects))
+                return
+        do(effects)
+
+    def _without_store(self, effects: Iterable[Effect]) -> list[Effect]:
+        others: list[Effect] = []
+        for effect in effects:
+            if isinstance(effect, LoadSession):
+                self._loads.append(effect)
+            elif isinstance(effect, StoreWrite):
+                self._writes.append(effect)
+            else:
+                others.append(effect)
+        return others
 
     def settle(self, do: Carry, now_ms: int) -> None:
-        """All that the turn has brought. What the store could not keep brings more."""
+        """All that the turn has brought, with what the store's answers bring: but for what waits for the store."""
         self.carry_out(do, now_ms)
-        while self._held:
-            do(self.due(now_ms))
+        while self._step(now_ms):
             self.carry_out(do, now_ms)
 
-    @property
-    def holds(self) -> bool:
-        return bool(self._held)
+    def get_timer(self) -> int | None:
+        """When `settle` is due although nothing has happened, ms."""
+        if self._asked is not None:
+            return None if self._late else self._patient_until_ms
+        return self._retry_ms if self._core.context.unforgotten else None
 
-    def held(self, effects: list[Effect], now_ms: int) -> list[Effect]:
-        """What of `effects`, and of those held before, may be carried out now: all until the store is asked for
-        something, then nothing until many wait or `due` is called. Their order stays."""
-        writes = sum(isinstance(effect, SaveSession | ClaimSession) for effect in effects)
-        if not self._held and not writes and not any(isinstance(e, StoreEffect) for e in effects):
-            return effects
-        self._held += effects
-        self._writes += writes
-        return self.due(now_ms) if self._writes >= MOST_WRITES else []
+    def _step(self, now_ms: int) -> bool:
+        """Whether there was something to do."""
+        answers = self._desk.answers()
+        if answers is not None:
+            self._answered(answers, now_ms)
+            return True
+        if self._asked is not None:
+            return self._lose_patience(now_ms)
+        batch = self._next(now_ms)
+        if batch is None:
+            return False
+        self._asked, self._late = batch, False
+        self._patient_until_ms = now_ms + STORE_PATIENCE_MS
+        self._desk.ask(batch)
+        return True
 
-    def due(self, now_ms: int) -> list[Effect]:
-        """Have the store do its part of what is held; returns the rest, to be carried out now."""
-        held, self._held, self._writes = self._held, [], 0
-        wanted = [effect for effect in held if isinstance(effect, StoreEffect)]
-        if wanted:
-            self._keep(wanted, now_ms)
-        return [effect for effect in held if not isinstance(effect, StoreEffect)]
+    def _next(self, now_ms: int) -> Batch | None:
+        unforgotten = self._core.context.unforgotten
+        again = unforgotten and now_ms >= self._retry_ms
+        if not self._loads and not self._writes and not again:
+            return None
+        loads, self._loads = self._loads[:MOST_AT_ONCE], self._loads[MOST_AT_ONCE:]
+        writes, self._writes = self._writes[:MOST_AT_ONCE], self._writes[MOST_AT_ONCE:]
+        ended: list[ForgetSession] = []
+        if again:
+            named = {write.session_id for write in writes if isinstance(write, ForgetSession)}
+            others = [ForgetSession(i, version) for i, version in unforgotten.items() if i not in named]
+            ended = others[:MOST_AT_ONCE]
+            self._retry_ms = now_ms + STORE_RETRY_MS
+        return Batch(loads, writes, ended)
 
-    def _keep(self, wanted: Sequence[StoreEffect], now_ms: int) -> None:
-        ended = {effect.session_id for effect in wanted if isinstance(effect, ForgetSession)}
-        unforgotten = self._core.context.unforgotten - ended
-        after: list[Callable[[], None]] = []
-        try:
-            with self._store.batch():
-                for effect in wanted:
-                    self._ask(effect, after, now_ms)
-                for session_id in unforgotten:
-                    self._store.forget(session_id)
-        except StoreError as error:
-            self._failed(error, wanted, now_ms)
+    # Answers
+
+    def _answered(self, answers: Answers, now_ms: int) -> None:
+        asked, late = self._asked, self._late
+        self._asked, self._late = None, False
+        assert asked is not None
+        if not late:
+            for load, found in zip(asked.loads, answers.loaded, strict=True):
+                load.then(found, now_ms)
+        if isinstance(answers.written, StoreError):
+            if not late:
+                self._failed(answers.written, asked.writes, now_ms)
             return
+        if asked.writes or asked.ended:
+            self._works_again()
+        for effect in (*asked.ended, *asked.writes):
+            if isinstance(effect, ForgetSession):
+                self._core.context.unforgotten.pop(effect.session_id, None)
+        if not late:
+            for write, said in zip(asked.writes, answers.written, strict=True):
+                self._kept(write, said, now_ms)
+        for session_id in answers.overtaken:
+            self._core.overtaken(session_id, now_ms)
+
+    def _works_again(self) -> None:
         if not self._narrator.durable:
             self._narrator.durable = True
             self._say("the store can be written again")
-        self._core.context.unforgotten.difference_update(unforgotten | ended)
-        for follow in after:
-            follow()
 
-    def _ask(self, effect: StoreEffect, after: list[Callable[[], None]], now_ms: int) -> None:
-        """`after`: what follows once the batch is durable."""
-        match effect:
-            case SaveSession(record, timestamp_us):
-                self._store.save(record, timestamp_us)
-            case ClaimSession(record, version, owner, then):
-                claimed = self._store.claim(record, version, owner)
-                after.append(lambda: then(bool(claimed), now_ms))
-            case ForgetSession(session_id):
-                self._store.forget(session_id)
-            case ForgetOthers(client_public, session_id):
-                for other in self._store.forget_others(client_public, session_id):
-                    after.append(partial(self._released, other, session_id))
-            case _:
-                assert_never(effect)
+    def _kept(self, write: StoreWrite, said: Written, now_ms: int) -> None:
+        if isinstance(write, SaveSession):
+            write.then(True, now_ms)
+        elif isinstance(write, ClaimSession):
+            write.then(said is True, now_ms)
+        elif isinstance(write, ForgetOthers) and isinstance(said, list):
+            for other in said:
+                self._released(other, write.session_id)
 
     def _released(self, record: SessionRecord, by: bytes) -> None:
         self._core.context.counters["superseded"] += 1
         self._narrator.released(record, Reason.SUPERSEDED, by)
 
-    def _failed(self, error: StoreError, wanted: Sequence[StoreEffect], now_ms: int) -> None:
+    # Failures
+
+    def _lose_patience(self, now_ms: int) -> bool:
+        """Whether anything has failed by that."""
+        assert self._asked is not None
+        if not self._late and now_ms < self._patient_until_ms:
+            return False
+        error = StoreError(f"the session store has not answered for {STORE_PATIENCE_MS / 1000:g} s")
+        loads, writes = self._loads, self._writes
+        if not self._late:
+            self._core.context.counters["store_late"] += 1
+            loads, writes = [*self._asked.loads, *loads], [*self._asked.writes, *writes]
+        self._late, self._loads, self._writes = True, [], []
+        for load in loads:
+            load.then(error, now_ms)
+        if writes:
+            self._failed(error, writes, now_ms)
+        return bool(loads or writes)
+
+    def _failed(self, error: StoreError, writes: Iterable[StoreWrite], now_ms: int) -> None:
         """None of it is kept. It is said once for as long as it lasts.
 
         What was to be forgotten is in `unforgotten`; of a client's earlier sessions, the one that lives here bars
@@ -122,10 +186,10 @@ class Keeping:
         if self._narrator.durable:
             self._say(str(error))
         self._narrator.durable = False
-        for effect in wanted:
-            if isinstance(effect, SaveSession):
-                self._core.not_durable(effect.record.session_id, now_ms)
-            elif isinstance(effect, ClaimSession):
-                effect.then(None, now_ms)
-            else:
-                self._core.context.counters["store_errors"] += 1
+        self._retry_ms = now_ms + STORE_RETRY_MS
+        for write in writes:
+            self._core.context.counters["store_errors"] += 1
+            if isinstance(write, SaveSession):
+                write.then(False, now_ms)
+            elif isinstance(write, ClaimSession):
+                write.then(None, now_ms)

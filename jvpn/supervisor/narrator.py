@@ -97,6 +97,11 @@ class Narrator:
         common = self._common(session, reason)
         self._sink.emit(OwnershipEvent(action="transferred", details=details, **common))  # type: ignore[arg-type]
 
+    def taken_away(self, session: LiveSession, owner: str = "") -> None:
+        """Another node has made itself the owner; what becomes of the session from here on it tells."""
+        common = self._common(session, "TAKEN_OVER")
+        self._sink.emit(OwnershipEvent(action="transferred", owner=owner, **common))  # type: ignore[arg-type]
+
     def released(self, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
         """A stored session that lives at no node is over. `by`: the session that its client has now."""
         self._sink.emit(

@@ -11,6 +11,8 @@ from jvpn.supervisor.peers import Peer
 if TYPE_CHECKING:
     from jvpn.supervisor.process import Gateway
 
+#: How long an operator waits for the store, and the gateway with him.
+PATIENCE_S = 1.0
 #: Characters of an operator's name that go into an event.
 BY_MAX = 64
 
@@ -30,7 +32,7 @@ class PeerAdmin:
         core = self._gateway.core
         forgot_us = core.context.peers.newest_us(peer.public_key)
         try:
-            self._gateway.store.forget_timestamp(peer.public_key)
+            self._gateway.desk.at_once(lambda store: store.forget_timestamp(peer.public_key), PATIENCE_S)
         except StoreError as error:
             raise AdminError(f"{error}; the timestamp is still in force: try again") from error
         core.reset_clock(peer, by[:BY_MAX] if by.isprintable() else "")

@@ -1,8 +1,8 @@
 """The supervisor process: sockets, clock, maps and files around the gateway core.
 
 One thread, one selector. A turn: authenticated control first (slot 0), then workers, then strangers (slot 1), then
-deadlines. The core's effects are carried out in their order, at the latest after each of these: behind what the store
-is to keep they wait until it has.
+deadlines. The core's effects are carried out in their order after each of these; the store does its part in a thread
+of its own, and what depends on it follows when it has answered.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from jvpn.policy.source import SourceError
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
+from jvpn.session.record import SessionRecord
 from jvpn.store.base import OwnershipStore, StoreError
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
@@ -48,6 +49,7 @@ from jvpn.supervisor.peers import PeerTable
 from jvpn.supervisor.plan import GatewayPlan
 from jvpn.supervisor.policies import Applied, Mode, PolicySet, told
 from jvpn.supervisor.programs import noted_pin_dir
+from jvpn.supervisor.store_desk import ThreadDesk
 from jvpn.supervisor.turns import Rank, Turns
 from jvpn.supervisor.undo import Undo
 from workers import privileges
@@ -89,7 +91,8 @@ class Gateway:
         # Whatever goes wrong from here on: traffic that flows without us goes on.
         self._undo.leave_running = found is not None
         self.store: OwnershipStore = SqliteStore(plan.store_path)
-        self._undo.add(self.store.close)
+        self.desk = ThreadDesk(self.store)
+        self._undo.add(self.desk.close)
         steered = SteeredDataPlane(plan, found, self._undo, self._say)
         self.dataplane, self.steering, self.xdp = steered.dataplane, steered.steering, steered.xdp
         # A reattach must not wait behind the bulk traffic that the workers move; they run at the usual priority.
@@ -99,10 +102,12 @@ class Gateway:
         # The first thread starts here: what it is to lack must be gone before.
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.add(lambda: self.sink.close(2.0))
-        self.core = GatewayCore(self._context(), self.store)
-        self._keeping = Keeping(self.store, self.core, self._say)
+        self.core = GatewayCore(self._context())
+        stored = self.store.sessions() if self.dataplane.adopted else []
+        self.desk.start()
+        self._keeping = Keeping(self.desk, self.core, self._say)
         if self.dataplane.adopted:
-            self._adopt()
+            self._adopt(stored)
         self._watch()
         self._undo.leave_running = False
 
@@ -117,7 +122,7 @@ class Gateway:
             kept.add(privileges.CAP_SYS_ADMIN)
         return frozenset(kept)
 
-    def _adopt(self) -> None:
+    def _adopt(self, stored: list[SessionRecord]) -> None:
         """Take over the sessions of a supervisor that ended without a word."""
         page = self.dataplane.page
         rows, torn = {}, []
@@ -127,7 +132,7 @@ class Gateway:
             except TornRow:
                 torn.append(record)
         steering = self.steering
-        left = Found(rows, torn, self.store.sessions(), steering.steering_ids(), steering.prefixes())
+        left = Found(rows, torn, stored, steering.steering_ids(), steering.prefixes())
         result = Adoption(self.core, now_ms()).run(left)
         self._settle()
         self._say(f"took over the data plane of holder {self.dataplane.holder_pid}: {result}")
@@ -163,6 +168,7 @@ class Gateway:
             self._watch_worker(slot)
         self.dataplane.register(self._turns.selector, self._on_holder)
         admin = GatewayAdmin(self)
+        self._turns.register(self.desk.fileno(), lambda: None)
         self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._turns.selector, admin.handle)
         self._undo.add(self._admin.close)
         self._signals = signal_pipe(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -180,16 +186,20 @@ class Gateway:
         gc.freeze()
         while self._running:
             self.sink.wake()
-            timer = self.core.get_timer()
+            timer = self._get_timer()
             timeout_s = None if timer is None else max(0.0, (timer - now_ms()) / 1000)
             for serve_one in self._turns.ready(timeout_s):
                 serve_one()
                 self._settle()
-            timer = self.core.get_timer()
+            timer = self._get_timer()
             if timer is not None and timer <= now_ms():
                 self.core.handle_timer(now_ms())
                 self._settle()
             self._report_worker_errors()
+
+    def _get_timer(self) -> int | None:
+        due = (self.core.get_timer(), self._keeping.get_timer())
+        return min((at for at in due if at is not None), default=None)
 
     def stop(self) -> None:
         self._running = False
@@ -256,7 +266,7 @@ class Gateway:
         self._keeping.carry_out(self._do, now_ms())
 
     def _settle(self) -> None:
-        """All that the turn has brought."""
+        """All that the turn has brought, and what the store has answered."""
         self._keeping.settle(self._do, now_ms())
 
     def _do(self, effects: Iterable[Effect]) -> None:

@@ -6,12 +6,13 @@ has it: then everything is sent under the new, and the old one is accepted for O
 other rekey begins. The same REKEY_INIT gets the same REKEY_RESPONSE.
 """
 
+from functools import partial
+
 from jvpn.protocol import rekey
 from jvpn.protocol.constants import KEY_SIZE, OLD_PHASE_MS
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.wire import WireError
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import SaveSession
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.live_session import LiveSession
 
@@ -42,8 +43,14 @@ class Rekeying:
         """A REKEY_INIT of an attached session."""
         if not self.begin(session, init_value, now_ms):
             return
-        self._save(session, now_ms)
-        self._tell_worker(session, respond=True)
+
+        def stored(kept: bool, done_ms: int) -> None:
+            # A store that cannot be written holds no rekey up.
+            self._context.save_again_unless(kept, session, done_ms)
+            if not session.machine.terminated:
+                self._tell_worker(session, respond=True)
+
+        self._context.save(session, now_ms, 0, stored)
 
     def respond(self, session: LiveSession, now_ms: int) -> None:
         """The worker has the new phase: the client may be told."""
@@ -75,8 +82,11 @@ class Rekeying:
             return
         session.control.drop_phase(session.old_secrets.phase_number)
         session.old_secrets = None
-        self._save(session, now_ms)
+        self._context.save(session, now_ms, 0, partial(self._retired, session))
         self._tell_worker(session, respond=False)
+
+    def _retired(self, session: LiveSession, kept: bool, now_ms: int) -> None:
+        self._context.save_again_unless(kept, session, now_ms)
 
     def get_timer(self, session: LiveSession) -> int | None:
         return session.old_until_ms if session.old_secrets is not None else None
@@ -92,9 +102,3 @@ class Rekeying:
     def _respond_and_flush(self, session: LiveSession, now_ms: int) -> None:
         self.respond(session, now_ms)
         self._context.flush(session, now_ms)
-
-    def _save(self, session: LiveSession, now_ms: int) -> None:
-        context = self._context
-        facts = context.facts
-        stored = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
-        context.do(SaveSession(stored, 0))

@@ -15,6 +15,7 @@ code that takes over another node's. In this order, each step cheaper than what 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 from jvpn.policy.model import Policy
@@ -28,10 +29,11 @@ from jvpn.session.bucket import Buckets, Rate, TokenBucket
 from jvpn.session.machine import Reason, VersionExhausted
 from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, revive
-from jvpn.store.base import OwnershipStore, StoreError
+from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
-from jvpn.supervisor.claims import Claims, Waiting
+from jvpn.supervisor.claims import MOST_COPIES, Claims, Waiting
 from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.effects import LoadSession
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -43,6 +45,8 @@ OnTaken = Callable[[LiveSession, int], None]
 #: REQUESTs with a ticket that we look at: all strangers together, and from one source. Many clients may be behind one.
 RATE = Rate(500, 1000)
 SOURCE_RATE = Rate(100, 200)
+#: Sessions that the store is asked for at a time: while it does not answer, no more than these wait for it.
+MOST_READING = 4_096
 #: How far above the stored highest index a client may have gone since that was stored.
 SEARCH_ABOVE = 64
 SEARCH_BELOW = 8
@@ -51,13 +55,12 @@ SEARCH_BELOW = 8
 class Takeover:
     """`on_taken(session, now_ms)`: a stored session is this node's now, and its REQUEST was judged."""
 
-    def __init__(
-        self, context: GatewayContext, store: OwnershipStore, reattaching: Reattaching, on_taken: OnTaken
-    ) -> None:
+    def __init__(self, context: GatewayContext, reattaching: Reattaching, on_taken: OnTaken) -> None:
         self._context = context
         self._on_taken = on_taken
         self._claims = Claims(context, self._on_ours)
-        self._store = store
+        #: REQUESTs that wait for the store to be read, by session.
+        self._reading: dict[bytes, list[tuple[bytes, Arrival]]] = {}
         self._reattaching = reattaching
         self._bucket = TokenBucket(RATE)
         self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
@@ -65,7 +68,6 @@ class Takeover:
     def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
         """Judge a REQUEST on an unknown id."""
         counters = self._context.counters
-        wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
         ticket = tickets.ticket_of(data)
         if ticket == tickets.NO_TICKET:
             counters["unknown_id"] += 1
@@ -74,46 +76,63 @@ class Takeover:
         if not self._sources.take(source_of(arrival), now_ms) or not self._bucket.take(now_ms):
             counters["ticket_rate"] += 1
             return
-        session_id = tickets.open_ticket(self._context.facts.fleet_key, wanted, ticket)
+        session_id = tickets.open_ticket(self._context.facts.fleet_key, _wanted(data), ticket)
         if session_id is None:
             counters["bad_ticket"] += 1
             return
-        live = self._context.sessions.get(session_id)
-        if live is not None:
-            self._on_live(live, wanted, data, arrival, now_ms)
-            return
-        if self._claims.join(session_id, data, arrival):
-            return
-        if session_id in self._context.unforgotten:
-            # It ended here, whatever the store still says; perhaps that can be told by now.
-            self._context.forget(session_id)
-            self._reset(session_id, wanted, arrival)
-            return
-        try:
-            record = self._store.load(session_id)
-        except StoreError:
-            counters["store_errors"] += 1
-            return
-        if record is None:
-            self._reset(session_id, wanted, arrival)
-            return
-        try:
-            self._on_stored(record, wanted, data, arrival, now_ms)
-        except (NotRemembered, WireError, VersionExhausted) as error:
-            counters[getattr(error, "reason", "not_remembered")] += 1
-            return
+        if not self._needs_no_store(session_id, data, arrival, now_ms):
+            self._read(session_id, data, arrival)
 
-    def _reset(self, session_id: bytes, wanted: bytes, arrival: Arrival) -> None:
+    def _needs_no_store(self, session_id: bytes, data: bytes, arrival: Arrival, now_ms: int) -> bool:
+        """Whether the session is here, or on its way here, or ended here; then the REQUEST is dealt with."""
+        context = self._context
+        live = context.sessions.get(session_id)
+        if live is not None:
+            self._on_live(live, data, arrival, now_ms)
+            return True
+        if self._claims.join(session_id, data, arrival):
+            return True
+        if session_id in context.unforgotten:
+            # It ended here, whatever the store still says.
+            self._reset(session_id, data, arrival)
+            return True
+        return False
+
+    def _read(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
+        waiting = self._reading.get(session_id)
+        if waiting is not None:
+            if len(waiting) < MOST_COPIES:
+                waiting.append((data, arrival))
+        elif len(self._reading) >= MOST_READING:
+            self._context.counters["store_busy"] += 1
+        else:
+            self._reading[session_id] = [(data, arrival)]
+            self._context.do(LoadSession(session_id, partial(self._on_read, session_id)))
+
+    def _on_read(self, session_id: bytes, found: SessionRecord | StoreError | None, now_ms: int) -> None:
+        counters = self._context.counters
+        for data, arrival in self._reading.pop(session_id):
+            if isinstance(found, StoreError):
+                counters["store_errors"] += 1
+            elif self._needs_no_store(session_id, data, arrival, now_ms):
+                continue
+            elif found is None:
+                self._reset(session_id, data, arrival)
+            else:
+                try:
+                    self._on_stored(found, data, arrival, now_ms)
+                except (NotRemembered, WireError, VersionExhausted) as error:
+                    counters[getattr(error, "reason", "not_remembered")] += 1
+
+    def _reset(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
         """The session is gone for certain."""
         self._context.counters["resets_sent"] += 1
         token = tickets.reset_token(self._context.facts.fleet_key, session_id)
-        self._context.send(arrival, tickets.reset_datagram(wanted, token))
+        self._context.send(arrival, tickets.reset_datagram(_wanted(data), token))
 
-    def _on_live(
-        self, session: LiveSession, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
-    ) -> None:
+    def _on_live(self, session: LiveSession, data: bytes, arrival: Arrival, now_ms: int) -> None:
         """A session of ours on an index beyond the window: the ticket proves the id, the window moves there."""
-        index = _find_index(session.secrets, wanted, session.indexes.highest_seen)
+        index = _find_index(session.secrets, _wanted(data), session.indexes.highest_seen)
         if index is None:
             self._context.counters["unknown_id"] += 1
             return
@@ -127,10 +146,8 @@ class Takeover:
         if index in session.indexes.ids:
             self._reattaching.receive_request(session, index, data, arrival, now_ms)
 
-    def _on_stored(
-        self, record: SessionRecord, wanted: bytes, data: bytes, arrival: Arrival, now_ms: int
-    ) -> None:
-        context, memory = self._context, recall(record.secrets)
+    def _on_stored(self, record: SessionRecord, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        context, memory, wanted = self._context, recall(record.secrets), _wanted(data)
         secrets = memory.secrets()[0]
         index = _find_index(secrets, wanted, memory.highest_index)
         if index is None:
@@ -224,14 +241,13 @@ class Takeover:
         answer = reattach.seal_fail(proven.secrets, salt, proven.steering_id, fail)
         context.send(proven.arrival, answer)
         context.narrator.released(record, reason, by)
-        context.forget(record.session_id)
+        context.forget(record.session_id, record.state_version)
 
     def _on_ours(self, session: LiveSession, requests: list[Waiting], now_ms: int) -> None:
         """They are judged like any others."""
         for index, data, arrival in requests:
             if index is None:
-                wanted = data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
-                self._on_live(session, wanted, data, arrival, now_ms)
+                self._on_live(session, data, arrival, now_ms)
             else:
                 self._reattaching.receive_request(session, index, data, arrival, now_ms)
         self._on_taken(session, now_ms)
@@ -248,6 +264,10 @@ class _Proven:
     steering_id: bytes
     request: Request
     arrival: Arrival
+
+
+def _wanted(data: bytes) -> bytes:
+    return data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
 
 
 def _find_index(secrets: SessionSecrets, wanted: bytes, highest: int) -> int | None:

@@ -7,7 +7,6 @@ from jvpn.session.machine import Reason, State
 from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import SaveSession
 from jvpn.supervisor.key_use import KeyUse
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.rekeying import Rekeying
@@ -86,9 +85,10 @@ class Upkeep:
         if session.dirty_ms is None or now_ms < session.dirty_ms + STORE_LAG_MS:
             return
         session.dirty_ms = None
-        facts = self._context.facts
-        stored = session.store_record(facts.node_id, self._context.wall_ms(), now_ms, facts.boot_id)
-        self._context.do(SaveSession(stored, 0))
+        context = self._context
+        context.save(
+            session, now_ms, 0, lambda kept, done_ms: context.save_again_unless(kept, session, done_ms)
+        )
 
     def _heard_ms(self, session: LiveSession) -> int:
         """When anything authenticated last came from the client, at the supervisor or at its worker."""

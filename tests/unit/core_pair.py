@@ -9,7 +9,7 @@ Workers are the real session table, judgement and probe answers on a real shared
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -38,6 +38,7 @@ from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.store_desk import Batch, DirectDesk
 from workers import commands
 from workers.commands import Endpoint
 from workers.page import Page
@@ -84,6 +85,19 @@ class Steered:
 def fast_policy(**changes: Any) -> Policy:
     """The default policy, with short deadlines where `changes` say so."""
     return replace(Policy.default(), **changes)
+
+
+class RecordingDesk(DirectDesk):
+    """Notes in the pair what its store is asked to change."""
+
+    def __init__(self, pair: "CorePair") -> None:
+        super().__init__(pair.store)
+        self._pair = pair
+
+    def ask(self, batch: Batch) -> None:
+        self._pair.done += batch.writes
+        self._pair.saved += [w for w in batch.writes if isinstance(w, gateway_does.SaveSession)]
+        super().ask(batch)
 
 
 class CorePair:
@@ -151,9 +165,13 @@ class CorePair:
             self.wall_ms,
             self.gateway_page,
         )
-        self.gateway = GatewayCore(self.context, self.store)
+        self.gateway = GatewayCore(self.context)
         self.told: list[str] = []
-        self.keeping = Keeping(self.store, self.gateway, self.told.append)
+        self.keep()
+
+    def keep(self) -> None:
+        """What this gateway core wants of the store is brought to it from now on."""
+        self.keeping = Keeping(RecordingDesk(self), self.gateway, self.told.append)
 
     def _gateway_worker(self, slot: int) -> PairWorker:
         def say(report: commands.Report) -> None:
@@ -305,7 +323,8 @@ class CorePair:
 
     def _next_ns(self) -> int:
         due: list[float] = [self._agenda[0][0]] if self._agenda else []
-        timers = [self.gateway.get_timer(), None if self._client_is_over else self.client.get_timer()]
+        timers = [self.gateway.get_timer(), self.keeping.get_timer()]
+        timers += [None if self._client_is_over else self.client.get_timer()]
         due += [-(-at_ms // 1) * NS for at_ms in timers if at_ms is not None]
         return int(min(due, default=self.now_ns + 1_000 * NS))
 
@@ -331,15 +350,16 @@ class CorePair:
     # Effects
 
     def _carry_out(self) -> bool:
-        due = self.gateway.effects()
-        self.saved += [effect for effect in due if isinstance(effect, gateway_does.SaveSession)]
-        self.done += [effect for effect in due if isinstance(effect, gateway_does.StoreEffect)]
-        for effect in (*self.keeping.held(due, self.now_ms), *self.keeping.due(self.now_ms)):
-            self._gateway_effect(effect)
+        before = len(self.done)
+        self.keeping.settle(self._gateway_effects, self.now_ms)
         theirs = self.client.effects()
         for wanted in theirs:
             self._client_effect(wanted)
-        return bool(due or theirs)
+        return bool(len(self.done) > before or theirs)
+
+    def _gateway_effects(self, effects: Iterable[gateway_does.Effect]) -> None:
+        for effect in effects:
+            self._gateway_effect(effect)
 
     def _gateway_effect(self, effect: gateway_does.Effect) -> None:
         self.done.append(effect)

@@ -46,7 +46,7 @@ def restart(pair: CorePair, *, records: list[SessionRecord] | None = None, peers
     pair.context = GatewayContext(
         facts, known, old.narrator, old.random_bytes, old.wall_ms, pair.gateway_page
     )
-    pair.gateway = GatewayCore(pair.context, pair.store)
+    pair.gateway = GatewayCore(pair.context)
     rows, torn = {}, []
     for record in range(pair.gateway_page.capacity):
         try:
@@ -55,6 +55,7 @@ def restart(pair: CorePair, *, records: list[SessionRecord] | None = None, peers
             torn.append(record)
     kept = stored(pair) if records is None else records
     found = Found(rows, torn, kept, list(pair.steered.ids), list(pair.steered.prefixes))
+    pair.keep()
     result = Adoption(pair.gateway, pair.now_ms).run(found)
     pair.settle()
     return result

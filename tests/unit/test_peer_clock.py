@@ -22,6 +22,7 @@ from jvpn.store.memory import MemoryStore
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.peers import Peer, PeerTable
+from jvpn.supervisor.store_desk import DirectDesk
 
 __all__ = ["every_pair_is_sound"]
 
@@ -30,7 +31,7 @@ HOUR_US = 3_600_000_000
 
 
 def admin_of(pair: CorePair) -> GatewayAdmin:
-    gateway: Any = SimpleNamespace(core=pair.gateway, store=pair.store)
+    gateway: Any = SimpleNamespace(core=pair.gateway, desk=DirectDesk(pair.store))
     return GatewayAdmin(gateway)
 
 

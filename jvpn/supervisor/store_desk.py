@@ -1,0 +1,177 @@
+"""Where the supervisor's loop leaves what it wants of the store, and fetches the answer: one batch after another.
+
+A disk may take seconds and a fleet's store may have no majority; sessions that run are not to wait for either. So the
+store lives in a thread of its own, and the loop is woken when it has answered.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol, assert_never
+
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import Claimed, OwnershipStore, StoreError
+from jvpn.supervisor.effects import (
+    ClaimSession,
+    ForgetOthers,
+    ForgetSession,
+    LoadSession,
+    SaveSession,
+    StoreWrite,
+)
+
+#: How long `close` waits for the batch that is under way.
+LAST_BATCH_S = 3.0
+
+#: Of a claim: whether it was granted. Of ForgetOthers: what was forgotten.
+Written = bool | list[SessionRecord] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Reads, then writes as one transaction. `ended`: sessions to be forgotten besides, with their last versions."""
+
+    loads: Sequence[LoadSession] = ()
+    writes: Sequence[StoreWrite] = ()
+    ended: Sequence[ForgetSession] = ()
+
+
+class Answers(NamedTuple):
+    """In the order of the batch's loads and writes. `overtaken`: ids of sessions that are another node's by now."""
+
+    loaded: Sequence[SessionRecord | StoreError | None]
+    written: Sequence[Written] | StoreError
+    overtaken: Sequence[bytes]
+
+
+class StoreDesk(Protocol):
+    def ask(self, batch: Batch) -> None:
+        """Not before the last one is answered."""
+
+    def answers(self) -> Answers | None:
+        """What the store says to the last batch, once; None while it has not."""
+
+    def at_once(self, do: Callable[[OwnershipStore], None], timeout_s: float) -> None:
+        """For an operator, who waits: have the store do something and wait for it.
+
+        Raises StoreError: what `do` raised, or that the store is busy for so long; `do` may still happen then.
+        """
+
+
+def serve(store: OwnershipStore, batch: Batch) -> Answers:
+    """Have the store do all that a batch asks for."""
+    loaded = [_load(store, wanted.session_id) for wanted in batch.loads]
+    if not batch.writes and not batch.ended:
+        return Answers(loaded, [], [])
+    try:
+        with store.batch():
+            said = [_write(store, wanted) for wanted in batch.writes]
+            for ended in batch.ended:
+                store.forget(ended.session_id, ended.version)
+        # Whether a claim was granted is known at the batch's end.
+        written = [one if one is None or isinstance(one, list) else bool(one) for one in said]
+    except StoreError as error:
+        return Answers(loaded, error, [])
+    return Answers(loaded, written, store.overtaken())
+
+
+def _load(store: OwnershipStore, session_id: bytes) -> SessionRecord | StoreError | None:
+    try:
+        return store.load(session_id)
+    except StoreError as error:
+        return error
+
+
+def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | list[SessionRecord] | None:
+    match wanted:
+        case SaveSession(record, timestamp_us):
+            store.save(record, timestamp_us)
+        case ClaimSession(record, version, owner):
+            return store.claim(record, version, owner)
+        case ForgetSession(session_id, version):
+            store.forget(session_id, version)
+        case ForgetOthers(client_public, session_id):
+            return store.forget_others(client_public, session_id)
+        case _:
+            assert_never(wanted)
+    return None
+
+
+class DirectDesk:
+    """Serves at once, in the caller's thread: for stores that never make anybody wait, and for virtual time."""
+
+    def __init__(self, store: OwnershipStore) -> None:
+        self._store = store
+        self._answers: Answers | None = None
+
+    def ask(self, batch: Batch) -> None:
+        self._answers = serve(self._store, batch)
+
+    def answers(self) -> Answers | None:
+        answers, self._answers = self._answers, None
+        return answers
+
+    def at_once(self, do: Callable[[OwnershipStore], None], timeout_s: float) -> None:
+        do(self._store)
+
+
+class ThreadDesk:
+    """Serves in a thread, which from `start` on alone uses the store. `fileno()` is readable when it has answered."""
+
+    def __init__(self, store: OwnershipStore) -> None:
+        self._store = store
+        self._wanted: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
+        self._given: SimpleQueue[Answers] = SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def _run(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            if isinstance(wanted, Batch):
+                self._given.put(serve(self._store, wanted))
+                os.eventfd_write(self._wake, 1)
+            else:
+                wanted()
+
+    def ask(self, batch: Batch) -> None:
+        self._wanted.put(batch)
+
+    def answers(self) -> Answers | None:
+        if self._given.empty():
+            return None
+        answers = self._given.get()
+        os.eventfd_read(self._wake)
+        return answers
+
+    def at_once(self, do: Callable[[OwnershipStore], None], timeout_s: float) -> None:
+        done, errors = threading.Event(), list[StoreError]()
+
+        def run() -> None:
+            try:
+                do(self._store)
+            except StoreError as error:
+                errors.append(error)
+            done.set()
+
+        self._wanted.put(run)
+        if not done.wait(timeout_s):
+            raise StoreError(f"the session store has not answered for {timeout_s:g} s")
+        if errors:
+            raise errors[0]
+
+    def close(self) -> None:
+        """What was asked for is finished first, unless that takes too long: the thread then ends with the process."""
+        if self._thread.ident is not None:
+            self._wanted.put(None)
+            self._thread.join(LAST_BATCH_S)
+        if not self._thread.is_alive():
+            os.close(self._wake)
+            self._store.close()
