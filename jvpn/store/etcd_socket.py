@@ -75,7 +75,9 @@ class DeadlineSocket:
 
     def fresh(self) -> bool:
         """Nobody has closed it, nor said something that was not asked for."""
-        return not select.select([self._socket], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return not poll.poll(0)
 
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
