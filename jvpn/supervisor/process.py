@@ -9,6 +9,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ from workers import privileges
 from workers.page import TornRow
 
 CONTROL_NICE = -10
+SWITCH_INTERVAL_S = 0.0005
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
 
@@ -184,6 +186,8 @@ class Gateway:
         # What is imported lives as long as the process: the collector is not to walk it in the middle of a reattach.
         gc.collect()
         gc.freeze()
+        # Nor is the store's thread, or the sink's, to keep the interpreter for the usual 5 ms then.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         while self._running:
             self.sink.wake()
             timer = self._get_timer()
