@@ -1,0 +1,26 @@
+"""What a node of a fleet tells the others of itself: the value of its key in etcd, which lives as long as its lease."""
+
+import msgspec
+
+from jvpn.store.base import StoreError
+
+
+class NodeAbout(msgspec.Struct, frozen=True, kw_only=True):
+    """`advertise`: endpoints that lead clients to the node ("198.51.100.7:51820"), best first. `return_addresses`: next
+    hops for traffic to its clients, at most one of each address family. `draining`: its sessions are to go elsewhere,
+    so others take them without waiting for its end."""
+
+    advertise: tuple[str, ...] = ()
+    return_addresses: tuple[str, ...] = ()
+    draining: bool = False
+
+    def encode(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+
+def decode(value: str | bytes) -> NodeAbout:
+    """Raises StoreError for what no node of ours has written."""
+    try:
+        return msgspec.json.decode(value, type=NodeAbout)
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"a node's key in etcd cannot be read: {error}") from error
