@@ -197,7 +197,9 @@ def writable(label: str, directory: Path) -> Check:
 
 
 def gateway_folders(config: GatewayConfig) -> list[Check]:
-    checks = [writable("run_dir", config.run_dir), writable("store", config.store.parent)]
+    checks = [writable("run_dir", config.run_dir)]
+    if config.fleet is None:
+        checks.append(writable("store", config.store.parent))
     return checks + ([] if config.events is None else [writable("events", config.events.parent)])
 
 

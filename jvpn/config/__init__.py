@@ -6,12 +6,14 @@
 
 from jvpn.config.client import ClientConfig, parse_client
 from jvpn.config.errors import ConfigError
+from jvpn.config.fleet import FleetConfig
 from jvpn.config.gateway import GatewayConfig, PeerConfig, parse_gateway
 from jvpn.config.loader import load_client, load_gateway, load_policies
 
 __all__ = [
     "ClientConfig",
     "ConfigError",
+    "FleetConfig",
     "GatewayConfig",
     "PeerConfig",
     "load_client",

@@ -17,6 +17,7 @@ from jvpn.config.fields import (
     Interface,
     Network,
 )
+from jvpn.config.fleet import FleetConfig, parse_fleet
 
 XdpMode = Literal["auto", "native", "generic", "off"]
 PolicyMode = Literal["grace", "strict"]
@@ -43,6 +44,7 @@ GATEWAY_FIELDS: Final = (
     "policy_change",
     "peers",
     "store",
+    "fleet",
     "run_dir",
     "events",
 )
@@ -70,7 +72,8 @@ class PeerConfig:
 class GatewayConfig:
     """`interfaces` None: every one that is up. `workers` None: one per CPU. `events` None: no file.
 
-    `policy_dir` None: the built-in default policy alone.
+    `policy_dir` None: the built-in default policy alone. `fleet` None: the embedded `store`, which is not in use
+    otherwise.
     """
 
     node_id: str
@@ -90,6 +93,7 @@ class GatewayConfig:
     policy_change: PolicyMode
     peers: tuple[PeerConfig, ...]
     store: Path
+    fleet: FleetConfig | None
     run_dir: Path
     events: Path | None
     offload: str
@@ -108,13 +112,18 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
     nodes = read.mapping(root, "", GATEWAY_FIELDS, REQUIRED)
     key_file, private_key = read.key_file(nodes["private_key_file"], "private_key_file", MAKE_KEY)
     tun_name, tun_addresses = _tun(read, nodes["tun"])
+    if "store" in nodes and "fleet" in nodes:
+        read.fail(
+            nodes["store"], "store", "the sessions of a fleet are in its etcd", "remove store, or fleet"
+        )
+    listen = _listen(read, nodes["listen"])
     policy = read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default"
     policy_dir = read.path(nodes["policy_dir"], "policy_dir") if "policy_dir" in nodes else None
     _policy_exists(read, nodes.get("policy"), "policy", policy, policy_dir)
     policies = _policies(read, nodes.get("policies"), "policies", policy_dir)
     return GatewayConfig(
         node_id=read.node_name(nodes["node_id"], "node_id"),
-        listen=_listen(read, nodes["listen"]),
+        listen=listen,
         interfaces=_interfaces(read, nodes.get("interfaces")),
         xdp=cast(XdpMode, read.choice(nodes["xdp"], "xdp", XDP_MODES)) if "xdp" in nodes else "auto",
         workers=_workers(read, nodes.get("workers")),
@@ -130,6 +139,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
         policy_change=_policy_change(read, nodes.get("policy_change")),
         peers=_peers(read, nodes.get("peers"), (policy, policies), policy_dir, tun_addresses),
         store=read.optional_path(nodes, "store", DEFAULT_STATE_DIR / "sessions.db"),
+        fleet=parse_fleet(read, nodes.get("fleet"), listen, tun_addresses),
         run_dir=read.optional_path(nodes, "run_dir", DEFAULT_RUN_DIR),
         events=read.events(nodes),
         offload=read.offload(nodes),

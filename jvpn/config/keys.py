@@ -45,11 +45,25 @@ def read_key_file(path: Path, make_one: str) -> bytes:
 
     Raises KeyFileError; its text never contains anything of the file.
     """
+    make_one = f"make one with: {make_one}"
+    try:
+        return parse_key(read_private_file(path, make_one).decode("ascii"))
+    except KeyFileError:
+        raise
+    except ValueError as broken:
+        raise KeyFileError(path, f"is not a base64 key of {KEY_BYTES} bytes", make_one) from broken
+
+
+def read_private_file(path: Path, make_one: str) -> bytes:
+    """What is in a short file that nobody but its owner may access. `make_one`: how to come by such a file.
+
+    Raises KeyFileError; its text never contains anything of the file.
+    """
     try:
         # Non-blocking, so that a FIFO in the file's place cannot hang the start.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as missing:
-        raise KeyFileError(path, "does not exist", f"make one with: {make_one}") from missing
+        raise KeyFileError(path, "does not exist", make_one) from missing
     except OSError as refused:
         problem = f"cannot be read ({refused.strerror})"
         raise KeyFileError(path, problem, "give the file to the user that runs jvpn") from refused
@@ -57,16 +71,11 @@ def read_key_file(path: Path, make_one: str) -> bytes:
         # Judged by the open file, so that it cannot be exchanged in between.
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise KeyFileError(path, "is not a regular file", f"make one with: {make_one}")
+            raise KeyFileError(path, "is not a regular file", make_one)
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             problem = f"is open to group or others (mode {mode:04o})"
             raise KeyFileError(path, problem, f"run: chmod 600 {path}")
-        data = os.read(descriptor, _LONGEST_FILE)
+        return os.read(descriptor, _LONGEST_FILE)
     finally:
         os.close(descriptor)
-    try:
-        return parse_key(data.decode("ascii"))
-    except ValueError as broken:
-        problem = f"is not a base64 key of {KEY_BYTES} bytes"
-        raise KeyFileError(path, problem, f"make one with: {make_one}") from broken
