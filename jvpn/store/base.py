@@ -1,8 +1,11 @@
 """The small interface of an ownership store: who owns a session, durably, and which handshake was the newest."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from jvpn.session.pool import InnerPool, text_of
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION
 
@@ -18,6 +21,31 @@ class Claimed(Protocol):
     def __bool__(self) -> bool: ...
 
 
+@dataclass(slots=True)
+class Birth:
+    """A session that asks for inner addresses out of a pool. `record`: as it is kept, with them; None when the pool has
+    none for its client, and nothing is kept. Of one born in a batch it is known when that is kept, StoreError until
+    then."""
+
+    _record: SessionRecord | None = None
+    _known: bool = False
+
+    @property
+    def record(self) -> SessionRecord | None:
+        if not self._known:
+            raise StoreError("whether a session has inner addresses is not known before its batch is kept")
+        return self._record
+
+    def settle(self, record: SessionRecord | None) -> None:
+        self._record, self._known = record, True
+
+
+def with_addresses(record: SessionRecord, addresses: Mapping[int, int]) -> SessionRecord:
+    """`addresses` by version."""
+    v4, v6 = (text_of(version, addresses[version]) if version in addresses else None for version in (4, 6))
+    return replace(record, inner_v4=v4, inner_v6=v6)
+
+
 class OwnershipStore(Protocol):
     """Every method that changes something returns only when the change is durable, or raises StoreError."""
 
@@ -31,6 +59,17 @@ class OwnershipStore(Protocol):
 
     def overtaken(self) -> list[bytes]:
         """Sessions whose `save` kept nothing since this was called last, because they are in a higher epoch."""
+
+    def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
+        """`save` for a new session, with inner addresses of its client's own: those that the client was given before,
+        else free ones of `pool`, else those of the client without a session that has begun its last one the longest
+        ago. No two clients are given one address, and no client loses one while the store has a session of it."""
+
+    def inner_addresses(self) -> dict[bytes, tuple[str, ...]]:
+        """What clients were given out of pools, by their public keys."""
+
+    def release_addresses(self, client_public: bytes) -> bool:
+        """The client's addresses are free for others; False, and nothing is changed, while it has a session."""
 
     def load(self, session_id: bytes) -> SessionRecord | None:
         """One session; None when the store knows for certain that there is none."""

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import msgspec
 
+from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION
 from jvpn.store import etcd_keys as ops
 from jvpn.store import sealing
-from jvpn.store.base import Claimed, StoreError
+from jvpn.store.base import Birth, Claimed, StoreError
+from jvpn.store.etcd_addresses import EtcdAddresses
 from jvpn.store.etcd_batch import Batch
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
 from jvpn.store.etcd_keys import Json, Keys
@@ -39,6 +41,7 @@ class EtcdStore:
         self._aead_of = sealing.key_for_each(key)
         self.fleet_key = sealing.fleet_key(key)
         self._client = EtcdClient(access)
+        self._addresses = EtcdAddresses(self._client, self._keys, self._read, self._all)
         self._batch: Batch | None = None
         self._overtaken: list[bytes] = []
         self._check_key(sealing.derived(key, _CHECK_INFO), key_file)
@@ -75,6 +78,7 @@ class EtcdStore:
         for session_id, kvs in zip(unknown, self._read_sessions(unknown), strict=True):
             for kv in kvs:
                 batch.client_is(session_id, self._row(session_id, kv)[1])
+        batch.give(self._addresses.lease)
         operations = batch.operations()
         if not operations:
             return
@@ -88,6 +92,18 @@ class EtcdStore:
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         with self._writing() as batch:
             batch.save(record, timestamp_us)
+
+    def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
+        """Addresses stay with the client also where the session's batch fails."""
+        with self._writing() as batch:
+            answer = batch.bear(record, timestamp_us, pool)
+        return answer
+
+    def inner_addresses(self) -> dict[bytes, tuple[str, ...]]:
+        return self._addresses.all()
+
+    def release_addresses(self, client_public: bytes) -> bool:
+        return self._addresses.release(client_public)
 
     def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Claimed:
         with self._writing() as batch:

@@ -5,14 +5,16 @@ lost its session, changes nothing and takes nothing else down. All comparisons s
 takes a key once in a transaction: of what is asked for one session in one batch, the last word is what goes there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
+from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION
-from jvpn.store.base import StoreError
+from jvpn.store.base import Birth, StoreError, with_addresses
+from jvpn.store.etcd_addresses import held_by, used_again
 from jvpn.store.etcd_keys import (
     Json,
     Keys,
@@ -27,6 +29,9 @@ from jvpn.store.etcd_keys import (
 )
 from jvpn.store.sealing import AeadOf, row_of
 
+#: Pools by client → addresses that clients have from now on, by version; nothing of clients for whom there are none.
+Lease = Callable[[Mapping[bytes, InnerPool]], Mapping[bytes, Mapping[int, int]]]
+
 
 class Answer:
     """Whether a claim was granted: as a truth value, and only once its batch is kept; StoreError until then."""
@@ -38,6 +43,17 @@ class Answer:
         if self.granted is None:
             raise StoreError("whether a session was claimed is not known before its batch is kept")
         return self.granted
+
+
+@dataclass(slots=True)
+class _Birth:
+    """What is behind a session that is born with addresses out of a pool; `held`, by version, is known at last."""
+
+    client_public: bytes
+    timestamp_us: int
+    pool: InnerPool
+    answer: Birth
+    held: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -55,6 +71,7 @@ class _Session:
     ended_at: int = MAX_VERSION
     #: Saved after it was claimed: kept whatever becomes of the claim, unless another node took it over.
     saved_after: bool = False
+    birth: _Birth | None = None
 
     @property
     def written(self) -> tuple[int, str] | None:
@@ -87,6 +104,33 @@ class Batch:
     def _raise(self, client_public: bytes, timestamp_us: int) -> None:
         newest, forgotten = self._timestamps.get(client_public, (0, False))
         self._timestamps[client_public] = (max(timestamp_us, newest or 0), forgotten)
+
+    def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
+        """Of a session that this batch has not yet heard of. Its addresses come by `give` before `operations`."""
+        answer = Birth()
+        self._clients[record.session_id] = record.client_public
+        birth = _Birth(record.client_public, timestamp_us, pool, answer)
+        self._sessions[record.session_id] = _Session(record, birth=birth)
+        return answer
+
+    def give(self, lease: Lease) -> None:
+        """Ask for the addresses of all that are born; those for which there are none are not."""
+        births = [(i, s, s.birth) for i, s in self._sessions.items() if s.birth is not None]
+        if not births:
+            return
+        leased = lease({birth.client_public: birth.pool for _i, _session, birth in births})
+        holders = {place: client for client, held in leased.items() for place in held.items()}
+        for session_id, session, birth in births:
+            birth.held = leased.get(birth.client_public, {})
+            # Another node may have taken it meanwhile, and may have lost it to the next one here.
+            held = all(holders[place] == birth.client_public for place in birth.held.items())
+            if not birth.held or not held:
+                birth.answer.settle(None)
+                del self._sessions[session_id]
+                continue
+            if session.record is not None:
+                session.record = with_addresses(session.record, birth.held)
+            self._raise(birth.client_public, birth.timestamp_us)
 
     def forget_timestamp(self, client_public: bytes) -> None:
         self._timestamps[client_public] = (None, True)
@@ -131,7 +175,13 @@ class Batch:
         self._clients[session_id] = client_public
 
     def operations(self) -> list[Json]:
-        sessions = [self._session(i, session) for i, session in self._sessions.items()]
+        last_births = {s.birth.client_public: i for i, s in self._sessions.items() if s.birth is not None}
+        sessions = [
+            self._session(i, session)
+            if session.birth is None
+            else self._born(i, session, session.birth, last_births[session.birth.client_public] == i)
+            for i, session in self._sessions.items()
+        ]
         return sessions + [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
 
     def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
@@ -139,15 +189,27 @@ class Batch:
         save changed nothing."""
         for (session_id, session), answer in zip(self._sessions.items(), answers, strict=False):
             first = bool(answer["response_txn"].get("succeeded", False))
+            if session.birth is not None:
+                session.birth.answer.settle(session.record if first else None)
             for claim in session.answers:
                 unsaved = session.guarded and session.seen is None and session.record is not None
+                unsaved = unsaved and session.birth is None
                 claim.granted = not first if unsaved else first
+            if session.birth is not None:
+                continue
             if session.seen is None and session.record is not None and session.guarded and first:
                 yield session_id
             elif session.saved_after and not first and session.record is not None:
                 (nested,) = answer["response_txn"]["responses"]
                 if nested["response_txn"].get("succeeded", False):
                     yield session_id
+
+    def _born(self, session_id: bytes, session: _Session, birth: _Birth, last: bool) -> Json:
+        """`last`: of this client's births in this batch. A key is written once in a transaction."""
+        keys, client = self._keys, birth.client_public
+        wanted = self._gone(session_id) if session.record is None else self._kept(session.record)
+        again = used_again(keys, client, birth.held) if last else []
+        return when(held_by(keys, client, birth.held), [*wanted, *again])
 
     def _session(self, session_id: bytes, session: _Session) -> Json:
         last = self._gone(session_id) if session.record is None else self._kept(session.record)

@@ -6,6 +6,8 @@ Under the store's prefix:
     /owners/<hex id>                         "<version, 20 digits> <node>": what claims compare, and owners watch
     /clients/<hex key>/timestamp             "<µs, 20 digits>", so that etcd's order of bytes is that of numbers
     /sessions-of/<hex key>/<hex id>          empty: a client's sessions
+    /addresses/<4 or 6>/<hex address>        key of the client that was given it; rewritten as sessions of its begin
+    /addresses-of/<hex key>/<4 or 6>         the same address: a client has one of each version
     /nodes/<node>                            lives as long as the node's lease
     /key                                     a hash of the fleet's key: a node that has another one is refused
 """
@@ -37,6 +39,8 @@ class Keys:
         self.fleet_check = f"{prefix}/key"
         self._sessions_of = f"{prefix}/sessions-of/"
         self._nodes = f"{prefix}/nodes/"
+        self._addresses = f"{prefix}/addresses/"
+        self._addresses_of = f"{prefix}/addresses-of/"
 
     def session(self, session_id: bytes) -> str:
         return self.sessions + session_id.hex()
@@ -52,6 +56,15 @@ class Keys:
 
     def session_of(self, client_public: bytes, session_id: bytes) -> str:
         return self.sessions_of(client_public) + session_id.hex()
+
+    def addresses(self, version: int) -> str:
+        return f"{self._addresses}{version}/"
+
+    def address(self, version: int, address: bytes) -> str:
+        return self.addresses(version) + address.hex()
+
+    def address_of(self, client_public: bytes, version: int) -> str:
+        return f"{self._addresses_of}{client_public.hex()}/{version}"
 
     def node(self, node_id: str) -> str:
         return self._nodes + node_id
@@ -111,6 +124,11 @@ def rest(prefix: str, after: str) -> Json:
     return {"key": text(after + "\0"), "range_end": text(_after(prefix))}
 
 
+def between(first: str, last: str) -> Json:
+    """Both keys and all between them."""
+    return {"key": text(first), "range_end": text(last + "\0")}
+
+
 def get(key: str) -> Json:
     return {"request_range": {"key": text(key)}}
 
@@ -135,6 +153,11 @@ def value_above(key: str, value: bytes) -> Json:
 
 def absent(key: str) -> Json:
     return {"key": text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
+
+
+def none_of(prefix: str) -> Json:
+    """No key begins with `prefix`."""
+    return {**whole(prefix), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
 
 
 def when(compare: Sequence[Json], then: Sequence[Json], otherwise: Sequence[Json] = ()) -> Json:

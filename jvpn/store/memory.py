@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION, last_of_epoch
-from jvpn.store.base import StoreError
+from jvpn.store.base import Birth, StoreError, with_addresses
+from jvpn.store.memory_addresses import MemoryAddresses
 
 
 class MemoryStore:
@@ -17,6 +19,10 @@ class MemoryStore:
         self._records: dict[bytes, SessionRecord] = {}
         self._timestamps_us: dict[bytes, int] = {}
         self._overtaken: list[bytes] = []
+        self._addresses = MemoryAddresses(self._has_session)
+
+    def _has_session(self, client_public: bytes) -> bool:
+        return any(record.client_public == client_public for record in self._records.values())
 
     def _check(self) -> None:
         if self.broken:
@@ -26,10 +32,12 @@ class MemoryStore:
     def batch(self) -> Iterator[None]:
         self._check()
         before = dict(self._records), dict(self._timestamps_us)
+        addresses = self._addresses.copy()
         try:
             yield
         except StoreError:
             self._records, self._timestamps_us = before
+            self._addresses.put_back(addresses)
             raise
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
@@ -41,6 +49,28 @@ class MemoryStore:
             self._records[record.session_id] = record
         newest = self._timestamps_us.get(record.client_public, 0)
         self._timestamps_us[record.client_public] = max(timestamp_us, newest)
+
+    def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
+        self._check()
+        birth, client = Birth(), record.client_public
+        given = pool.give(client, self._addresses.held(client), self._addresses)
+        if given is None:
+            birth.settle(None)
+            return birth
+        for one in given:
+            self._addresses.keep(client, one)
+        born = with_addresses(record, {one.version: one.address for one in given})
+        self.save(born, timestamp_us)
+        birth.settle(born)
+        return birth
+
+    def inner_addresses(self) -> dict[bytes, tuple[str, ...]]:
+        self._check()
+        return self._addresses.all()
+
+    def release_addresses(self, client_public: bytes) -> bool:
+        self._check()
+        return self._addresses.release(client_public)
 
     def load(self, session_id: bytes) -> SessionRecord | None:
         self._check()

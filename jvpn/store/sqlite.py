@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION, last_of_epoch
-from jvpn.store import sealing
-from jvpn.store.base import StoreError
+from jvpn.store import sealing, sqlite_addresses
+from jvpn.store.base import Birth, StoreError, with_addresses
+from jvpn.store.sqlite_addresses import SqliteAddresses
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -48,7 +50,8 @@ class SqliteStore:
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA)
+            self._database.executescript(_SCHEMA + sqlite_addresses.SCHEMA)
+            self._addresses = SqliteAddresses(self._database)
             self._batching = False
             self._overtaken: list[bytes] = []
         except (OSError, sqlite3.Error, ValueError) as error:
@@ -65,13 +68,16 @@ class SqliteStore:
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         with self._transaction():
-            if not self._insert(record):
-                self._overtaken.append(record.session_id)
-            self._database.execute(
-                "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
-                "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
-                (record.client_public, timestamp_us),
-            )
+            self._save(record, timestamp_us)
+
+    def _save(self, record: SessionRecord, timestamp_us: int) -> None:
+        if not self._insert(record):
+            self._overtaken.append(record.session_id)
+        self._database.execute(
+            "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
+            "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
+            (record.client_public, timestamp_us),
+        )
 
     def _insert(self, record: SessionRecord) -> bool:
         """False, and nothing is changed, when the session is in a higher epoch."""
@@ -82,6 +88,30 @@ class SqliteStore:
             ).rowcount
             == 1
         )
+
+    def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
+        birth, client = Birth(), record.client_public
+        with self._transaction():
+            given = pool.give(client, self._addresses.held(client), self._addresses)
+            if given is None:
+                birth.settle(None)
+                return birth
+            for one in given:
+                self._addresses.keep(client, one)
+            born = with_addresses(record, {one.version: one.address for one in given})
+            self._save(born, timestamp_us)
+        birth.settle(born)
+        return birth
+
+    def inner_addresses(self) -> dict[bytes, tuple[str, ...]]:
+        try:
+            return self._addresses.all()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the session store {self._path}: {error}") from error
+
+    def release_addresses(self, client_public: bytes) -> bool:
+        with self._transaction():
+            return self._addresses.release(client_public)
 
     def overtaken(self) -> list[bytes]:
         overtaken, self._overtaken = self._overtaken, []
