@@ -5,6 +5,7 @@ nothing authenticated has come, and every other way (uplink and endpoint) has be
 not answer for RESET_PATIENCE_MS.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from jvpn.agent.paths import ClientPath
@@ -57,15 +58,24 @@ class Owners:
         if not self._ask_elsewhere(attempt, path, now_ms):
             self._end(attempt, now_ms)
 
-    def not_owner(self, attempt: Attempt, path: ClientPath, now_ms: int) -> bool:
-        """Another node owns the session. Returns whether there is one left to ask under the same attempt."""
-        attempt.not_owners.add(way(path))
-        return self._ask_elsewhere(attempt, path, now_ms)
+    def not_owner(self, attempt: Attempt, path: ClientPath, retry_after_ms: int, now_ms: int) -> bool:
+        """Another node owns the session. Returns whether there is one left to ask under the same attempt: now, or this
+        one itself after `retry_after_ms`, should it have the session by then; 0: it will not."""
+        if way(path) in attempt.not_owners:
+            # Everybody else has been asked since.
+            attempt.not_owners[way(path)] = now_ms + retry_after_ms
+            return bool(retry_after_ms or self._ways_left(attempt, now_ms))
+        attempt.not_owners[way(path)] = now_ms + retry_after_ms if retry_after_ms else math.inf
+        return self._ask_elsewhere(attempt, path, now_ms) or bool(retry_after_ms)
 
     def _ask_elsewhere(self, attempt: Attempt, path: ClientPath, now_ms: int) -> bool:
-        ways = self._ways_left(attempt)
+        ways = self._ways_left(attempt, now_ms)
         same_uplink = next((remote for number, remote in ways if number == path.uplink.number), None)
-        if same_uplink is not None and way(path) in attempt.refused and path.uplink.remote != same_uplink:
+        if (
+            same_uplink is not None
+            and way(path) in attempt.refused(now_ms)
+            and path.uplink.remote != same_uplink
+        ):
             path.uplink.remote = same_uplink
             self._session.switching.reroute(path.uplink, now_ms)
         if ways:
@@ -73,10 +83,11 @@ class Owners:
             self._requester.hurry(now_ms)
         return bool(ways)
 
-    def _ways_left(self, attempt: Attempt) -> list[Way]:
+    def _ways_left(self, attempt: Attempt, now_ms: int) -> list[Way]:
         uplinks = [path.uplink for path in self._paths.paths.values() if path.uplink.link_up]
         ways = [(u.number, remote) for u in uplinks for remote in u.remotes or (u.remote,)]
-        return [one for one in ways if one not in attempt.refused]
+        refused = attempt.refused(now_ms)
+        return [one for one in ways if one not in refused]
 
     def _read_data(self, now_ms: int) -> None:
         received_ms = self._session.upkeep.received_ms()

@@ -8,6 +8,7 @@ at once. ACK(pending) brings the challenge that the same request is repeated wit
 due again. A voluntary switch asks its target and nobody else.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -55,7 +56,7 @@ class Attempt:
     """A reattach in flight. `detect_ms` is how long the verdict took, `old` the path that was active.
 
     `wide`: whoever was to be asked first has not answered. `resets`, `not_owners`: ways that lead to nobody who has
-    the session.
+    the session; the latter until the time that is named, when that node may have it.
     """
 
     number: int
@@ -70,7 +71,7 @@ class Attempt:
     tries: int = 0
     wide: bool = False
     lanes: dict[tuple[int, int], Lane] = field(default_factory=dict)
-    not_owners: set[Way] = field(default_factory=set)
+    not_owners: dict[Way, float] = field(default_factory=dict)
     resets: set[Way] = field(default_factory=set)
     #: When RESETs that nobody has contradicted are believed.
     reset_due_ms: int | None = None
@@ -87,9 +88,14 @@ class Attempt:
     def voluntary(self) -> bool:
         return self.cause not in (Cause.TRANSPORT_DEAD, Cause.ADDRESS_CHANGED, Cause.REATTACH_REQUESTED)
 
-    @property
-    def refused(self) -> set[Way]:
-        return self.resets | self.not_owners
+    def refused(self, now_ms: float) -> set[Way]:
+        """Ways that are not to be asked now."""
+        return self.resets | {one for one, until_ms in self.not_owners.items() if now_ms < until_ms}
+
+    def worth_asking_ms(self, now_ms: float) -> float | None:
+        """When the first of the ways that are not to be asked now may be asked again; None: never."""
+        later = (until_ms for until_ms in self.not_owners.values() if now_ms < until_ms < math.inf)
+        return min(later, default=None)
 
     @property
     def asked(self) -> list[int]:
@@ -189,8 +195,9 @@ class Requester:
         assert attempt is not None, "there is no reattach to request"
         if not racing:
             attempt.tries += 1
-        at_ms = [attempt.lane(path).next_ms for path in racing]
-        attempt.next_ms = max(min(at_ms, default=now_ms + self._wait_ms(None, now_ms)), now_ms)
+        at_ms = [attempt.lane(path).next_ms for path in racing] or [now_ms + self._wait_ms(None, now_ms)]
+        again_ms = attempt.worth_asking_ms(now_ms)
+        attempt.next_ms = max(min(at_ms if again_ms is None else [*at_ms, again_ms]), now_ms)
 
     @staticmethod
     def _first(attempt: Attempt, racers: list[ClientPath], now_ms: int) -> list[ClientPath]:
@@ -208,7 +215,7 @@ class Requester:
         if attempt.target is not None:
             target = self._paths.paths.get(attempt.target)
             return [target] if target is not None and target.uplink.link_up else []
-        refused = attempt.refused
+        refused = attempt.refused(now_ms)
         candidates = [path for path in self._paths.candidates(now_ms) if way(path) not in refused]
         # The path that seemed dead comes last, but it comes: it may be the only one that returns. Others of its device
         # may have died with it, so of those that are sure they come after the ones that share nothing with it.

@@ -304,7 +304,7 @@ class Switching:
         owners.heard(now_ms)
         self._paths.unheard = False
         elsewhere = fail.reason == Code.NOT_OWNER and not attempt.voluntary
-        if elsewhere and owners.not_owner(attempt, path, now_ms):
+        if elsewhere and owners.not_owner(attempt, path, fail.retry_after_ms, now_ms):
             self.request(now_ms)
             return
         if fail.reason == Code.REAUTHENTICATE:

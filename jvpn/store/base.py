@@ -77,6 +77,10 @@ class OwnershipStore(Protocol):
     def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Claimed:
         """Compare-and-swap: keep `record` if version and owner are still the ones that were seen. False if not."""
 
+    def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
+        """Leave word for a session's owner that its client asks for it at `asker`, under this attempt of a reattach.
+        Nothing where there is no other node."""
+
     @property
     def fleet_key(self) -> bytes:
         """32 bytes that all nodes on this store share: tickets and reset tokens are made with it."""

@@ -114,6 +114,10 @@ class EtcdStore:
         with self._writing() as batch:
             batch.forget(session_id, version)
 
+    def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
+        with self._writing() as batch:
+            batch.ask_owner(session_id, owner, asker, attempt)
+
     def forget_timestamp(self, client_public: bytes) -> None:
         with self._writing() as batch:
             batch.forget_timestamp(client_public)

@@ -88,6 +88,8 @@ class Batch:
         #: By client: the timestamp, None to forget it; and whether it was forgotten in this batch.
         self._timestamps: dict[bytes, tuple[int | None, bool]] = {}
         self._clients: dict[bytes, bytes] = {}
+        #: What owners are left word of, by key.
+        self._wanted: dict[str, bytes] = {}
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._clients[record.session_id] = record.client_public
@@ -157,6 +159,9 @@ class Batch:
             answer.granted = False
         return answer
 
+    def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
+        self._wanted[self._keys.wanted(owner, session_id)] = b"%d %s" % (attempt, asker.encode())
+
     def of_client(self, client_public: bytes) -> dict[bytes, SessionRecord]:
         """Sessions of a client that this batch writes."""
         written = ((session_id, session.record) for session_id, session in self._sessions.items())
@@ -182,7 +187,8 @@ class Batch:
             else self._born(i, session, session.birth, last_births[session.birth.client_public] == i)
             for i, session in self._sessions.items()
         ]
-        return sessions + [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
+        timestamps = [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
+        return sessions + timestamps + [put(key, value) for key, value in self._wanted.items()]
 
     def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
         """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over, whose
@@ -215,12 +221,14 @@ class Batch:
         last = self._gone(session_id) if session.record is None else self._kept(session.record)
         owner = self._keys.owner(session_id)
         if session.seen is not None:
+            # Whoever was asked for it need not answer any more.
+            answered = delete(self._keys.wanted(session.seen[1], session_id))
             otherwise: Sequence[Json] = ()
             if session.record is None:
                 otherwise = last
             elif session.saved_after:
                 otherwise = [self._unless_taken_over(session_id, session.record.state_version, last)]
-            return when([value_is(owner, owner_value(*session.seen))], last, otherwise)
+            return when([value_is(owner, owner_value(*session.seen))], [*last, answered], otherwise)
         if not session.guarded:
             return when((), last)
         version = session.ended_at if session.record is None else session.record.state_version

@@ -20,6 +20,8 @@ class MemoryStore:
         self._timestamps_us: dict[bytes, int] = {}
         self._overtaken: list[bytes] = []
         self._addresses = MemoryAddresses(self._has_session)
+        #: What owners were left word of: session, owner, asker, attempt.
+        self.asked: list[tuple[bytes, str, str, int]] = []
 
     def _has_session(self, client_public: bytes) -> bool:
         return any(record.client_public == client_public for record in self._records.values())
@@ -87,6 +89,10 @@ class MemoryStore:
     def overtaken(self) -> list[bytes]:
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
+
+    def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
+        self._check()
+        self.asked.append((session_id, owner, asker, attempt))
 
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         self._check()

@@ -117,6 +117,9 @@ class SqliteStore:
         overtaken, self._overtaken = self._overtaken, []
         return overtaken
 
+    def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
+        return
+
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         with self._transaction():
             self._database.execute(

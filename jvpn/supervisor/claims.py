@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.record import SessionRecord
+from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, ClearRecord, PutPrefix
 from jvpn.supervisor.live_session import Arrival, LiveSession
@@ -94,7 +95,10 @@ class Claims:
 
     def _take(self, claim: _Claim, now_ms: int) -> None:
         context, session = self._context, claim.session
+        if context.fleet is not None:
+            context.fleet.settled(session.session_id)
         session.given_to_worker = True
+        departing.finish(context, session.session_id)
         context.admit(session)
         context.by_peer[session.peer.public_key] = session
         context.narrator.taken_over(session, claim.record.state_version)

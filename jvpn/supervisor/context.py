@@ -19,6 +19,7 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
+from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
@@ -91,6 +92,10 @@ class GatewayContext:
     touched: set[LiveSession] = field(default_factory=set)
     #: Sessions that have ended and that the store may still have, with their last versions: they must not come back.
     unforgotten: dict[bytes, int] = field(default_factory=dict)
+    #: Sessions that are another node's now, by id, until what is under way to them has come.
+    departing: dict[bytes, LiveSession] = field(default_factory=dict)
+    #: The nodes that the store is shared with; None where it is this node's alone.
+    fleet: Fleet | None = None
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: What workers refused, for the shell to print.
@@ -126,7 +131,7 @@ class GatewayContext:
 
     def save_again_unless(self, kept: bool, session: LiveSession, now_ms: int) -> None:
         """What a running session misses in the store is brought to it later."""
-        if not kept and session.session_id in self.sessions:
+        if not kept and self.sessions.get(session.session_id) is session:
             session.dirty_ms = now_ms + STORE_RETRY_MS
             self.touched.add(session)
 

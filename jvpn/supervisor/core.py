@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
+from jvpn.supervisor import departing
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import ClearRecord, Effect, ForgetOthers, PutPrefix, RemovePrefix
+from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix, SaveSession
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -120,20 +121,38 @@ class GatewayCore:
         context.forget(session.session_id, session.machine.state_version)
         context.free_records.append(session.record)
 
-    def overtaken(self, session_id: bytes, now_ms: int) -> None:
+    def overtaken(self, session_id: bytes, now_ms: int, owner: str = "") -> None:
         """Another node has made itself the owner of a session that lives here: it is let go without a word to its
         client, who is told by that node, and without a word to the store."""
+        session = self.context.sessions.get(session_id)
+        if session is not None:
+            self.context.counters["overtaken"] += 1
+            self._let_go(session, owner, now_ms)
+
+    def asked_for(self, session_id: bytes, asker: str, attempt: int, now_ms: int) -> None:
+        """A session's client asks for it at another node, under this attempt, and has not found it here.
+
+        It is handed over, unless that very attempt, or a later one, has been bound here meanwhile: first nothing binds
+        it here any more, then the store says whose it is. Should the store not be told, the session is this node's
+        still, and is taken over from itself.
+        """
         context, session = self.context, self.context.sessions.get(session_id)
         if session is None:
             return
-        context.counters["overtaken"] += 1
-        context.narrator.taken_away(session)
-        context.close_indexes(session)
-        context.tell(session.slot, commands.RemoveSession(context.next_seq(), session.record))
-        context.do(ClearRecord(session.record))
-        context.dismiss(session)
+        if session.bound_in_epoch and session.last_attempt >= attempt:
+            context.counters["not_handed_over"] += 1
+            return
+        facts = context.facts
+        stored = session.store_record(asker, context.wall_ms(), now_ms, facts.boot_id)
+        context.counters["handed_over"] += 1
+        self._let_go(session, asker, now_ms)
+        context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
+
+    def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
+        self.context.narrator.taken_away(session, owner)
+        self.context.dismiss(session)
         self._leave_prefixes(session, unborn=False)
-        context.free_records.append(session.record)
+        departing.depart(self.context, session, now_ms)
 
     def switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:
         """Ask the client to move to another path; it is the client who does, by a REQUEST of that cause."""
@@ -248,18 +267,20 @@ class GatewayCore:
         """When `handle_timer` is due, ms; None: nothing waits."""
         touched, self.context.touched = self.context.touched, set()
         for session in touched:
-            if session.session_id in self.context.sessions:
+            if self.context.sessions.get(session.session_id) is session:
                 self._agenda.put(session, self._upkeep.due_ms(session))
             else:
                 self._agenda.forget(session)
         due = [self._handshakes.get_timer(), self._agenda.next_ms()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
         due += [due_ms for due_ms, _datagram in self.context.farewells]
+        due.append(departing.get_timer(self.context))
         return min((at for at in due if at is not None), default=None)
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
         self.context.say_farewells(now_ms)
+        departing.handle_timer(self.context, now_ms)
         for session, expires_ms in list(self.context.confirming.values()):
             if expires_ms <= now_ms:
                 self.context.counters["worker_timeout"] += 1
@@ -267,5 +288,5 @@ class GatewayCore:
         self.get_timer()
         for session in self._agenda.take(now_ms, DEADLINES_A_TURN):
             self.context.touched.add(session)
-            if session.session_id in self.context.sessions:
+            if self.context.sessions.get(session.session_id) is session:
                 self._upkeep.handle_timer(session, now_ms)

@@ -105,6 +105,16 @@ class ForgetOthers:
 
 
 @dataclass(frozen=True, slots=True)
+class AskOwner:
+    """Let the owner of a stored session know that its client asks at `asker`, under this attempt."""
+
+    session_id: bytes
+    owner: str
+    asker: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimSession:
     """Make this node the owner of a stored session if its version and owner are still those that were seen.
 
@@ -118,7 +128,7 @@ class ClaimSession:
 
 
 #: What changes the store.
-StoreWrite = SaveSession | ClaimSession | ForgetSession | ForgetOthers
+StoreWrite = SaveSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner
 StoreEffect = LoadSession | StoreWrite
 
 Effect = (

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, assert_never
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import Claimed, OwnershipStore, StoreError
 from jvpn.supervisor.effects import (
+    AskOwner,
     ClaimSession,
     ForgetOthers,
     ForgetSession,
@@ -94,6 +95,8 @@ def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | list[SessionR
             store.forget(session_id, version)
         case ForgetOthers(client_public, session_id):
             return store.forget_others(client_public, session_id)
+        case AskOwner(session_id, owner, asker, attempt):
+            store.ask_owner(session_id, owner, asker, attempt)
         case _:
             assert_never(wanted)
     return None

@@ -9,8 +9,9 @@ code that takes over another node's. In this order, each step cheaper than what 
  4. proof                  the REQUEST opens under the stored session secret
  5. challenge              without a valid one: ACK(pending), and nothing has changed
  6. lifetime               over: FAIL, and the record goes
- 7. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
- 8. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
+ 7. owner                  another node that lives: FAIL with its name (`supervisor/fleet.py`)
+ 8. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
+ 9. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
 """
 
 from collections.abc import Callable
@@ -27,13 +28,15 @@ from jvpn.protocol.reattach import Ack, Fail, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import Buckets, Rate, TokenBucket
 from jvpn.session.machine import Reason, VersionExhausted
+from jvpn.session.ownership import Code
 from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, revive
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.claims import MOST_COPIES, Claims, Waiting
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import LoadSession
+from jvpn.supervisor.effects import AskOwner, LoadSession
+from jvpn.supervisor.fleet import ASK_AGAIN_MS, Fleet
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
@@ -172,6 +175,9 @@ class Takeover:
         if isinstance(clock, Reason):
             self._over(proven, clock)
             return
+        if context.fleet is not None and context.fleet.bars(record):
+            self._refer(proven, context.fleet, now_ms)
+            return
         session = self._restore(proven, peer, policy, now_ms)
         session.ttl = clock
         self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
@@ -193,6 +199,21 @@ class Takeover:
         )
         salt = self._context.random_bytes(16)
         answer = reattach.seal_ack(proven.secrets, salt, proven.steering_id, ack)
+        self._context.send(proven.arrival, answer)
+
+    def _refer(self, proven: "_Proven", fleet: Fleet, now_ms: int) -> None:
+        """The client is sent to the owner; should it come back, the owner is asked to hand the session over."""
+        context, record, attempt = self._context, proven.record, proven.request.attempt
+        context.counters["not_owner"] += 1
+        if fleet.referred(record.session_id, attempt, now_ms):
+            context.do(AskOwner(record.session_id, record.owner_node, context.facts.node_id, attempt))
+        owner = fleet.endpoint_of(record.owner_node)
+        self._fail(proven, Code.NOT_OWNER.value, ASK_AGAIN_MS, owner)
+
+    def _fail(self, proven: "_Proven", reason: str, retry_after_ms: int = 0, owner: str = "") -> None:
+        fail = Fail(proven.request.attempt, proven.record.state_version, retry_after_ms, reason, owner)
+        salt = self._context.random_bytes(16)
+        answer = reattach.seal_fail(proven.secrets, salt, proven.steering_id, fail)
         self._context.send(proven.arrival, answer)
 
     def _restore(self, proven: "_Proven", peer: Peer, policy: Policy, now_ms: int) -> LiveSession:
@@ -236,10 +257,7 @@ class Takeover:
     def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"") -> None:
         """The session is not revived: its client is told by proof, the store forgets it."""
         context, record = self._context, proven.record
-        fail = Fail(proven.request.attempt, record.state_version, 0, reason.value)
-        salt = context.random_bytes(16)
-        answer = reattach.seal_fail(proven.secrets, salt, proven.steering_id, fail)
-        context.send(proven.arrival, answer)
+        self._fail(proven, reason.value)
         context.narrator.released(record, reason, by)
         context.forget(record.session_id, record.state_version)
 

@@ -1,0 +1,57 @@
+"""The other nodes of a fleet, and whether a stored session may be taken from the one that owns it. Sans-I/O.
+
+A session is taken without asking when its owner's lease has ended, or when the owner is draining. An owner that lives
+has probably just not been asked yet: the client is sent there first. If it comes back under the same attempt, it cannot
+reach the owner, whom only the store still reaches: that one is asked to hand the session over. It knows best whether
+the client has found it meanwhile.
+"""
+
+from collections.abc import Mapping
+
+from jvpn.session.record import SessionRecord
+from jvpn.store.node_about import NodeAbout
+
+#: A client that is sent to the owner is not to come back earlier.
+ASK_AGAIN_MS = 200
+#: Sessions of which it is known when their clients were first sent elsewhere.
+MOST_REFERRED = 4_096
+
+
+class Fleet:
+    """`nodes`: those whose lease goes on, as the watch last told; None before it has told anything."""
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self.nodes: Mapping[str, NodeAbout] | None = None
+        #: By session: the attempt and when it was first sent to the owner.
+        self._referred: dict[bytes, tuple[int, int]] = {}
+
+    def bars(self, record: SessionRecord) -> bool:
+        """Whether the session's owner is another node that goes on serving, as far as is known."""
+        if record.owner_node == self._node_id:
+            return False
+        if self.nodes is None:
+            return True
+        owner = self.nodes.get(record.owner_node)
+        return owner is not None and not owner.draining
+
+    def endpoint_of(self, node_id: str) -> str:
+        """Where clients reach a node; empty when that is not known."""
+        about = None if self.nodes is None else self.nodes.get(node_id)
+        return about.advertise[0] if about is not None and about.advertise else ""
+
+    def referred(self, session_id: bytes, attempt: int, now_ms: int) -> bool:
+        """The client of a session that is barred asks here under `attempt`. Returns whether it was sent to the owner
+        long enough ago, so that the owner is to be asked."""
+        known, since_ms = self._referred.get(session_id, (-1, 0))
+        if known == attempt:
+            return now_ms - since_ms >= ASK_AGAIN_MS
+        self._referred.pop(session_id, None)
+        while len(self._referred) >= MOST_REFERRED:
+            self._referred.pop(next(iter(self._referred)))
+        self._referred[session_id] = (attempt, now_ms)
+        return False
+
+    def settled(self, session_id: bytes) -> None:
+        """The session lives here now."""
+        self._referred.pop(session_id, None)

@@ -1,0 +1,161 @@
+"""A session whose owner is another node: who may take it, who is sent where, and how an owner gives it away."""
+
+from dataclasses import replace
+
+import pytest
+from core_pair import CorePair, every_pair_is_sound
+from test_takeover import attached_in_epoch, send_traffic
+
+from jvpn.observability.events import OwnershipEvent, ReattachResult
+from jvpn.store.node_about import NodeAbout
+from jvpn.supervisor.fleet import ASK_AGAIN_MS, MOST_REFERRED, Fleet
+
+__all__ = ["every_pair_is_sound"]
+
+THERE = NodeAbout(advertise=("198.51.100.7:51820",))
+
+
+@pytest.fixture
+def pair() -> CorePair:
+    """The client's session is in the store as gw2's, and this node knows nothing of it."""
+    pair = CorePair().attach()
+    pair.advance(500)
+    (record,) = pair.store.sessions()
+    pair.store.save(replace(record, owner_node="gw2"), 0)
+    pair.restart_gateway()
+    pair.context.fleet = Fleet("gw")
+    send_traffic(pair)
+    return pair
+
+
+def nodes(pair: CorePair, **others: NodeAbout) -> None:
+    assert pair.context.fleet is not None
+    pair.context.fleet.nodes = {"gw": NodeAbout(), **others}
+
+
+def requests_are_refused(pair: CorePair, count: int) -> None:
+    pair.wait_for(lambda: pair.context.counters["not_owner"] >= count)
+
+
+def test_while_the_owner_lives_its_sessions_are_not_taken(pair: CorePair) -> None:
+    nodes(pair, gw2=THERE)
+    requests_are_refused(pair, 3)
+    assert pair.context.sessions == {}
+    (record,) = pair.store.sessions()
+    assert record.owner_node == "gw2"
+    # The client neither gives up nor begins anew: it asks again under the same attempt.
+    assert {e.result for e in pair.client_sink.events if isinstance(e, ReattachResult)} == set()
+    nodes(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2), ASK_AGAIN_MS + 200)
+    assert pair.client.handshakes_done == 1
+
+
+def test_nothing_is_taken_before_it_is_known_who_lives(pair: CorePair) -> None:
+    requests_are_refused(pair, 2)
+    assert pair.context.sessions == {}
+    nodes(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+
+
+def test_a_draining_owners_sessions_are_taken(pair: CorePair) -> None:
+    nodes(pair, gw2=NodeAbout(draining=True))
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert pair.store.asked == []
+
+
+def test_an_owner_that_the_client_does_not_reach_is_asked(pair: CorePair) -> None:
+    nodes(pair, gw2=THERE)
+    requests_are_refused(pair, 1)
+    assert pair.store.asked == []
+    pair.wait_for(lambda: pair.store.asked)
+    session = pair.client.session
+    assert session is not None
+    assert session.requester.attempt is not None
+    assert pair.store.asked[0] == (session.session_id, "gw2", "gw", session.requester.attempt.number)
+
+
+def test_what_an_owner_has_handed_over_is_taken(pair: CorePair) -> None:
+    nodes(pair, gw2=THERE)
+    pair.wait_for(lambda: pair.store.asked)
+    (record,) = pair.store.sessions()
+    pair.store.save(replace(record, owner_node="gw"), 0)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+
+
+def test_the_memory_of_who_was_sent_away_is_bounded() -> None:
+    fleet = Fleet("gw")
+    for number in range(MOST_REFERRED + 5):
+        assert not fleet.referred(number.to_bytes(16, "big"), 1, number)
+    first, last = bytes(16), (MOST_REFERRED + 4).to_bytes(16, "big")
+    late_ms = MOST_REFERRED + ASK_AGAIN_MS + 5
+    assert fleet.referred(last, 1, late_ms)
+    assert not fleet.referred(first, 1, late_ms)
+
+
+# The owner's side
+
+
+def owned(pair: CorePair) -> list[tuple[str, str]]:
+    return [(e.action, e.owner) for e in pair.events(OwnershipEvent)]
+
+
+def test_an_owner_hands_a_session_over_whose_client_asks_elsewhere() -> None:
+    pair = CorePair().attach()
+    session_id = pair.live.session_id
+    pair.gateway.asked_for(session_id, "gw2", pair.live.last_attempt + 1, pair.now_ms)
+    pair.settle()
+    assert pair.context.sessions == {}
+    (record,) = pair.store.sessions()
+    assert record.owner_node == "gw2"
+    assert owned(pair)[-1] == ("transferred", "gw2")
+    # What was under way is still delivered, and nothing is sent.
+    assert pair.data_up(b"late")
+    pair.wait_for(lambda: b"late" in [p for worker in pair.workers.values() for p in worker.delivered])
+    (departed,) = pair.context.departing.values()
+    assert not pair.workers[departed.slot].send_data(departed.record, b"down", pair.now_ns)
+    # In the end nothing is left of it, in the maps or at a worker.
+    pair.rules.append(lambda flight: [] if flight.up else None)
+    pair.advance(2_000)
+    assert pair.steered.ids == {}
+    assert pair.steered.prefixes == {}
+    assert sorted(pair.context.free_records) == list(range(pair.capacity))
+
+
+def test_a_client_that_has_been_bound_meanwhile_stays() -> None:
+    pair = CorePair().attach()
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    session = pair.live
+    pair.gateway.asked_for(session.session_id, "gw2", session.last_attempt, pair.now_ms)
+    pair.settle()
+    assert pair.live is session
+    assert pair.context.counters["not_handed_over"] == 1
+
+
+def test_an_owner_that_was_overtaken_lets_go_without_a_word_to_the_store() -> None:
+    pair = CorePair().attach()
+    (record,) = pair.store.sessions()
+    theirs = replace(record, owner_node="gw2", state_version=record.state_version + (1 << 40))
+    pair.store.save(theirs, 0)
+    pair.live.dirty_ms = pair.now_ms
+    pair.context.touched.add(pair.live)
+    pair.wait_for(lambda: not pair.context.sessions)
+    assert pair.store.sessions() == [theirs]
+    assert pair.context.counters["overtaken"] == 1
+
+
+def test_a_session_may_come_back_before_its_traffic_has_drained() -> None:
+    pair = CorePair().attach()
+    session_id, attempt = pair.live.session_id, pair.live.last_attempt + 1
+    pair.gateway.asked_for(session_id, "gw2", attempt, pair.now_ms)
+    pair.settle()
+    pair.context.fleet = Fleet("gw")
+    nodes(pair)
+    assert pair.client.session is not None
+    pair.link(0, False)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    pair.advance(2_000)
+    assert list(pair.context.sessions) == [session_id]
+    assert pair.context.departing == {}
+    pair.data_up(b"again")
+    pair.wait_for(lambda: b"again" in [p for worker in pair.workers.values() for p in worker.delivered])
