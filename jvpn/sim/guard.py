@@ -133,7 +133,7 @@ def state_of(world: World) -> list[object]:
     if session_of is not None:
         paths, attempt = session_of.paths, session_of.requester.attempt
         state += [paths.last_index, paths.highest_installed, None if attempt is None else attempt.number]
-        state += [] if attempt is None else [len(attempt.refused), attempt.wide]
+        state += [] if attempt is None else [len(attempt.resets), len(attempt.not_owners), attempt.wide]
     return state
 
 
