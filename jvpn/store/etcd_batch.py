@@ -89,7 +89,7 @@ class Batch:
         self._timestamps: dict[bytes, tuple[int | None, bool]] = {}
         self._clients: dict[bytes, bytes] = {}
         #: What owners are left word of, by key.
-        self._wanted: dict[str, bytes] = {}
+        self._nudges: dict[str, bytes] = {}
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._clients[record.session_id] = record.client_public
@@ -160,7 +160,7 @@ class Batch:
         return answer
 
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
-        self._wanted[self._keys.wanted(owner, session_id)] = b"%d %s" % (attempt, asker.encode())
+        self._nudges[self._keys.nudge(owner, session_id)] = b"%d %s" % (attempt, asker.encode())
 
     def of_client(self, client_public: bytes) -> dict[bytes, SessionRecord]:
         """Sessions of a client that this batch writes."""
@@ -188,7 +188,7 @@ class Batch:
             for i, session in self._sessions.items()
         ]
         timestamps = [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
-        return sessions + timestamps + [put(key, value) for key, value in self._wanted.items()]
+        return sessions + timestamps + [put(key, value) for key, value in self._nudges.items()]
 
     def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
         """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over, whose
@@ -222,7 +222,7 @@ class Batch:
         owner = self._keys.owner(session_id)
         if session.seen is not None:
             # Whoever was asked for it need not answer any more.
-            answered = delete(self._keys.wanted(session.seen[1], session_id))
+            answered = delete(self._keys.nudge(session.seen[1], session_id))
             otherwise: Sequence[Json] = ()
             if session.record is None:
                 otherwise = last

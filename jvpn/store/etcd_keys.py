@@ -8,7 +8,7 @@ Under the store's prefix:
     /sessions-of/<hex key>/<hex id>          empty: a client's sessions
     /addresses/<4 or 6>/<hex address>        key of the client that was given it; rewritten as sessions of its begin
     /addresses-of/<hex key>/<4 or 6>         the same address: a client has one of each version
-    /wanted/<node>/<hex id>                  "<attempt> <node>": the second node asks the first for a session of its
+    /nudges/<node>/<hex id>                  "<attempt> <node>": the second node asks the first for a session of its
     /nodes/<node>                            lives as long as the node's lease
     /key                                     a hash of the fleet's key: a node that has another one is refused
 """
@@ -42,7 +42,7 @@ class Keys:
         self._nodes = f"{prefix}/nodes/"
         self._addresses = f"{prefix}/addresses/"
         self._addresses_of = f"{prefix}/addresses-of/"
-        self._wanted = f"{prefix}/wanted/"
+        self._nudges = f"{prefix}/nudges/"
 
     def session(self, session_id: bytes) -> str:
         return self.sessions + session_id.hex()
@@ -68,11 +68,11 @@ class Keys:
     def address_of(self, client_public: bytes, version: int) -> str:
         return f"{self._addresses_of}{client_public.hex()}/{version}"
 
-    def wanted_of(self, node_id: str) -> str:
-        return f"{self._wanted}{node_id}/"
+    def nudges_of(self, node_id: str) -> str:
+        return f"{self._nudges}{node_id}/"
 
-    def wanted(self, node_id: str, session_id: bytes) -> str:
-        return self.wanted_of(node_id) + session_id.hex()
+    def nudge(self, node_id: str, session_id: bytes) -> str:
+        return self.nudges_of(node_id) + session_id.hex()
 
     def node(self, node_id: str) -> str:
         return self._nodes + node_id

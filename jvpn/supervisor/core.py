@@ -18,9 +18,10 @@ from jvpn.supervisor import departing
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix, SaveSession
+from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.other_nodes import OtherNodes
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.policies import Applied, Mode, Policies, PolicySet
 from jvpn.supervisor.reattaching import Reattaching
@@ -43,6 +44,8 @@ class GatewayCore:
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
+        #: What the other nodes of a fleet do to sessions of this one.
+        self.others = OtherNodes(context, self.terminate, self._leave_prefixes)
         self._upkeep = Upkeep(context, self._controlling, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
@@ -121,39 +124,6 @@ class GatewayCore:
         context.forget(session.session_id, session.machine.state_version)
         context.free_records.append(session.record)
 
-    def overtaken(self, session_id: bytes, now_ms: int, owner: str = "") -> None:
-        """Another node has made itself the owner of a session that lives here: it is let go without a word to its
-        client, who is told by that node, and without a word to the store."""
-        session = self.context.sessions.get(session_id)
-        if session is not None:
-            self.context.counters["overtaken"] += 1
-            self._let_go(session, owner, now_ms)
-
-    def asked_for(self, session_id: bytes, asker: str, attempt: int, now_ms: int) -> None:
-        """A session's client asks for it at another node, under this attempt, and has not found it here.
-
-        It is handed over, unless that very attempt, or a later one, has been bound here meanwhile: first nothing binds
-        it here any more, then the store says whose it is. Should the store not be told, the session is this node's
-        still, and is taken over from itself.
-        """
-        context, session = self.context, self.context.sessions.get(session_id)
-        if session is None:
-            return
-        if session.bound_in_epoch and session.last_attempt >= attempt:
-            context.counters["not_handed_over"] += 1
-            return
-        facts = context.facts
-        stored = session.store_record(asker, context.wall_ms(), now_ms, facts.boot_id)
-        context.counters["handed_over"] += 1
-        self._let_go(session, asker, now_ms)
-        context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
-
-    def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
-        self.context.narrator.taken_away(session, owner)
-        self.context.dismiss(session)
-        self._leave_prefixes(session, unborn=False)
-        departing.depart(self.context, session, now_ms)
-
     def switch(self, session: LiveSession, reason: Reason, now_ms: int) -> None:
         """Ask the client to move to another path; it is the client who does, by a REQUEST of that cause."""
         self._controlling.ask_to_switch(session, reason, now_ms)
@@ -166,7 +136,7 @@ class GatewayCore:
             self._rekeying.respond(session, now_ms)
         self._controlling.announce(session, now_ms)
 
-    def _leave_prefixes(self, session: LiveSession, unborn: bool) -> None:
+    def _leave_prefixes(self, session: LiveSession, unborn: bool = False) -> None:
         """Return traffic goes to the peer's other session if there is one, else nowhere."""
         context = self.context
         if context.by_peer.get(session.peer.public_key) is session:

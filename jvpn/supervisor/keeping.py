@@ -138,7 +138,7 @@ class Keeping:
             for write, said in zip(asked.writes, answers.written, strict=True):
                 self._kept(write, said, now_ms)
         for session_id in answers.overtaken:
-            self._core.overtaken(session_id, now_ms)
+            self._core.others.overtaken(session_id, now_ms)
 
     def _works_again(self) -> None:
         if not self._narrator.durable:

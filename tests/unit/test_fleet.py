@@ -102,7 +102,7 @@ def owned(pair: CorePair) -> list[tuple[str, str]]:
 def test_an_owner_hands_a_session_over_whose_client_asks_elsewhere() -> None:
     pair = CorePair().attach()
     session_id = pair.live.session_id
-    pair.gateway.asked_for(session_id, "gw2", pair.live.last_attempt + 1, pair.now_ms)
+    pair.gateway.others.asked_for(session_id, "gw2", pair.live.last_attempt + 1, pair.now_ms)
     pair.settle()
     assert pair.context.sessions == {}
     (record,) = pair.store.sessions()
@@ -126,7 +126,7 @@ def test_a_client_that_has_been_bound_meanwhile_stays() -> None:
     pair.link(0, False)
     pair.wait_for(lambda: pair.attached)
     session = pair.live
-    pair.gateway.asked_for(session.session_id, "gw2", session.last_attempt, pair.now_ms)
+    pair.gateway.others.asked_for(session.session_id, "gw2", session.last_attempt, pair.now_ms)
     pair.settle()
     assert pair.live is session
     assert pair.context.counters["not_handed_over"] == 1
@@ -147,7 +147,7 @@ def test_an_owner_that_was_overtaken_lets_go_without_a_word_to_the_store() -> No
 def test_a_session_may_come_back_before_its_traffic_has_drained() -> None:
     pair = CorePair().attach()
     session_id, attempt = pair.live.session_id, pair.live.last_attempt + 1
-    pair.gateway.asked_for(session_id, "gw2", attempt, pair.now_ms)
+    pair.gateway.others.asked_for(session_id, "gw2", attempt, pair.now_ms)
     pair.settle()
     pair.context.fleet = Fleet("gw")
     nodes(pair)
@@ -159,3 +159,52 @@ def test_a_session_may_come_back_before_its_traffic_has_drained() -> None:
     assert pair.context.departing == {}
     pair.data_up(b"again")
     pair.wait_for(lambda: b"again" in [p for worker in pair.workers.values() for p in worker.delivered])
+
+
+def test_a_session_that_a_watch_says_is_lost_is_looked_up_first() -> None:
+    pair = CorePair().attach()
+    session = pair.live
+    pair.gateway.others.all_owners({})
+    pair.gateway.others.doubt([session.session_id, bytes(16)])
+    pair.settle()
+    assert pair.live is session
+    (record,) = pair.store.sessions()
+    pair.store.save(replace(record, owner_node="gw2"), 0)
+    pair.gateway.others.all_owners({session.session_id: "gw"})
+    pair.settle()
+    assert pair.live is session
+    pair.gateway.others.all_owners({session.session_id: "gw2"})
+    pair.settle()
+    assert pair.context.sessions == {}
+    assert owned(pair)[-1] == ("transferred", "gw2")
+
+
+def test_a_session_that_another_node_has_ended_ends() -> None:
+    pair = CorePair().attach()
+    session = pair.live
+    pair.store.forget(session.session_id)
+    pair.gateway.others.doubt([session.session_id])
+    pair.settle()
+    assert session.machine.terminated
+    assert session.last_reason == "SUPERSEDED"
+
+
+def test_while_the_store_cannot_say_a_session_goes_on() -> None:
+    pair = CorePair().attach()
+    pair.store.broken = True
+    pair.gateway.others.doubt([pair.live.session_id])
+    pair.settle()
+    assert not pair.live.machine.terminated
+
+
+def test_who_lives_follows_what_nodes_say(pair: CorePair) -> None:
+    others = pair.gateway.others
+    others.announced("gw2", THERE)
+    assert pair.context.fleet is not None
+    assert pair.context.fleet.nodes is None
+    others.alive({"gw": NodeAbout()})
+    others.announced("gw2", THERE)
+    assert pair.context.fleet.endpoint_of("gw2") == THERE.advertise[0]
+    others.announced("gw2", None)
+    assert pair.context.fleet.endpoint_of("gw2") == ""
+    assert pair.context.fleet.nodes == {"gw": NodeAbout()}

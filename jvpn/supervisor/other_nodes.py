@@ -1,0 +1,100 @@
+"""What the other nodes of a fleet do to the sessions that live here: take them, ask for them, end them. Sans-I/O.
+
+Whatever is heard is news of some moment ago. So a session is let go only by what the store says when it is asked.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from jvpn.session.machine import Reason
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
+from jvpn.store.node_about import NodeAbout
+from jvpn.supervisor import departing
+from jvpn.supervisor.context import GatewayContext
+from jvpn.supervisor.effects import LoadSession, SaveSession
+from jvpn.supervisor.live_session import LiveSession
+
+
+class OtherNodes:
+    """`leave_prefixes(session)`: return traffic does not go to it any more."""
+
+    def __init__(
+        self,
+        context: GatewayContext,
+        terminate: Callable[[LiveSession, Reason, int], None],
+        leave_prefixes: Callable[[LiveSession], None],
+    ) -> None:
+        self._context = context
+        self._terminate = terminate
+        self._leave_prefixes = leave_prefixes
+
+    def alive(self, nodes: Mapping[str, NodeAbout]) -> None:
+        """All nodes whose lease goes on."""
+        if self._context.fleet is not None:
+            self._context.fleet.nodes = dict(nodes)
+
+    def announced(self, node_id: str, about: NodeAbout | None) -> None:
+        """What a node says of itself; None when its lease has ended."""
+        fleet = self._context.fleet
+        if fleet is None or fleet.nodes is None:
+            return
+        others = {name: known for name, known in fleet.nodes.items() if name != node_id}
+        fleet.nodes = others if about is None else {**others, node_id: about}
+
+    def all_owners(self, owners: Mapping[bytes, str]) -> None:
+        """Every session's owner, as it was some moment ago: what is not found there to be this node's is looked up."""
+        ours = self._context.facts.node_id
+        self.doubt(i for i in list(self._context.sessions) if owners.get(i) != ours)
+
+    def doubt(self, session_ids: Iterable[bytes]) -> None:
+        """Somebody may have taken these sessions, or ended them: the store is asked."""
+        for session_id in session_ids:
+            session = self._context.sessions.get(session_id)
+            if session is not None:
+                self._context.do(LoadSession(session_id, partial(self._found, session)))
+
+    def _found(self, session: LiveSession, found: SessionRecord | StoreError | None, now_ms: int) -> None:
+        context = self._context
+        if context.sessions.get(session.session_id) is not session:
+            return
+        if isinstance(found, StoreError):
+            context.counters["store_errors"] += 1
+        elif found is None:
+            # Its client has got another session at another node, and a client has one.
+            self._terminate(session, Reason.SUPERSEDED, now_ms)
+        elif found.owner_node != context.facts.node_id:
+            self.overtaken(session.session_id, now_ms, found.owner_node)
+
+    def overtaken(self, session_id: bytes, now_ms: int, owner: str = "") -> None:
+        """Another node has made itself the owner of a session that lives here: it is let go without a word to its
+        client, who is told by that node, and without a word to the store."""
+        session = self._context.sessions.get(session_id)
+        if session is not None:
+            self._context.counters["overtaken"] += 1
+            self._let_go(session, owner, now_ms)
+
+    def asked_for(self, session_id: bytes, asker: str, attempt: int, now_ms: int) -> None:
+        """A session's client asks for it at another node, under this attempt, and has not found it here.
+
+        It is handed over, unless that very attempt, or a later one, has been bound here meanwhile: first nothing binds
+        it here any more, then the store says whose it is. Should the store not be told, the session is this node's
+        still, and is taken over from itself.
+        """
+        context, session = self._context, self._context.sessions.get(session_id)
+        if session is None:
+            return
+        if session.bound_in_epoch and session.last_attempt >= attempt:
+            context.counters["not_handed_over"] += 1
+            return
+        facts = context.facts
+        stored = session.store_record(asker, context.wall_ms(), now_ms, facts.boot_id)
+        context.counters["handed_over"] += 1
+        self._let_go(session, asker, now_ms)
+        context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
+
+    def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
+        self._context.narrator.taken_away(session, owner)
+        self._context.dismiss(session)
+        self._leave_prefixes(session)
+        departing.depart(self._context, session, now_ms)
