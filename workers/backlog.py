@@ -96,6 +96,8 @@ class Backlog:
 
     def turn(self, now_ns: int) -> None:
         """Send what may go by now."""
+        if self.encryptor.fenced(now_ns):
+            return
         for session in list(self._paces):
             self._session_turn(session, now_ns, TURN_BYTES)
 

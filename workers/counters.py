@@ -40,6 +40,7 @@ class Counter(IntEnum):
     SEND_ERROR = 38
     ANSWERED_TOO_BIG = 39
     SENT_CROWDED_OUT = 40
+    SENT_FENCED = 41
 
     # From the network: dropped datagrams. The first five are wire.WireError's reasons.
     TRUNCATED = 48
@@ -64,6 +65,7 @@ class Counter(IntEnum):
     BAD_FRAGMENT = 68
     FRAGMENT_INCOMPLETE = 69
     RECEIVED_CROWDED_OUT = 70
+    RECEIVED_FENCED = 71
 
     # Between the worker and its supervisor.
     CHANNEL_FULL = 80

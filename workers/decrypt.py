@@ -67,6 +67,7 @@ class Decryptor:
         self._singles = singles
         self._answers = answers
         self._counters = counters
+        self._fence = table.page.fence()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._tail = memoryview(bytearray(RECEIVE_BYTES))
@@ -77,6 +78,10 @@ class Decryptor:
 
     def turn(self, udp: UdpSocket, now_ns: int) -> None:
         """Take what the socket has, at most this turn's share."""
+        fence = self._fence[0]
+        if fence and now_ns >= fence:
+            self._fenced_turn(udp, now_ns)
+            return
         if self.crowd.active:
             self._crowded_turn(udp, now_ns)
             return
@@ -103,6 +108,20 @@ class Decryptor:
         done = self._batch if received.size > received.segment else self._lone
         if not done(received, now_ns):
             self._one_by_one(udp, received, now_ns)
+
+    def _fenced_turn(self, udp: UdpSocket, now_ns: int) -> None:
+        """As `turn`, while the sessions may be another gateway's."""
+        for _ in range(TURN):
+            try:
+                received = udp.receive(self._view)
+            except OSError:
+                self._counters[Counter.UDP_READ_ERROR] += 1
+                continue
+            if received is None:
+                return
+            self._counters[Counter.UDP_READS] += 1
+            self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
+            self._singles.handle_fenced(udp, received, self._view, now_ns)
 
     def _crowded_turn(self, udp: UdpSocket, now_ns: int) -> None:
         """As `turn`, while one source floods the socket's buffer (fair.py)."""
@@ -140,12 +159,16 @@ class Decryptor:
 
     def take_crowded(self, now_ns: int) -> None:
         """Take of what waits since a flood, each session in its turn."""
-        left = QUEUED
+        fence, left = self._fence[0], QUEUED
+        fenced = 0 < fence <= now_ns
         while left > 0 and (taken := self.crowd.take()):
             for _owner, (udp, received, data), cost in taken:
                 left -= cost
                 self._buffer[: received.size] = data
-                self._take(udp, received, now_ns)
+                if fenced:
+                    self._singles.handle_fenced(udp, received, self._view, now_ns)
+                else:
+                    self._take(udp, received, now_ns)
 
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         authentic = self._singles.handle(udp, received, self._view, now_ns)

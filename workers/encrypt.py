@@ -57,6 +57,7 @@ class Encryptor:
         self._tun = tun
         self._table = table
         self._counters = counters
+        self._fence = table.page.fence()
         self._layouts: LayoutCache[tuple[int, int], SendLayout] = LayoutCache()
         # IPv4 and TCP with timestamps: a guess, corrected by the first superpacket.
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
@@ -68,6 +69,9 @@ class Encryptor:
 
     def turn(self, now_ns: int) -> None:
         """Read until nothing is left or this turn's share is done; everything read is sent on return."""
+        if self.fenced(now_ns):
+            self._fenced_turn()
+            return
         if self.crowd.active:
             self._crowded_turn(now_ns)
             return
@@ -96,6 +100,21 @@ class Encryptor:
         self._small.flush(now_ns)
         if self._table.pool.lost:
             self.count_lost()
+
+    def fenced(self, now_ns: int) -> bool:
+        """Whether this gateway's sessions may be another's by now."""
+        fence = self._fence[0]
+        return 0 < fence <= now_ns
+
+    def _fenced_turn(self) -> None:
+        for _ in range(TURN):
+            try:
+                self._tun.readv(self._layout.scatter)
+            except OSError as error:
+                self._counters[Counter.TUN_READ_ERROR] += not isinstance(error, BlockingIOError)
+                return
+            self._counters[Counter.TUN_READS] += 1
+            self._counters[Counter.SENT_FENCED] += 1
 
     def _send(self, layout: SendLayout, size: int, path: SendPath, now_ns: int) -> None:
         if layout.buffer[1]:
@@ -240,11 +259,13 @@ class Encryptor:
 
     def send_crowded(self, now_ns: int) -> None:
         """Send of what waits since a flood, each session in its turn."""
-        left = QUEUED
+        left, fenced = QUEUED, self.fenced(now_ns)
         while left > 0 and (taken := self.crowd.take()):
             for session, packet, cost in taken:
                 left -= cost
-                if session.direct is None:
+                if fenced:
+                    self._counters[Counter.SENT_FENCED] += 1
+                elif session.direct is None:
                     self._wait(session, packet, now_ns)
                 else:
                     self._layout.fill(packet)

@@ -261,12 +261,16 @@ class Page:
 
     # Fence
 
+    def fence(self) -> "memoryview[int]":
+        """One number: when this gateway's traffic ends, in ns of CLOCK_BOOTTIME, unless it is moved; 0: never."""
+        return memoryview(self._map)[_FENCE_OFFSET : _FENCE_OFFSET + _U64.size].cast("Q")
+
     def write_fence(self, until_ns: int) -> None:
-        _U64.pack_into(self._map, _FENCE_OFFSET, until_ns)
+        # In one store: struct clears the bytes first, and whoever reads between would find "never".
+        self.fence()[0] = until_ns
 
     def read_fence(self) -> int:
-        fence: int = _U64.unpack_from(self._map, _FENCE_OFFSET)[0]
-        return fence
+        return self.fence()[0]
 
 
 def _row(fields: tuple[Any, ...]) -> SessionRow:

@@ -68,6 +68,14 @@ class Singles:
             self._delivery.deliver(session, plaintexts)
         return authentic
 
+    def handle_fenced(self, udp: UdpSocket, received: Received, buffer: memoryview, now_ns: int) -> None:
+        """As `handle`, on a gateway whose sessions may be another's: only what the supervisor answers goes on."""
+        for at in range(0, received.size, received.segment):
+            if buffer[at] in DATA_KINDS or buffer[at] == PacketType.PATH:
+                self._counters[Counter.RECEIVED_FENCED] += 1
+            else:
+                self._one(udp, received, buffer[at : min(at + received.segment, received.size)], now_ns)
+
     def _one(
         self, udp: UdpSocket, received: Received, datagram: memoryview, now_ns: int
     ) -> tuple[Session, memoryview] | None:
