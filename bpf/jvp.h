@@ -100,6 +100,7 @@ enum jvp_counter {
 	JVP_COUNT_DROP_BUCKET_GLOBAL,
 	JVP_COUNT_DROP_BUCKET_SOURCE,
 	JVP_COUNT_DROP_BUCKET_ID,
+	JVP_COUNT_DROP_FENCED,
 	JVP_COUNT_REDIRECTED, /* of the OWNER ones, those that crossed to another CPU */
 	JVP_COUNT_PICK_SUPERVISOR,
 	JVP_COUNT_PICK_UNAUTHENTICATED,
@@ -196,6 +197,8 @@ BPF_LPM_TRIE(inner6, struct inner6_key, u32, JVP_CAPACITY);
 BPF_CPUMAP(cpus, JVP_CPUS);
 /* 0 → ports, flags and bucket rates. */
 BPF_ARRAY(settings, struct settings_entry, 1);
+/* 0 → when this gateway's sessions may be another's, CLOCK_BOOTTIME in ns; 0: never. */
+BPF_ARRAY(fence, u64, 1);
 /* enum jvp_counter → how often, on each CPU. */
 BPF_PERCPU_ARRAY(counters, u64, JVP_COUNTERS);
 /* 0 → the bucket that all unauthenticated datagrams share. */

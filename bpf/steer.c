@@ -4,7 +4,8 @@
  *   1. Ethernet, IP, UDP: what is not a whole datagram for one of our ports passes.
  *   2. The header's own rules: broken ones are dropped.
  *   3. The role of its steering id: the table "Who lets what pass" in docs/protocol.md.
- *   4. Delivery: to the owner's CPU, or up the stack where the reuseport program (pick.c) chooses the socket.
+ *   4. The fence: past it nothing of a session is delivered, only what the supervisor answers.
+ *   5. Delivery: to the owner's CPU, or up the stack where the reuseport program (pick.c) chooses the socket.
  *
  * This is speed and shelter. The worker judges every datagram again: it alone sees inside a GRO superpacket, and
  * an entry of `ids` or `bound` that is deleted while it is read here may already hold another session's values.
@@ -181,6 +182,14 @@ static __always_inline u32 judge(const struct datagram *datagram, const struct s
 	}
 }
 
+static __always_inline int fenced(void)
+{
+	u32 zero = 0;
+	u64 *until_ns = fence.lookup(&zero);
+
+	return until_ns && *until_ns && bpf_ktime_get_boot_ns() >= *until_ns;
+}
+
 static __always_inline int to_owner(u32 slot, const struct settings_entry *config)
 {
 	struct slot_entry *owner = slots.lookup(&slot);
@@ -208,6 +217,8 @@ int jvp_steer(struct xdp_md *ctx)
 		verdict = check_header(datagram.payload, datagram.length, config->flags);
 	if (!verdict)
 		verdict = judge(&datagram, config, &slot);
+	if (verdict >= JVP_FIRST_OWNER && verdict < JVP_FIRST_DROP && fenced())
+		verdict = JVP_COUNT_DROP_FENCED;
 	count(verdict);
 	if (verdict >= JVP_FIRST_DROP)
 		return XDP_DROP;

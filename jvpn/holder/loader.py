@@ -32,6 +32,7 @@ MAPS: Final = (
     "inner6",
     "cpus",
     "settings",
+    "fence",
     "counters",
     "global_bucket",
     "source_buckets",

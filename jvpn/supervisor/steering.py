@@ -56,6 +56,7 @@ COUNTERS: Final = (
     "drop_bucket_global",
     "drop_bucket_source",
     "drop_bucket_id",
+    "drop_fenced",
     "redirected",
     "pick_supervisor",
     "pick_unauthenticated",
@@ -71,6 +72,7 @@ _ID_ENTRY: Final = struct.Struct("=IBB2s16sQ")
 _SLOT_ENTRY: Final = struct.Struct("=III")
 _SETTINGS: Final = struct.Struct(f"=6QI{2 * MAX_PORTS}sI")
 _SLOT: Final = struct.Struct("=I")
+_FENCE: Final = struct.Struct("=Q")
 #: Frames that may wait for another CPU.
 _CPUMAP_QUEUE: Final = 2048
 
@@ -87,7 +89,17 @@ class Steering(SteeringBackend):
     def __init__(self, pin_dir: str | Path) -> None:
         self._fds: dict[str, int] = {}
         try:
-            for name in ("ids", "slots", "inner4", "inner6", "cpus", "settings", "counters", "id_buckets"):
+            for name in (
+                "ids",
+                "slots",
+                "inner4",
+                "inner6",
+                "cpus",
+                "settings",
+                "fence",
+                "counters",
+                "id_buckets",
+            ):
                 self._fds[name] = bpf.obj_get(Path(pin_dir) / name)
             for name in ("jvp_steer", "jvp_pick", "jvp_tun_queue"):
                 self._fds[name] = bpf.obj_get(Path(pin_dir) / name)
@@ -138,6 +150,9 @@ class Steering(SteeringBackend):
         if self._cpumap_allowed and self._mode == "native":
             flags |= FLAG_CPUMAP
         self._update("settings", _SLOT.pack(0), _SETTINGS.pack(*self._rates, flags, self._ports, 0))
+
+    def set_fence(self, until_ns: int) -> None:
+        self._update("fence", _SLOT.pack(0), _FENCE.pack(until_ns))
 
     def set_cpu(self, cpu: int) -> None:
         self._update("cpus", _SLOT.pack(cpu), _SLOT.pack(_CPUMAP_QUEUE))

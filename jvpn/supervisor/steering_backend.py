@@ -80,6 +80,10 @@ class SteeringBackend(ABC):
         """Let frames cross to the owner's CPU; in force in native mode only."""
 
     @abstractmethod
+    def set_fence(self, until_ns: int) -> None:
+        """Deliver DATA and PATH until `until_ns` (CLOCK_BOOTTIME; 0: for ever). From any thread."""
+
+    @abstractmethod
     def set_cpu(self, cpu: int) -> None:
         """Give a CPU the queue through which frames cross to it; before any slot names it."""
 
@@ -164,6 +168,9 @@ class NoSteering(SteeringBackend):
         return
 
     def allow_cpumap(self, allowed: bool) -> None:
+        return
+
+    def set_fence(self, until_ns: int) -> None:
         return
 
     def set_cpu(self, cpu: int) -> None:

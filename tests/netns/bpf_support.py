@@ -98,6 +98,7 @@ def steering() -> Iterator[Steering]:
         opened.set_xdp_mode("native")
         opened.allow_cpumap(False)
         opened.set_ports([PORT])
+        opened.set_fence(0)
         for slot in (2, 3, 4):
             opened.set_slot(slot, None, slot, slot - 2)
         yield opened

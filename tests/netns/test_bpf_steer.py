@@ -169,6 +169,34 @@ def test_table_says_something_about_every_type_in_every_role() -> None:
         assert said | {T.HANDSHAKE_INIT} == ALL, role
 
 
+# --- the fence ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", [Role.INSTALLED, Role.ACTIVE, Role.DRAINING])
+def test_past_the_fence_only_the_supervisors_datagrams_pass(
+    steering: Steering, family: Family, role: Role
+) -> None:
+    now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    put(steering, family, role, now_ns + HOUR_NS)
+    frames = {kind: frame(family, datagram(kind)) for kind in (*DATA_KINDS, T.PATH)}
+    before = {kind: run(steering, one) for kind, one in frames.items()}
+    assert {verdict for verdict, _ in before.values()} == {PASS}
+    steering.set_fence(now_ns)
+    assert {kind: run(steering, one) for kind, one in frames.items()} == dict.fromkeys(
+        frames, (DROP, {"drop_fenced": 1})
+    )
+    assert run(steering, frame(family, datagram(T.REATTACH_REQUEST))) == (PASS, {"pass_reattach": 1})
+    assert run(steering, frame(family, datagram(T.HANDSHAKE_INIT))) == (PASS, {"pass_handshake": 1})
+    assert run(steering, frame(family, datagram(T.CONTROL))) == (
+        (DROP, {"drop_wrong_role": 1}) if role is Role.INSTALLED else (PASS, {"pass_control": 1})
+    )
+    assert run(steering, frame(family, datagram(T.DATA, OTHER_ID))) == (DROP, {"drop_unknown_id": 1})
+    steering.set_fence(now_ns + HOUR_NS)
+    assert {kind: run(steering, one) for kind, one in frames.items()} == before
+    steering.set_fence(0)
+    assert {kind: run(steering, one) for kind, one in frames.items()} == before
+
+
 # --- samples and buckets -------------------------------------------------------------------------------------
 
 
