@@ -25,7 +25,8 @@ class SessionRecord:
     `secrets` is opaque here (sealed by the store's caller). Expiry is kept twice: `expires_boot_ms` on
     CLOCK_BOOTTIME, which counts while `boot_id` is the running boot's, and `expires_wall_ms` for any other boot
     or node. `stored_wall_ms` is when this row was written: a wall clock that reads earlier cannot be trusted
-    with the expiry.
+    with the expiry. `inner_v4`, `inner_v6`: inner prefixes of each family that are the session's while it lasts,
+    separated by spaces; a single address has no length.
     """
 
     session_id: bytes
@@ -59,6 +60,10 @@ class SessionRecord:
     @property
     def epoch(self) -> int:
         return split_version(self.state_version).epoch
+
+    @property
+    def inner_prefixes(self) -> tuple[str, ...]:
+        return (*(self.inner_v4 or "").split(), *(self.inner_v6 or "").split())
 
     def __repr__(self) -> str:
         """Never shows secrets or inner addresses: records end up in tracebacks."""

@@ -21,10 +21,10 @@ from jvpn.store.etcd_keys import (
     delete,
     end_of_epoch,
     number,
+    owned_by,
     owner_value,
     put,
     value_above,
-    value_is,
     when,
 )
 from jvpn.store.sealing import AeadOf, row_of
@@ -228,7 +228,7 @@ class Batch:
                 otherwise = last
             elif session.saved_after:
                 otherwise = [self._unless_taken_over(session_id, session.record.state_version, last)]
-            return when([value_is(owner, owner_value(*session.seen))], [*last, answered], otherwise)
+            return when(owned_by(owner, *session.seen), [*last, answered], otherwise)
         if not session.guarded:
             return when((), last)
         version = session.ended_at if session.record is None else session.record.state_version
@@ -241,9 +241,10 @@ class Batch:
 
     def _kept(self, record: SessionRecord) -> list[Json]:
         keys, session_id = self._keys, record.session_id
+        owner = owner_value(record.state_version, record.owner_node, record.inner_prefixes)
         return [
             put(keys.session(session_id), msgspec.msgpack.encode(row_of(record, self._aead_of))),
-            put(keys.owner(session_id), owner_value(record.state_version, record.owner_node)),
+            put(keys.owner(session_id), owner),
             put(keys.session_of(record.client_public, session_id), b""),
         ]
 

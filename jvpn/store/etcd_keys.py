@@ -3,7 +3,8 @@
 Under the store's prefix:
 
     /sessions/<hex id>                       the record, msgpack of its row (store/sealing.py)
-    /owners/<hex id>                         "<version, 20 digits> <node>": what claims compare, and owners watch
+    /owners/<hex id>                         "<version, 20 digits> <node> ", then inner prefixes, a space behind each:
+                                             what claims compare
     /clients/<hex key>/timestamp             "<µs, 20 digits>", so that etcd's order of bytes is that of numbers
     /sessions-of/<hex key>/<hex id>          empty: a client's sessions
     /addresses/<4 or 6>/<hex address>        key of the client that was given it; rewritten as sessions of its begin
@@ -11,10 +12,12 @@ Under the store's prefix:
     /nudges/<node>/<hex id>                  "<attempt> <node>": the second node asks the first for a session of its
     /nodes/<node>                            lives as long as the node's lease
     /key                                     a hash of the fleet's key: a node that has another one is refused
+
+All nodes watch owners, nudges and nodes.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jvpn.session.version import last_of_epoch
@@ -77,6 +80,19 @@ class Keys:
     def node(self, node_id: str) -> str:
         return self._nodes + node_id
 
+    def node_of(self, key: str) -> str | None:
+        """The node whose key it is; None for another one."""
+        return key.removeprefix(self._nodes) if key.startswith(self._nodes) else None
+
+    def nudged_by(self, key: str) -> str | None:
+        """The node that is asked for a session by this key; None for another one."""
+        return key.removeprefix(self._nudges).partition("/")[0] if key.startswith(self._nudges) else None
+
+    @property
+    def watched(self) -> Json:
+        """Nodes, nudges and owners, which are next to each other: one range, so one watch and one page for all."""
+        return {"key": text(self._nodes), "range_end": text(_after(self.owners))}
+
 
 def hex_tail(key: str) -> bytes | None:
     """The id at the end of a key; None when there is none."""
@@ -90,14 +106,28 @@ def number(value: int) -> bytes:
     return b"%0*d" % (_DIGITS, value)
 
 
-def owner_value(version: int, owner: str) -> bytes:
-    return number(version) + b" " + owner.encode()
+def owner_value(version: int, owner: str, prefixes: Iterable[str] = ()) -> bytes:
+    """A space behind every word, so that what one owner may write is a range, see `owned_by`."""
+    return number(version) + "".join(f" {word}" for word in (owner, *prefixes)).encode() + b" "
 
 
-def split_owner(value: bytes) -> tuple[int, str]:
-    """Version and node. Raises ValueError."""
-    version, _, owner = value.decode().partition(" ")
-    return int(version), owner
+def split_owner(value: bytes) -> tuple[int, str, tuple[str, ...]]:
+    """Version, node, inner prefixes. Raises ValueError."""
+    version, owner, *prefixes = value.decode().split()
+    return int(version), owner, tuple(prefixes)
+
+
+def split_nudge(value: bytes) -> tuple[int, str]:
+    """Attempt, and the node that asks. Raises ValueError."""
+    attempt, asker = value.decode().split()
+    return int(attempt), asker
+
+
+def owned_by(key: str, version: int, owner: str) -> list[Json]:
+    """Of that node in that version, whatever its prefixes; False where there is no such key. No name of a node has a
+    character that comes before the "!"."""
+    beginning = number(version) + b" " + owner.encode()
+    return [value_above(key, beginning), value_below(key, beginning + b"!")]
 
 
 def end_of_epoch(version: int) -> bytes:
@@ -152,6 +182,11 @@ def delete(key: str) -> Json:
 def value_is(key: str, value: bytes) -> Json:
     """False where there is no such key."""
     return {"key": text(key), "target": "VALUE", "result": "EQUAL", "value": text(value)}
+
+
+def value_below(key: str, value: bytes) -> Json:
+    """False where there is no such key."""
+    return {"key": text(key), "target": "VALUE", "result": "LESS", "value": text(value)}
 
 
 def value_above(key: str, value: bytes) -> Json:

@@ -1,20 +1,21 @@
-"""What becomes of the owners of sessions, as etcd tells it: for a node that lost a session while it did not look.
+"""What becomes of the sessions and nodes of a fleet, as etcd tells it: for a node that lost a session while it did not
+look, and for the way of what is sent to a client from inside.
 
-A watch begins with `Everything`, all owners at one moment, then gives each change after it. It goes on where it was
-over lost connections and other members. Where etcd has thrown away what was between (compaction) there is an
+A watch begins with `Everything`, all owners and nodes at one moment, then gives each change after it. It goes on where
+it was over lost connections and other members. Where etcd has thrown away what was between (compaction) there is an
 `Everything` again: what the node believes to own and does not find there, it has lost.
 """
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jvpn.store import etcd_keys as ops
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
 from jvpn.store.etcd_keys import Json, Keys
 from jvpn.store.etcd_socket import DeadlineSocket
+from jvpn.store.node_about import NodeAbout, decode
 
 _PAGE = 2048
 #: After so long without a word the member is asked something that takes a majority to answer: one that hangs, or is
@@ -23,40 +24,78 @@ _SILENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """A session that this node owned belongs to `owner` now; to nobody when that is None: it has ended."""
+class Ownership:
+    """A session's owner. `born`: etcd's revision at which the session began, greater for one that began later."""
+
+    owner: str
+    version: int
+    prefixes: tuple[str, ...]
+    born: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A session was kept, taken over, or has ended (`now` is None then). `before` is None for one that has just begun,
+    and where etcd does not know any more."""
 
     session_id: bytes
-    owner: str | None
-    version: int
+    before: Ownership | None
+    now: Ownership | None
+    revision: int
+
+    def lost_by(self, node_id: str) -> bool:
+        """Whether it was that node's and is not now. True where nobody knows whose it was: better told than not."""
+        if self.now is not None and self.now.owner == node_id:
+            return False
+        if self.before is not None:
+            return self.before.owner == node_id
+        return self.now is None or self.now.born != self.revision
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A node says this of itself, as long as its lease goes on; None when that has ended."""
+
+    node_id: str
+    about: NodeAbout | None
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class Everything:
-    """Version and node of every session there is."""
+class Asked:
+    """`asker` asks `node_id`, which lives, for a session whose client has come there under `attempt`."""
 
-    owners: Mapping[bytes, tuple[int, str]]
+    node_id: str
+    session_id: bytes
+    asker: str
+    attempt: int
     revision: int
 
 
-Change = Released | Everything
+@dataclass(slots=True)
+class Everything:
+    """All sessions, all nodes that live, and what they are asked for."""
+
+    owners: dict[bytes, Ownership] = field(default_factory=dict)
+    nodes: dict[str, NodeAbout] = field(default_factory=dict)
+    asked: list[Asked] = field(default_factory=list)
+    revision: int = 0
 
 
-class OwnerWatch:
-    """`poll(timeout_s)`: changes for `node_id`, in the order of etcd. One thread; raises StoreError.
+Change = Owned | Announced | Asked | Everything
+
+
+class FleetWatch:
+    """`poll(timeout_s)`: changes in the order of etcd. One thread; raises StoreError.
 
     `revision`: all changes up to it were given. Given to another watch, that one goes on from there; None begins with
     Everything.
     """
 
-    def __init__(
-        self, access: EtcdAccess, node_id: str, prefix: str = "/jvpn", revision: int | None = None
-    ) -> None:
+    def __init__(self, access: EtcdAccess, prefix: str = "/jvpn", revision: int | None = None) -> None:
         self.revision = revision
         self._client = EtcdClient(access)
-        self._prefix = Keys(prefix).owners
-        self._node_id = node_id
+        self._keys = Keys(prefix)
         self._stream: DeadlineSocket | None = None
         self._unread = b""
         self._in_body = False
@@ -82,7 +121,7 @@ class OwnerWatch:
     def _open(self) -> None:
         assert self.revision is not None
         wanted = {
-            **ops.whole(self._prefix),
+            **self._keys.watched,
             "start_revision": str(self.revision + 1),
             "prev_kv": True,
             "progress_notify": True,
@@ -96,7 +135,7 @@ class OwnerWatch:
         if time.monotonic() - self._heard_s < _SILENCE_S:
             return
         watched = self._client.member
-        self._client.read("/v3/kv/range", {**ops.whole(self._prefix), "count_only": True})
+        self._client.read("/v3/kv/range", {**self._keys.watched, "count_only": True})
         if self._client.member != watched:
             self._close_stream()
             raise StoreError(f"the watch at etcd's member {watched} is broken: it does not answer")
@@ -146,54 +185,76 @@ class OwnerWatch:
             return [self._everything()]
         if result.get("canceled"):
             raise self._broken(str(result.get("cancel_reason", "it has ended the watch")))
-        changes = [change for event in result.get("events", []) if (change := self._released(event))]
+        changes = [change for event in result.get("events", []) if (change := self._change(event))]
         # Only what this watch was told counts: the answer to its creation bears a revision of later changes.
         if not result.get("created"):
             self.revision = max(self.revision or 0, int(result["header"]["revision"]))
         return list(changes)
 
-    def _released(self, event: Json) -> Released | None:
-        """None for what was another node's before, and for what stays this one's."""
+    def _change(self, event: Json) -> Change | None:
         kv = event["kv"]
-        session_id = ops.hex_tail(ops.data(kv["key"]).decode())
+        key, revision, gone = (
+            ops.data(kv["key"]).decode(),
+            int(kv["mod_revision"]),
+            event.get("type") == "DELETE",
+        )
+        node_id = self._keys.node_of(key)
+        if node_id is not None:
+            return Announced(node_id, None if gone else self._about(kv), revision)
+        session_id = ops.hex_tail(key)
         if session_id is None:
             return None
-        version, owner = self._owner(event.get("prev_kv"))
-        born = kv.get("create_revision") == kv["mod_revision"]
-        # Without what was there before, which may be compacted, it may have been this node's: better told than not.
-        if born or owner not in (self._node_id, None):
-            return None
-        revision = int(kv["mod_revision"])
-        if event.get("type") == "DELETE":
-            return Released(session_id, None, version, revision)
-        version, owner = self._owner(kv)
-        return None if owner == self._node_id else Released(session_id, owner, version, revision)
+        nudged = self._keys.nudged_by(key)
+        if nudged is not None:
+            return None if gone else self._asked(nudged, session_id, kv)
+        return Owned(
+            session_id, self._owner(event.get("prev_kv")), None if gone else self._owner(kv), revision
+        )
 
-    def _owner(self, kv: Json | None) -> tuple[int, str | None]:
-        """0 and None where etcd does not know any more, or somebody has written what is no owner."""
+    def _owner(self, kv: Json | None) -> Ownership | None:
+        """None where etcd does not know any more, or somebody has written what is no owner."""
+        if kv is None:
+            return None
         try:
-            return (0, None) if kv is None else ops.split_owner(ops.value_of(kv))
+            version, owner, prefixes = ops.split_owner(ops.value_of(kv))
         except ValueError:
-            return 0, None
+            return None
+        return Ownership(owner, version, prefixes, int(kv["create_revision"]))
+
+    def _about(self, kv: Json) -> NodeAbout:
+        """Nothing, of a node whose words are not understood: it lives all the same."""
+        try:
+            return decode(ops.value_of(kv))
+        except StoreError:
+            return NodeAbout()
+
+    def _asked(self, node_id: str, session_id: bytes, kv: Json) -> Asked | None:
+        try:
+            attempt, asker = ops.split_nudge(ops.value_of(kv))
+        except ValueError:
+            return None
+        return Asked(node_id, session_id, asker, attempt, int(kv["mod_revision"]))
 
     def _everything(self) -> Everything:
-        owners: dict[bytes, tuple[int, str]] = {}
-        wanted, revision = ops.whole(self._prefix), 0
+        found, wanted = Everything(), self._keys.watched
         while True:
-            page = {**wanted, "limit": str(_PAGE), "revision": str(revision)}
+            page = {**wanted, "limit": str(_PAGE), "revision": str(found.revision)}
             reply = self._client.read("/v3/kv/range", page)
-            revision = revision or int(reply["header"]["revision"])
+            found.revision = found.revision or int(reply["header"]["revision"])
             kvs = reply.get("kvs", [])
             for kv in kvs:
-                session_id = ops.hex_tail(ops.data(kv["key"]).decode())
-                version, owner = self._owner(kv)
-                if session_id is not None and owner is not None:
-                    owners[session_id] = (version, owner)
+                match self._change({"kv": kv}):
+                    case Announced(node_id, about) if about is not None:
+                        found.nodes[node_id] = about
+                    case Owned(session_id, _, now) if now is not None:
+                        found.owners[session_id] = now
+                    case Asked() as asked:
+                        found.asked.append(asked)
             if not kvs or not reply.get("more"):
                 break
-            wanted = ops.rest(self._prefix, ops.data(kvs[-1]["key"]).decode())
-        self.revision = revision
-        return Everything(owners, revision)
+            wanted = {**wanted, "key": ops.text(ops.data(kvs[-1]["key"]) + b"\0")}
+        self.revision = found.revision
+        return found
 
     def _close_stream(self) -> None:
         if self._stream is not None:

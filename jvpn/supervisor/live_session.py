@@ -309,7 +309,7 @@ class LiveSession:
 
     def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
         left_ms = self.ttl.session_deadline_ms - now_ms
-        inner = [address.partition("/")[0] for address in self.peer.addresses]
+        inner = [address.removesuffix("/128" if ":" in address else "/32") for address in self.peer.addresses]
         return SessionRecord(
             session_id=self.session_id,
             client_public=self.peer.public_key,
@@ -319,8 +319,8 @@ class LiveSession:
             state=self.machine.state,
             state_version=self.machine.state_version,
             secrets=remember(self),
-            inner_v4=next((address for address in inner if ":" not in address), None),
-            inner_v6=next((address for address in inner if ":" in address), None),
+            inner_v4=" ".join(address for address in inner if ":" not in address) or None,
+            inner_v6=" ".join(address for address in inner if ":" in address) or None,
             created_wall_ms=wall_ms - (now_ms - self.created_ms),
             expires_wall_ms=wall_ms + left_ms,
             expires_boot_ms=self.ttl.session_deadline_ms,

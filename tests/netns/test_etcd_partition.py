@@ -15,7 +15,7 @@ from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
-from jvpn.store.etcd_watch import OwnerWatch, Released
+from jvpn.store.etcd_watch import FleetWatch, Owned
 
 RECORD = SessionRecord(
     b"i" * 16, b"c" * 32, "default", "1", "gw1", State.ATTACHED, pack_version(1, 1), b"secret", None, None, 1, 2, 3,
@@ -80,7 +80,7 @@ def test_a_member_that_is_cut_off_says_nothing_and_the_others_go_on(net: Net, wh
     victim = leader if who == "leader" else next(m for m in net.cluster.members if m is not leader)
     alone, free = net.store(victim, only=True), net.store(victim)
     net.hub.call(lambda: free.save(RECORD, 100))
-    watch = OwnerWatch(net.access(victim), "gw1")
+    watch = FleetWatch(net.access(victim))
     net.hub.call(lambda: watch.poll(1))
     assert net.hub.call(lambda: watch.poll(0)) == []
     net.cut_off(victim)
@@ -103,7 +103,7 @@ def test_a_member_that_is_cut_off_says_nothing_and_the_others_go_on(net: Net, wh
 
     def told() -> bool:
         try:
-            return any(isinstance(c, Released) and c.owner == "gw2" for c in watch.poll(0.2))
+            return any(isinstance(c, Owned) and c.lost_by("gw1") for c in watch.poll(0.2))
         except StoreError:
             return False
 

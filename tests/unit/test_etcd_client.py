@@ -9,7 +9,7 @@ import pytest
 
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
-from jvpn.store.etcd_watch import OwnerWatch
+from jvpn.store.etcd_watch import FleetWatch
 
 Behaviour = Callable[[socket.socket, threading.Event], None]
 
@@ -104,7 +104,7 @@ def test_a_stranger_ends_no_call_late(serve: Callable[[Behaviour], Server], how:
 
 
 def test_a_watch_on_a_stranger_says_so(serve: Callable[[Behaviour], Server]) -> None:
-    watch = OwnerWatch(EtcdAccess([serve(say(b"hello\n")).url], 0.5), "gw1", revision=1)
+    watch = FleetWatch(EtcdAccess([serve(say(b"hello\n")).url], 0.5), revision=1)
     with pytest.raises(StoreError, match="broken"):
         watch.poll(5)
     watch.close()

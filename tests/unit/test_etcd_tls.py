@@ -18,7 +18,7 @@ from jvpn.lab.running import wait_for
 from jvpn.store.base import StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess
-from jvpn.store.etcd_watch import Everything, OwnerWatch, Released
+from jvpn.store.etcd_watch import Change, Everything, FleetWatch, Owned
 
 
 class Authority:
@@ -91,14 +91,15 @@ def secured(tmp_path: Path) -> Iterator[Clusters]:
 def test_sessions_and_changes_come_over_tls(secured: Clusters, tmp_path: Path) -> None:
     cluster, ours = secured(None)
     store = EtcdStore(cluster.access(**ours), etcd_cluster.fleet_key(tmp_path))
-    watch = OwnerWatch(cluster.access(**ours), RECORD.owner_node)
+    watch = FleetWatch(cluster.access(**ours))
     assert isinstance(watch.poll(1)[0], Everything)
     assert watch.poll(0) == []
     store.save(RECORD, 100)
     assert store.load(RECORD.session_id) == RECORD
     store.forget(RECORD.session_id)
-    (ended,) = wait_for("the change", lambda: watch.poll(0.2))
-    assert isinstance(ended, Released)
+    changes: list[Change] = []
+    wait_for("its end", lambda: changes.extend(watch.poll(0.2)) or len(changes) == 2)
+    assert [isinstance(change, Owned) and change.now is None for change in changes] == [False, True]
     watch.close()
     store.close()
 
