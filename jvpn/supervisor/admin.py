@@ -156,7 +156,7 @@ class GatewayAdmin:
             index=None if active is None else active.index,
             transport=None if active is None else active.transport.name.lower(),
             source=source,
-            inner_addresses=list(session.peer.addresses),
+            inner_addresses=list(session.prefixes),
             age_ms=at_ms - session.created_ms,
             since_ms=at_ms - machine.since_ms,
             rx_bytes=seen.received_bytes,

@@ -215,7 +215,7 @@ class Adoption:
         context.write_row(session)
         context.open_indexes(session)
         if context.by_peer.get(session.peer.public_key) is session:
-            for prefix in session.peer.addresses:
+            for prefix in session.prefixes:
                 context.do(PutPrefix(prefix, session.slot))
         context.tell(session.slot, session.add_command(context.next_seq()))
         if session.bindings.active is not None:
@@ -263,7 +263,7 @@ class Adoption:
         for steering_id in found.steering_ids:
             if steering_id not in context.by_steering_id:
                 context.do(RemoveId(steering_id))
-        wanted = {prefix for session in context.by_peer.values() for prefix in session.peer.addresses}
+        wanted = {prefix for session in context.by_peer.values() for prefix in session.prefixes}
         for prefix in found.prefixes:
             if prefix not in wanted:
                 context.do(RemovePrefix(prefix))

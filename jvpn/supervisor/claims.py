@@ -105,7 +105,7 @@ class Claims:
         context.do(ClearRecord(session.record))
         context.write_row(session)
         context.open_indexes(session)
-        for prefix in session.peer.addresses:
+        for prefix in session.prefixes:
             context.do(PutPrefix(prefix, session.slot))
         context.tell(session.slot, session.add_command(context.next_seq()))
         context.counters["takeovers"] += 1

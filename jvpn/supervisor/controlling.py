@@ -192,7 +192,7 @@ class Controlling:
         session.configured, session.ticketed = True, installed
         facts = self._context.facts
         config = messages.Config(
-            addresses=list(session.peer.addresses),
+            addresses=list(session.prefixes),
             routes=list(facts.routes),
             mtu=facts.mtu,
             policy=messages.raw_json(session.policy.to_wire()),

@@ -142,8 +142,11 @@ class GatewayCore:
         if context.by_peer.get(session.peer.public_key) is session:
             del context.by_peer[session.peer.public_key]
         other = context.by_peer.get(session.peer.public_key)
-        for prefix in session.peer.addresses:
-            context.do(RemovePrefix(prefix) if other is None else PutPrefix(prefix, other.slot))
+        for prefix in session.prefixes:
+            if other is not None and prefix in other.prefixes:
+                context.do(PutPrefix(prefix, other.slot))
+            else:
+                context.do(RemovePrefix(prefix))
         if other is not None and unborn:
             # It had taken the older session's routes in the worker already.
             context.tell(other.slot, other.add_command(context.next_seq()))

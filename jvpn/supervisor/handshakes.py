@@ -173,7 +173,7 @@ class Handshakes:
         context.do(ClearRecord(session.record))
         context.write_row(session)
         context.open_indexes(session)
-        for prefix in session.peer.addresses:
+        for prefix in session.prefixes:
             context.do(PutPrefix(prefix, session.slot))
         session.given_to_worker = True
         add = session.add_command(context.next_seq())

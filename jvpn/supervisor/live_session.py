@@ -89,6 +89,8 @@ class LiveSession:
     ) -> None:
         self.session_id = session_id
         self.peer = peer
+        #: Inner prefixes that it may send from and is reached at.
+        self.prefixes = peer.addresses
         self.policy = policy
         self.secrets = secrets
         self.epoch = machine_epoch
@@ -233,7 +235,7 @@ class LiveSession:
         )
 
     def add_command(self, seq: int) -> commands.AddSession:
-        inner = list(self.peer.addresses)
+        inner = list(self.prefixes)
         return commands.AddSession(
             seq=seq,
             record=self.record,
@@ -309,7 +311,7 @@ class LiveSession:
 
     def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
         left_ms = self.ttl.session_deadline_ms - now_ms
-        inner = [address.removesuffix("/128" if ":" in address else "/32") for address in self.peer.addresses]
+        inner = [address.removesuffix("/128" if ":" in address else "/32") for address in self.prefixes]
         return SessionRecord(
             session_id=self.session_id,
             client_public=self.peer.public_key,
