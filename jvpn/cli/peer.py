@@ -31,7 +31,15 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     reset.add_argument("peer", metavar="NAME")
     reset.set_defaults(run=run_reset_clock)
-    for verb in (show, reset):
+    release = verbs.add_parser(
+        "release-address",
+        help="give a peer's inner address back to the pool",
+        description="Frees the inner addresses that a peer without a session was given out of the pool, for others. "
+        "Its next session gets what is free then.",
+    )
+    release.add_argument("peer", metavar="NAME")
+    release.set_defaults(run=run_release_address)
+    for verb in (show, reset, release):
         add_run_dir(verb)
 
 
@@ -62,6 +70,18 @@ def run_reset_clock(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_release_address(args: argparse.Namespace) -> int:
+    """0, or 1 (AdminError) when the peer has a session, or its addresses are not out of the pool."""
+    answer = ask(args.run_dir, {"command": "release-address", "peer": args.peer})
+    if args.json:
+        print(json.dumps(answer))
+    elif answer["released"]:
+        print(f"{args.peer} has given back {', '.join(answer['released'])}")
+    else:
+        print(f"{args.peer} had no address out of the pool")
+    return 0
+
+
 def operator() -> str:
     """Who asks, for the log: the login behind sudo, else the user."""
     try:
@@ -78,7 +98,7 @@ def peers_text(answer: list[dict[str, Any]]) -> str:
         [
             peer["name"],
             peer["public_key"],
-            peer["addresses"][0].partition("/")[0],
+            inner[0].partition("/")[0] if (inner := peer["addresses"] + peer["pool_addresses"]) else "-",
             clock_text(peer["last_handshake_us"]),
             f"{peer['stale_inits']:,}",
             str(len(peer["sessions"])),
@@ -97,13 +117,20 @@ def peer_text(peer: dict[str, Any], now_us: int) -> str:
         [
             f"peer            {peer['name']}",
             f"public key      {peer['public_key']}",
-            f"addresses       {', '.join(peer['addresses'])}",
+            f"addresses       {addresses_text(peer)}",
             f"policy          {peer['policy']}",
             f"last handshake  {last}",
             f"stale INITs     {peer['stale_inits']:,} since the gateway started",
             f"sessions        {', '.join(peer['sessions']) or 'none'}",
         ]
     )
+
+
+def addresses_text(peer: dict[str, Any]) -> str:
+    if peer["addresses"]:
+        return ", ".join(peer["addresses"])
+    pooled = ", ".join(peer["pool_addresses"])
+    return f"{pooled} (out of the pool)" if pooled else "none yet: its first session gets one out of the pool"
 
 
 def clock_text(timestamp_us: int | None) -> str:

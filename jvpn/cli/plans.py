@@ -59,6 +59,7 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         pin_dir=BPFFS / config.node_id,
         capacity=max(64, 4 * len(peers)),
         dns=config.dns,
+        pool=config.pool,
         offload=config.offload == "auto",
     )
 

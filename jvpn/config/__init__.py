@@ -7,8 +7,9 @@
 from jvpn.config.client import ClientConfig, parse_client
 from jvpn.config.errors import ConfigError
 from jvpn.config.fleet import FleetConfig
-from jvpn.config.gateway import GatewayConfig, PeerConfig, parse_gateway
+from jvpn.config.gateway import GatewayConfig, parse_gateway
 from jvpn.config.loader import load_client, load_gateway, load_policies
+from jvpn.config.peers import PeerConfig
 
 __all__ = [
     "ClientConfig",

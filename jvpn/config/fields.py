@@ -88,6 +88,13 @@ class Fields(Source):
         super().__init__(file, ConfigError)
         self.directory = directory
 
+    def some(self, node: yaml.Node, field: str, example: str) -> list[tuple[str, yaml.Node]]:
+        """The items of a list that is not empty."""
+        items = self.items(node, field)
+        if not items:
+            self.fail(node, field, "the list is empty", f"write at least one, as {example}")
+        return items
+
     def path(self, node: yaml.Node, field: str) -> Path:
         return self.directory / Path(self.text(node, field)).expanduser()
 

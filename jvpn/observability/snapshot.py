@@ -84,12 +84,14 @@ class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A configured peer of a gateway. `public_key` is base64; `sessions` are SessionIDs in hexadecimal.
 
     `last_handshake_us`: the timestamp of its last confirmed handshake, microseconds since 1970 by the client's clock;
-    None without one. `stale_inits`: INITs not newer than that, since the gateway started.
+    None without one. `stale_inits`: INITs not newer than that, since the gateway started. `addresses`: prefixes out
+    of the configuration; `pool_addresses`: what it was given out of the pool, when there are none.
     """
 
     name: str
     public_key: str
     addresses: list[str]
+    pool_addresses: list[str] = []
     policy: str
     last_handshake_us: int | None
     stale_inits: int

@@ -55,8 +55,11 @@ class GatewayAdmin:
             return self.policies()
         if command == "reset-clock":
             return self._peers.reset_clock(str(request.get("peer", "")), str(request.get("by", "")))
+        if command == "release-address":
+            return self._peers.release_address(str(request.get("peer", "")))
         known = (
-            "peers, policies, policy-apply, reset-clock, sessions, status, switch, switching and terminate"
+            "peers, policies, policy-apply, release-address, reset-clock, sessions, status, switch, switching "
+            "and terminate"
         )
         raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 

@@ -27,6 +27,7 @@ from jvpn.supervisor.effects import (
     RemovePrefix,
 )
 from jvpn.supervisor.history import Answered
+from jvpn.supervisor.inner import still_theirs
 from jvpn.supervisor.live_session import CODES, REASONS, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
@@ -110,7 +111,8 @@ class Adoption:
         context.admit(session)
         unborn = session.machine.state is State.BIRTH
         known = context.peers.find(session.peer.public_key) is not None
-        if known and not unborn:
+        addressed = bool(session.prefixes)
+        if known and addressed and not unborn:
             older = context.by_peer.get(session.peer.public_key)
             if older is None or older.created_ms <= session.created_ms:
                 context.by_peer[session.peer.public_key] = session
@@ -121,6 +123,10 @@ class Adoption:
         elif not known:
             self._result.ended.append(f"{session.hex_id}: its peer is not configured any more")
             self._core.terminate(session, Reason.KEY_REVOKED, self._now_ms)
+        elif not addressed:
+            why = "its inner address is not its client's any more"
+            self._result.ended.append(f"{session.hex_id}: {why}")
+            self._core.terminate(session, Reason.SESSION_TTL_EXPIRED, self._now_ms, {"why": why})
         else:
             self._result.sessions += 1
             context.narrator.transferred(session, session.slot, "SUPERVISOR_RESTARTED")
@@ -152,6 +158,7 @@ class Adoption:
             created_ms=stored.expires_boot_ms - policy.lifetime_ms,
             key_limits=context.facts.key_limits[current.suite.number],
         )
+        session.prefixes = still_theirs(session.peer, stored, memory.pooled, context.facts.pool) or ()
         state = State.from_number(row.state)
         session.machine = Machine.adopt(
             state,

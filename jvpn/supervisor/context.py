@@ -9,7 +9,11 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.constants import CLOSE_REPEATS, Role
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.key_limits import KEY_LIMITS, KeyLimits
+from jvpn.session.pool import InnerPool
+from jvpn.session.record import SessionRecord
+from jvpn.store.base import StoreError
 from jvpn.supervisor.effects import (
+    BearSession,
     Effect,
     ForgetSession,
     PutId,
@@ -56,6 +60,8 @@ class GatewayFacts:
     mtu: int
     routes: tuple[str, ...]
     default_policy: Policy
+    #: Where peers without addresses get theirs.
+    pool: InnerPool | None = None
     #: Name servers that clients are told of.
     dns: tuple[str, ...] = ()
     #: How far a key may be used, by suite.
@@ -98,7 +104,7 @@ class GatewayContext:
     fleet: Fleet | None = None
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
-    #: What workers refused, for the shell to print.
+    #: What workers refused and what else an operator is to know, for the shell to print.
     worker_errors: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,6 +134,18 @@ class GatewayContext:
         """Have the store keep a session as it is now; `then(kept, now_ms)` when it has, or cannot."""
         stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
         self.do(SaveSession(stored, timestamp_us, then))
+
+    def bear(
+        self,
+        session: LiveSession,
+        now_ms: int,
+        timestamp_us: int,
+        pool: InnerPool,
+        then: Callable[[SessionRecord | StoreError | None, int], None],
+    ) -> None:
+        """As `save`, for a new session that has its inner addresses from `pool`."""
+        stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
+        self.do(BearSession(stored, timestamp_us, pool, then))
 
     def save_again_unless(self, kept: bool, session: LiveSession, now_ms: int) -> None:
         """What a running session misses in the store is brought to it later."""

@@ -151,9 +151,9 @@ class GatewayCore:
             # It had taken the older session's routes in the worker already.
             context.tell(other.slot, other.add_command(context.next_seq()))
 
-    def _not_born(self, session: LiveSession, now_ms: int) -> None:
+    def _not_born(self, session: LiveSession, why: str, now_ms: int) -> None:
         """The store would not keep a new session: fail closed."""
-        self.terminate(session, Reason.HANDSHAKE_FAIL, now_ms, {"why": "the store cannot be written"})
+        self.terminate(session, Reason.HANDSHAKE_FAIL, now_ms, {"why": why})
 
     def apply_policies(self, found: PolicySet, mode: Mode, by: str, now_ms: int) -> Applied:
         """Configuration and policy files have been read again: what they say now holds for new sessions, and with

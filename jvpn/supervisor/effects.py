@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jvpn.protocol.constants import Role
+from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 from workers.commands import Command, Endpoint
@@ -89,6 +90,19 @@ class SaveSession:
 
 
 @dataclass(frozen=True, slots=True)
+class BearSession:
+    """As SaveSession, for a new session whose client's inner addresses come from `pool`.
+
+    `then(kept, now_ms)`: the record with its addresses; None when the pool has none left.
+    """
+
+    record: SessionRecord
+    timestamp_us: int
+    pool: InnerPool
+    then: Callable[[SessionRecord | StoreError | None, int], None]
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetSession:
     """A session has ended at this version."""
 
@@ -128,7 +142,7 @@ class ClaimSession:
 
 
 #: What changes the store.
-StoreWrite = SaveSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner
+StoreWrite = SaveSession | BearSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner
 StoreEffect = LoadSession | StoreWrite
 
 Effect = (

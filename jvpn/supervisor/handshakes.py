@@ -7,6 +7,7 @@ bounded in time, and nothing else: no record, no worker, no live session replace
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from jvpn.protocol import handshake
 from jvpn.protocol.addresses import to_text
@@ -15,10 +16,12 @@ from jvpn.protocol.handshake import HandshakeError, InitOpened, Kem
 from jvpn.protocol.suites import suite
 from jvpn.session.bucket import Buckets, Rate
 from jvpn.session.machine import Reason
-from jvpn.session.record import Binding
+from jvpn.session.record import Binding, SessionRecord
+from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import Admission
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix
+from jvpn.supervisor.inner import prefixes_of
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
 
@@ -44,18 +47,20 @@ class Pending:
 
 class Handshakes:
     """`on_attached(session, older, now_ms)` follows every HANDSHAKE_OK; `older`: the peer's session until now.
-    `on_refused(session, now_ms)`: the store would not keep it, so it is not to be."""
+    `on_refused(session, why, now_ms)`: the store would not keep it, so it is not to be."""
 
     def __init__(
         self,
         context: GatewayContext,
         on_attached: OnAttached,
-        on_refused: Callable[[LiveSession, int], None],
+        on_refused: Callable[[LiveSession, str, int], None],
     ) -> None:
         self._context = context
         self._on_attached = on_attached
         self._on_refused = on_refused
         self._pending: dict[bytes, Pending] = {}
+        #: Told that the pool has no address left, since one was given the last time.
+        self._exhausted = False
         self._keys = Buckets(KEY_RATE, context.facts.capacity)
         facts = context.facts
         self._admission = Admission(facts.public_key, context.random_bytes, suite(1).hmac)
@@ -158,17 +163,39 @@ class Handshakes:
         first = Binding(0, source, local, arrival.transport, now_ms)
         session.bindings = session.bindings.bind(first, now_ms, None)
         context.peers.accept(session.peer.public_key, pending.timestamp_us)
-        context.save(
-            session, now_ms, pending.timestamp_us, lambda kept, done_ms: self._stored(session, kept, done_ms)
-        )
+        pool = context.facts.pool
+        if session.pooled and pool is not None:
+            context.bear(session, now_ms, pending.timestamp_us, pool, partial(self._born, session))
+        else:
+            context.save(session, now_ms, pending.timestamp_us, partial(self._stored, session))
         return True
+
+    def _born(self, session: LiveSession, kept: SessionRecord | StoreError | None, now_ms: int) -> None:
+        if isinstance(kept, SessionRecord):
+            self._exhausted = False
+            session.prefixes = prefixes_of(kept)
+        elif kept is None and session.session_id in self._context.confirming:
+            self._refuse_address(session, now_ms)
+            return
+        self._stored(session, isinstance(kept, SessionRecord), now_ms)
+
+    def _refuse_address(self, session: LiveSession, now_ms: int) -> None:
+        """Said once, until an address is given again."""
+        self._context.counters["pool_exhausted"] += 1
+        if not self._exhausted:
+            self._context.worker_errors.append(
+                f"peer {session.peer.name} gets no inner address: the pool has none left without a session; "
+                "make it larger, or end sessions"
+            )
+        self._exhausted = True
+        self._on_refused(session, "no inner address is left in the pool", now_ms)
 
     def _stored(self, session: LiveSession, kept: bool, now_ms: int) -> None:
         context = self._context
         if session.session_id not in context.confirming:
             return
         if not kept:
-            self._on_refused(session, now_ms)
+            self._on_refused(session, "the store cannot be written", now_ms)
             return
         context.do(ClearRecord(session.record))
         context.write_row(session)

@@ -16,6 +16,7 @@ from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import (
+    BearSession,
     ClaimSession,
     Effect,
     ForgetOthers,
@@ -148,6 +149,8 @@ class Keeping:
     def _kept(self, write: StoreWrite, said: Written, now_ms: int) -> None:
         if isinstance(write, SaveSession):
             write.then(True, now_ms)
+        elif isinstance(write, BearSession):
+            write.then(said if isinstance(said, SessionRecord) else None, now_ms)
         elif isinstance(write, ClaimSession):
             write.then(said is True, now_ms)
         elif isinstance(write, ForgetOthers) and isinstance(said, list):
@@ -191,5 +194,7 @@ class Keeping:
             self._core.context.counters["store_errors"] += 1
             if isinstance(write, SaveSession):
                 write.then(False, now_ms)
+            elif isinstance(write, BearSession):
+                write.then(error, now_ms)
             elif isinstance(write, ClaimSession):
                 write.then(None, now_ms)

@@ -89,8 +89,10 @@ class LiveSession:
     ) -> None:
         self.session_id = session_id
         self.peer = peer
-        #: Inner prefixes that it may send from and is reached at.
+        #: Inner prefixes that it may send from and is reached at. None yet where they are `pooled` and it is not born.
         self.prefixes = peer.addresses
+        #: They come from the pool, and are kept for its client.
+        self.pooled = not peer.addresses
         self.policy = policy
         self.secrets = secrets
         self.epoch = machine_epoch

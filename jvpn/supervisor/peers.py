@@ -9,7 +9,8 @@ from jvpn.policy.model import Policy
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32".
+    """A client known by its public key. `addresses` are its inner prefixes, such as "10.8.0.2/32"; with none, its
+    sessions have theirs from the gateway's pool.
 
     `policy` is what its sessions have unless it asks for one of `others`, by name. `broken`: what is wrong with the
     files of policies that it would have; `own`: the name of its own, where that is one of these.

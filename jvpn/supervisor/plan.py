@@ -7,6 +7,7 @@ from pathlib import Path
 from jvpn.holder.inventory import HolderPlan
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import TUN_MTU
+from jvpn.session.pool import InnerPool
 from jvpn.supervisor.peers import Peer
 
 NOBODY = 65_534
@@ -34,6 +35,7 @@ class GatewayPlan:
     pin_dir: Path
     capacity: int
     dns: tuple[str, ...] = ()
+    pool: InnerPool | None = None
     offload: bool = True
 
     def for_holder(self, workers: int) -> HolderPlan:

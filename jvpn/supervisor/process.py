@@ -155,6 +155,7 @@ class Gateway:
             mtu=TUN_MTU,
             routes=plan.routes,
             default_policy=plan.default_policy,
+            pool=plan.pool,
             dns=plan.dns,
         )
         peers = PeerTable({peer.public_key: peer for peer in plan.peers}, self.store.timestamps_us())

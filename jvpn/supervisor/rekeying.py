@@ -40,7 +40,9 @@ class Rekeying:
         return True
 
     def on_init(self, session: LiveSession, init_value: bytes, now_ms: int) -> None:
-        """A REKEY_INIT of an attached session."""
+        """A REKEY_INIT of an attached session. Raises WireError: its birth is still with the store, among others."""
+        if session.pooled and not session.prefixes:
+            raise WireError("rekey_too_soon")
         if not self.begin(session, init_value, now_ms):
             return
 

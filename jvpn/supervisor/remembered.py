@@ -20,7 +20,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     """`phases` are (number, secret), oldest first; `answered` is the newest REKEY_INIT and the RESPONSE to it;
     `highest_index` the highest on which anything was authenticated; `switches_ms` are the voluntary
     switches of the last minute, in the boot that the record names; `proven_from` is the address that the handshake came
-    from."""
+    from; `pooled`: its inner addresses are its client's out of the pool."""
 
     suite: int
     session: bytes
@@ -30,6 +30,7 @@ class Remembered(msgspec.Struct, frozen=True, array_like=True):
     highest_index: int = 0
     switches_ms: list[int] = []
     proven_from: str = ""
+    pooled: bool = False
 
     def __repr__(self) -> str:
         """Shows no secret: these end up in tracebacks."""
@@ -64,6 +65,7 @@ def remember(session: "LiveSession") -> bytes:
             highest_index=session.indexes.highest_seen,
             switches_ms=session.switches.times_ms,
             proven_from=session.proven_from,
+            pooled=session.pooled,
         )
     )
 

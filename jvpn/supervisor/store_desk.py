@@ -12,9 +12,10 @@ from queue import SimpleQueue
 from typing import NamedTuple, Protocol, assert_never
 
 from jvpn.session.record import SessionRecord
-from jvpn.store.base import Claimed, OwnershipStore, StoreError
+from jvpn.store.base import Birth, Claimed, OwnershipStore, StoreError
 from jvpn.supervisor.effects import (
     AskOwner,
+    BearSession,
     ClaimSession,
     ForgetOthers,
     ForgetSession,
@@ -26,8 +27,8 @@ from jvpn.supervisor.effects import (
 #: How long `close` waits for the batch that is under way.
 LAST_BATCH_S = 3.0
 
-#: Of a claim: whether it was granted. Of ForgetOthers: what was forgotten.
-Written = bool | list[SessionRecord] | None
+#: Of a claim: whether it was granted. Of a birth with inner addresses: the record. Of ForgetOthers: what was forgotten.
+Written = bool | SessionRecord | list[SessionRecord] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,17 @@ def serve(store: OwnershipStore, batch: Batch) -> Answers:
             said = [_write(store, wanted) for wanted in batch.writes]
             for ended in batch.ended:
                 store.forget(ended.session_id, ended.version)
-        # Whether a claim was granted is known at the batch's end.
-        written = [one if one is None or isinstance(one, list) else bool(one) for one in said]
+        written = [_word(one) for one in said]
     except StoreError as error:
         return Answers(loaded, error, [])
     return Answers(loaded, written, store.overtaken())
+
+
+def _word(said: "Claimed | Birth | list[SessionRecord] | None") -> Written:
+    """Whether a claim was granted, and what was born, is known at the batch's end."""
+    if isinstance(said, Birth):
+        return said.record
+    return said if said is None or isinstance(said, list) else bool(said)
 
 
 def _load(store: OwnershipStore, session_id: bytes) -> SessionRecord | StoreError | None:
@@ -85,10 +92,12 @@ def _load(store: OwnershipStore, session_id: bytes) -> SessionRecord | StoreErro
         return error
 
 
-def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | list[SessionRecord] | None:
+def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | Birth | list[SessionRecord] | None:
     match wanted:
         case SaveSession(record, timestamp_us):
             store.save(record, timestamp_us)
+        case BearSession(record, timestamp_us, pool):
+            return store.bear(record, timestamp_us, pool)
         case ClaimSession(record, version, owner):
             return store.claim(record, version, owner)
         case ForgetSession(session_id, version):

@@ -38,6 +38,7 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import AskOwner, LoadSession
 from jvpn.supervisor.fleet import ASK_AGAIN_MS, Fleet
 from jvpn.supervisor.history import Answered
+from jvpn.supervisor.inner import still_theirs
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.reattaching import Reattaching
@@ -178,8 +179,13 @@ class Takeover:
         if context.fleet is not None and context.fleet.bars(record):
             self._refer(proven, context.fleet, now_ms)
             return
+        prefixes = still_theirs(peer, record, memory.pooled, context.facts.pool)
+        if prefixes is None:
+            context.counters["address_withdrawn"] += 1
+            self._over(proven, Reason.SESSION_TTL_EXPIRED)
+            return
         session = self._restore(proven, peer, policy, now_ms)
-        session.ttl = clock
+        session.ttl, session.prefixes = clock, prefixes
         self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
 
     def _pending(self, proven: "_Proven", now_ms: int) -> None:

@@ -30,6 +30,7 @@ from jvpn.protocol.constants import DATA_KINDS, PacketType
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import split_version
+from jvpn.session.pool import InnerPool
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor import effects as gateway_does
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
@@ -111,8 +112,10 @@ class CorePair:
         uplinks: int = 2,
         slots: tuple[int, ...] = (0, 1),
         capacity: int = 64,
+        pool: InnerPool | None = None,
     ) -> None:
         self.capacity = capacity
+        self.pool = pool
         _made.append(self)
         self.now_ns = START_MS * NS
         self.random = random.Random(seed)
@@ -154,8 +157,10 @@ class CorePair:
             mtu=1400,
             routes=("10.8.0.0/24",),
             default_policy=self.policy,
+            pool=self.pool,
         )
-        laptop = Peer("laptop", x25519_public(CLIENT_KEY), ("10.8.0.2/32",), self.policy)
+        fixed = ("10.8.0.2/32",) if self.pool is None else ()
+        laptop = Peer("laptop", x25519_public(CLIENT_KEY), fixed, self.policy)
         narrator = Narrator(self.gateway_sink, "gw", self.wall_ms)
         self.context = GatewayContext(
             facts,

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from jvpn.config import ConfigError, load_client, load_gateway, load_policies
+from jvpn.config import ConfigError, GatewayConfig, load_client, load_gateway, load_policies
 from jvpn.config.client import CLIENT_FIELDS, UPLINK_FIELDS, Routes, UplinkConfig
 from jvpn.config.fields import Endpoint, parse_endpoint
-from jvpn.config.gateway import GATEWAY_FIELDS, PEER_FIELDS, XDP_MODES
+from jvpn.config.gateway import GATEWAY_FIELDS, XDP_MODES
 from jvpn.config.keys import KeyFileError, format_key, parse_key, read_key_file
+from jvpn.config.peers import PEER_FIELDS
 from jvpn.policy.model import Policy
+from jvpn.session.pool import text_of
 
 ROOT = Path(__file__).parents[2]
 KEY_A, KEY_B, KEY_C = (format_key(bytes([n]) * 32) for n in (1, 2, 3))
@@ -203,6 +205,31 @@ def test_every_field_stands_in_the_manual_and_in_the_example(name: str, fields: 
             assert re.search(rf"(^|[ #-]){field}:", example, re.M), f"{field} is not in the example"
 
 
+def pool_texts(config: GatewayConfig) -> list[tuple[str, str]]:
+    assert config.pool is not None
+    return [
+        (text_of(family.version, first), text_of(family.version, last))
+        for family in config.pool.families
+        for first, last in family.ranges
+    ]
+
+
+def test_a_pool_is_what_nobody_else_has(directory: Path):
+    """The gateway's own, network and broadcast addresses and those of peers are not in it."""
+    without = GATEWAY.replace("    addresses: [10.8.0.3/32, 192.168.7.0/24]\n", "")
+    config = gateway(directory, without + 'pool: [10.8.0.0/24, "fd00:8::/64"]\n')
+    assert config.peers[1].addresses == ()
+    assert pool_texts(config) == [
+        ("10.8.0.3", "10.8.0.254"),
+        ("fd00:8::3", "fd00:8::ffff:ffff:ffff:ffff"),
+    ]
+    config = gateway(directory, GATEWAY + "pool: [10.8.0.0/29]\n")
+    assert pool_texts(config) == [("10.8.0.4", "10.8.0.6")]
+    config = gateway(directory, GATEWAY + "pool: [10.8.0.252/30]\n")
+    assert pool_texts(config) == [("10.8.0.253", "10.8.0.254")]
+    assert gateway(directory, GATEWAY).pool is None
+
+
 # --- what a broken file says --------------------------------------------------------------------------
 
 
@@ -249,6 +276,13 @@ def with_line(text: str, old: str, new: str) -> str:
         ("peers:", "policy: ../x\npeers:", 6, "policy", "a-z"),
         ("peers:", "policies: [default, strict]\npeers:", 6, "policies[1]", "policy_dir"),
         ("peers:", "policies: [default, default]\npeers:", 6, "policies[1]", "given twice"),
+        ("    addresses: [10.8.0.3/32, 192.168.7.0/24]\n", "", 10, "peers[1].addresses", "there is no pool"),
+        ("peers:", "pool: []\npeers:", 6, "pool", "[10.8.0.0/24]"),
+        ("peers:", "pool: [10.9.0.0/24]\npeers:", 6, "pool[0]", "not part of a network of tun.addresses"),
+        ("peers:", "pool: [10.0.0.0/8]\npeers:", 6, "pool[0]", "not part of a network of tun.addresses"),
+        ("peers:", "pool: [10.8.0.0/25, 10.8.0.128/25]\npeers:", 6, "pool[1]", "same address family"),
+        ("peers:", "pool: [10.8.0.2/31]\npeers:", 6, "pool[0]", "have all of 10.8.0.2/31"),
+        ("peers:", "pool: [10.8.0.2]\npeers:", 6, "pool[0]", "a prefix"),
         ("    psk_file: site.psk", "    policies: [strict]", 12, "peers[1].policies[0]", "policy_dir"),
         ("peers:", "policy_dir: nowhere\npeers:", 0, "policy", "there are: none"),
         ("peers:", "\tpeers:", 6, "", "not valid YAML"),
