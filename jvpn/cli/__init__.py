@@ -10,6 +10,7 @@ import sys
 from jvpn import __version__
 from jvpn.cli import (
     client,
+    dataplane,
     doctor,
     down,
     keygen,
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     node = (
         keygen,
         server,
+        dataplane,
         client,
         up,
         down,

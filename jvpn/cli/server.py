@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jvpn.cli.plans import gateway_plan, policy_set
@@ -16,6 +17,11 @@ DEFAULT_CONFIG = Path("/etc/jvpn/gateway.yaml")
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("server", help="run a gateway", description=__doc__)
     parser.add_argument("-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    parser.add_argument(
+        "--keep-dataplane",
+        action="store_true",
+        help="join the data plane that 'jvpn dataplane' runs, and leave it and its sessions running at the end",
+    )
     parser.set_defaults(run=run)
 
 
@@ -25,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print("jvpn server: needs root (TUN, BPF, interfaces); start it as root", file=sys.stderr)
         return 1
     config = load_gateway(args.config)
-    plan = gateway_plan(config, str(args.config))
+    plan = replace(gateway_plan(config, str(args.config)), keep_dataplane=args.keep_dataplane)
     return serve(plan, _say, lambda: policy_set(load_gateway(args.config), config))
 
 

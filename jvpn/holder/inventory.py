@@ -1,8 +1,15 @@
 """What the holder is started with, and what it says to a supervisor: typed messages, msgpack."""
 
+from typing import Final
+
 import msgspec
 
 from workers.offload import Offload
+
+#: Holder, workers and supervisor of two versions go on together if this number is the same. Raise it when a message
+#: here, a command or report of workers, or the shared page means something else than before or lacks something. A
+#: field that is added with a default, or a message that nobody must understand, is no reason.
+PROTOCOL: Final = 1
 
 
 class HolderPlan(msgspec.Struct, frozen=True):
@@ -43,6 +50,14 @@ class Inventory(msgspec.Struct, frozen=True, tag=True):
     pid: int
     seats: list[WorkerSeat]
     offload: Offload = Offload()
+    protocol: int = 0
+
+
+class Announced(msgspec.Struct, frozen=True, tag="Inventory"):
+    """What can be read of the Inventory of any version. `protocol` 0: older than the number."""
+
+    pid: int
+    protocol: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -59,11 +74,12 @@ class WorkerReplaced(msgspec.Struct, frozen=True, tag=True):
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
-    """From the supervisor: end the workers and yourself."""
+    """From the supervisor: end the workers and yourself. The same in every version."""
 
 
 HolderMessage = Inventory | Refused | WorkerReplaced | Shutdown
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(HolderMessage).decode
+decode_first = msgspec.msgpack.Decoder(Announced | Refused).decode
 MAX_MESSAGE = 65_536

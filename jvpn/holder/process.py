@@ -21,7 +21,16 @@ import msgspec
 from multiprocess import get_context
 
 from jvpn.holder import descriptors, inventory
-from jvpn.holder.inventory import HolderPlan, Inventory, Refused, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.holder.inventory import (
+    PROTOCOL,
+    HolderPlan,
+    Inventory,
+    Refused,
+    Shutdown,
+    WorkerReplaced,
+    WorkerSeat,
+)
+from jvpn.holder.notify import ready
 from jvpn.holder.signals import stop_pipe
 from jvpn.protocol.constants import SLOT_FIRST_WORKER
 from workers import commands, offload, privileges, tun, udp
@@ -161,7 +170,7 @@ class Holder:
         self._selector.register(newcomer, selectors.EVENT_READ, self._on_supervisor)
         self.generation += 1
         seats = [worker.seat for worker in self.workers if worker.seat is not None]
-        first = Inventory(self.generation, self.plan, os.getpid(), seats, self.offload)
+        first = Inventory(self.generation, self.plan, os.getpid(), seats, self.offload, PROTOCOL)
         passed = [self.page, self.queues[0]]
         passed += [member.fileno() for group in self.groups for member in group[:SLOT_FIRST_WORKER]]
         passed += [worker.channel.fileno() for worker in self.workers]
@@ -176,7 +185,7 @@ class Holder:
             message = b""
         if not message:
             self._forget_supervisor()
-        elif isinstance(inventory.decode(message), Shutdown):
+        elif _is_shutdown(message):
             self._running = False
 
     def _forget_supervisor(self) -> None:
@@ -212,6 +221,14 @@ class Holder:
                 os.waitpid(worker.pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 continue
+
+
+def _is_shutdown(message: bytes) -> bool:
+    """What another version may say beyond that is not for us, and no reason to end."""
+    try:
+        return isinstance(inventory.decode(message), Shutdown)
+    except msgspec.MsgspecError:
+        return False
 
 
 def _refuse_existing(tun_name: str) -> None:
@@ -265,6 +282,7 @@ def main() -> int:
         return 1
     try:
         holder = Holder(plan)
+        ready()
         holder.run(listener)
     except OSError as error:
         where = ", ".join(f"{address}:{port}" for address, port in plan.listen)

@@ -44,16 +44,20 @@ def keygen(path: Path) -> str:
 
 
 class Node:
-    """A running `jvpn server` or `jvpn client`; its output is kept in `log`."""
+    """A running `jvpn server`, `jvpn dataplane` or `jvpn client`; its output is kept in `log`."""
 
-    def __init__(self, namespace: Namespace, command: str, config: Path, run_dir: Path, events: Path) -> None:
+    def __init__(
+        self, namespace: Namespace, command: str, config: Path, run_dir: Path, events: Path, *options: str
+    ) -> None:
         self.namespace = namespace
         self.run_dir = run_dir
         self.events = events
-        self.log = config.with_suffix(".log")
+        self.log = config.with_name(
+            f"{config.stem}-{command}.log" if command == "dataplane" else f"{config.stem}.log"
+        )
         with self.log.open("w") as log:
             self.process: subprocess.Popen[bytes] = namespace.popen(
-                [*JVPN, command, "-c", str(config)], stdout=log, stderr=subprocess.STDOUT
+                [*JVPN, command, *options, "-c", str(config)], stdout=log, stderr=subprocess.STDOUT
             )
 
     def ask(self, command: str, **more: object) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from jvpn.holder import descriptors, inventory
-from jvpn.holder.inventory import HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.holder.inventory import PROTOCOL, HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
 from jvpn.holder.process import SOCKET_NAME
 from jvpn.transports.udp import UdpTransport
 from workers import commands
@@ -40,26 +40,40 @@ class HolderLink:
         connection.settimeout(START_TIMEOUT_S)
         try:
             message, self.passed = descriptors.receive(connection, inventory.MAX_MESSAGE)
-            first = inventory.decode(message) if message else None
+            first = inventory.decode_first(message) if message else None
         except (OSError, msgspec.MsgspecError):
             first = None
         if isinstance(first, inventory.Refused):
             raise DataPlaneError(
                 f"supervisor {first.pid} is at work on this run_dir; stop it first (kill {first.pid})"
             )
-        if not isinstance(first, Inventory):
+        if first is None:
             raise DataPlaneError("the data plane could not start, for the reason in the line before")
-        self.inventory = first
+        self.pid = first.pid
+        self.protocol = first.protocol
+        told = inventory.decode(message) if first.protocol == PROTOCOL else None
+        #: None: of a version that cannot be understood.
+        self.inventory = told if isinstance(told, Inventory) else None
+
+    @property
+    def used(self) -> bool:
+        """Whether another supervisor has served here before: there may be sessions."""
+        return self.inventory is None or self.inventory.generation > 1
+
+    def let_go(self) -> None:
+        """Leave that data plane to somebody else."""
+        for descriptor in self.passed:
+            os.close(descriptor)
+        self.connection.close()
 
     def shut_down(self) -> None:
         """End that data plane and wait until it has. Raises DataPlaneError when it does not end."""
         for descriptor in self.passed:
             os.close(descriptor)
-        pid = self.inventory.pid
         with contextlib.suppress(OSError):
             descriptors.send(self.connection, inventory.encode(Shutdown()))
-        if not wait_for_end(pid, START_TIMEOUT_S):
-            raise DataPlaneError(f"the earlier data plane (holder {pid}) does not end; kill {pid}")
+        if not wait_for_end(self.pid, START_TIMEOUT_S):
+            raise DataPlaneError(f"the earlier data plane (holder {self.pid}) does not end; kill {self.pid}")
         self.connection.close()
 
 
@@ -70,19 +84,27 @@ def find_holder(run_dir: Path) -> HolderLink | None:
 
 
 class DataPlane:
-    """Adopts `found` when it is what `plan` asks for, else ends it (`difference` says why) and starts a new holder.
+    """Takes `found` when it is what `plan` asks for, else ends it (`difference` says why) and starts a new holder.
 
-    Descriptors belong to this object until `close` or `release`.
+    `joins`: the holder is a service of its own, so that nothing else than `found` will do (DataPlaneError, and it runs
+    on). `adopted`: there may be sessions. Descriptors belong to this object until `close` or `release`.
     """
 
-    def __init__(self, plan: HolderPlan, found: HolderLink | None = None) -> None:
+    def __init__(self, plan: HolderPlan, found: HolderLink | None = None, *, joins: bool = False) -> None:
         self._path = Path(plan.run_dir) / SOCKET_NAME
         self._process: subprocess.Popen[bytes] | None = None
-        self.difference = "" if found is None else _difference(plan, found.inventory)
-        self.adopted = found is not None and not self.difference
+        self.difference = "" if found is None else _difference(plan, found)
+        if joins:
+            _refuse_others(found, self.difference)
         if found is not None and self.difference:
             found.shut_down()
-        link = found if found is not None and self.adopted else HolderLink(self._start(plan))
+            found = None
+        self.adopted = found is not None and found.used
+        link = found or HolderLink(self._start(plan))
+        if link.inventory is None:
+            raise DataPlaneError(
+                f"the data plane that was started speaks version {link.protocol}, not {PROTOCOL}"
+            )
         self._holder = link.connection
         self.inventory = link.inventory
         self._gone = False
@@ -206,8 +228,22 @@ class DataPlane:
         os.close(self.tun_queue)
 
 
-def _difference(plan: HolderPlan, running: Inventory) -> str:
+def _refuse_others(found: HolderLink | None, difference: str) -> None:
+    if found is None:
+        raise DataPlaneError("no data plane runs with this run_dir; start it: systemctl start jvpn-dataplane")
+    if difference:
+        found.let_go()
+        raise DataPlaneError(
+            f"the data plane that runs (holder {found.pid}) cannot be taken over: {difference}. It forwards on. "
+            "Undo that, or end it and its connections: systemctl restart jvpn-dataplane"
+        )
+
+
+def _difference(plan: HolderPlan, link: HolderLink) -> str:
     """Why the running data plane cannot serve `plan`; empty when it can."""
+    running = link.inventory
+    if running is None:
+        return f"its version of messages is {link.protocol}, this program's {PROTOCOL}"
     if running.generation >= LAST_GENERATION:
         return "it has had as many supervisors as counters can tell apart"
     names = [name for name in plan.__struct_fields__ if getattr(plan, name) != getattr(running.plan, name)]

@@ -11,7 +11,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from jvpn.holder import bpf_syscall
 from jvpn.protocol.constants import SLOT_FIRST_WORKER, TUN_MTU
-from jvpn.supervisor.dataplane import DataPlane, HolderLink
+from jvpn.supervisor.dataplane import DataPlane, DataPlaneError, HolderLink
 from jvpn.supervisor.interfaces import (
     XdpState,
     attach_steering,
@@ -52,7 +52,7 @@ class SteeredDataPlane:
         self._running: DataPlane | None = None
         self.xdp = XdpState()
         undo.add_unless_left(self._remove_pins)
-        self.steering = self._open(found is not None)
+        self.steering = self._open(found is not None and found.used)
         undo.add(lambda: self.steering.close())
         undo.add(self._end_dataplane)
         self._start(found)
@@ -81,11 +81,14 @@ class SteeredDataPlane:
 
     def _start(self, found: HolderLink | None = None) -> None:
         workers = self._plan.workers
+        joins = self._plan.keep_dataplane
         if not self.steering.available and workers > 1:
+            if joins:
+                raise self._too_many_workers()
             self._say("without the BPF programs one worker serves all sessions")
             workers = 1
-        self.dataplane = self._running = DataPlane(self._plan.for_holder(workers), found)
-        self._undo.leave_running = self.dataplane.adopted
+        self.dataplane = self._running = DataPlane(self._plan.for_holder(workers), found, joins=joins)
+        self._undo.leave_running = joins or self.dataplane.adopted
         if self.dataplane.difference:
             self._say(f"the earlier data plane was ended: {self.dataplane.difference}")
         configure_tun(self._plan.tun_name, self._plan.addresses, TUN_MTU)
@@ -104,8 +107,10 @@ class SteeredDataPlane:
         """To the last step: other workers than the first would get packets of sessions that they do not have."""
         if not isinstance(self.steering, Steering):
             raise error
-        self._undo.leave_running = False
-        self._end_dataplane()
+        joins = self._plan.keep_dataplane
+        if not joins:
+            self._undo.leave_running = False
+            self._end_dataplane()
         detach_everywhere(bpf_syscall.prog_info(self.steering.steer_fd).id)
         self.steering.close()
         self._remove_pins()
@@ -115,8 +120,18 @@ class SteeredDataPlane:
             refusal = f"loaded, but not for this configuration: {error}"
         note_refusal(self._plan.run_dir, refusal)
         self.steering = self._none(refusal)
-        self._start()
+        if not joins:
+            self._start()
+        elif self._plan.workers > 1:
+            raise self._too_many_workers()
         self._steer()
+
+    @staticmethod
+    def _too_many_workers() -> DataPlaneError:
+        return DataPlaneError(
+            "without the BPF programs one worker serves all sessions, and the data plane has more: mend what the line "
+            "before says, or set 'workers: 1' and systemctl restart jvpn-dataplane"
+        )
 
     def _attach_xdp(self) -> None:
         steering, plan, state = self.steering, self._plan, self.xdp

@@ -15,7 +15,10 @@ NOBODY = 65_534
 
 @dataclass(frozen=True, slots=True)
 class GatewayPlan:
-    """Everything a gateway is told by its configuration, read and checked."""
+    """Everything a gateway is told by its configuration, read and checked.
+
+    `keep_dataplane`: the holder is a service of its own; find it running, and leave it and the sessions at the end.
+    """
 
     node_id: str
     listen: list[tuple[str, int]]
@@ -37,6 +40,7 @@ class GatewayPlan:
     dns: tuple[str, ...] = ()
     pool: InnerPool | None = None
     offload: bool = True
+    keep_dataplane: bool = False
 
     def for_holder(self, workers: int) -> HolderPlan:
         """The same for the process that keeps sockets and TUN, with as many workers as can be steered to."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from jvpn import __version__
+from jvpn.holder.notify import ready
 from jvpn.holder.signals import signal_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer, make_run_dir
 from jvpn.observability.sink import open_sink
@@ -111,7 +112,7 @@ class Gateway:
         if self.dataplane.adopted:
             self._adopt(stored)
         self._watch()
-        self._undo.leave_running = False
+        self._undo.leave_running = plan.keep_dataplane
 
     def _capabilities(self) -> frozenset[int]:
         """What is still needed: to write the maps, to detach from interfaces, to reach files that root does not own.
@@ -297,7 +298,7 @@ class Gateway:
                     steering.remove_prefix(prefix)
 
     def close(self) -> None:
-        """Tell the clients, then take away everything that was made, in reverse order."""
+        """Take away everything that was made, in reverse order; where the data plane is kept, what is only ours."""
         self._undo.run()
 
     @property
@@ -315,6 +316,7 @@ def serve(
         say(f"cannot start: {error}")
         return 1
     listening = ", ".join(f"{address}:{port}" for address, port in plan.listen)
+    ready()
     say(f"gateway {plan.node_id} listens on {listening} with {len(gateway.dataplane.seats)} workers")
     try:
         gateway.run()
