@@ -102,6 +102,10 @@ class GatewayContext:
     departing: dict[bytes, LiveSession] = field(default_factory=dict)
     #: The nodes that the store is shared with; None where it is this node's alone.
     fleet: Fleet | None = None
+    #: Whether this node's sessions may be another's by now: asked at every reattach.
+    fenced: Callable[[int], bool] = lambda _now_ms: False
+    #: A client has seen a higher epoch than this node knows: the node's lease is to be renewed at once, if it can be.
+    doubt_lease: Callable[[], None] = lambda: None
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: What workers refused and what else an operator is to know, for the shell to print.

@@ -43,6 +43,7 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
+from jvpn.supervisor.fence import Fence
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.ladder import SteeredDataPlane
 from jvpn.supervisor.live_session import Arrival
@@ -161,7 +162,8 @@ class Gateway:
         )
         peers = PeerTable({peer.public_key: peer for peer in plan.peers}, self.store.timestamps_us())
         narrator = Narrator(self.sink, plan.node_id, wall_ms)
-        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page)
+        fence = Fence(page, self.steering)
+        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page, fenced=fence.fenced)
 
     def _watch(self) -> None:
         for number, (supervised, strangers) in enumerate(self.dataplane.transports):

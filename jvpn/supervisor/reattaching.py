@@ -96,7 +96,7 @@ class Reattaching:
                 session_deadline_ms=ttl.session_deadline_ms,
                 loss_deadline_ms=ttl.loss_deadline_ms,
             ),
-            NodeFacts(node_id),
+            NodeFacts(node_id, self._context.fenced(now_ms)),
             now_ms,
             self._policy_facts(asked, now_ms),
         )
@@ -135,6 +135,8 @@ class Reattaching:
         if verdict.counts_against_session:
             session.security_failures += 1
             context.write_row(session)
+        if verdict.check_fence:
+            context.doubt_lease()
         if verdict.kind is Kind.PENDING:
             self.acknowledge(asked, Result.PENDING, now_ms)
         elif verdict.kind is Kind.SAME_ACK:
