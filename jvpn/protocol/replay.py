@@ -1,4 +1,7 @@
-"""The replay window of RFC 6479, one byte per counter in a ring, so that a run of counters is a slice.
+"""The replay window of RFC 6479, with a bit for each counter, so that a run of counters is a slice.
+
+While counters come one after the other there is nothing to write down: a window knows from where on all of them have
+been seen. It has a ring of bits from the first gap on.
 
 A counter that is not above `highest` and not within the last `size` counts as seen. Callers check only counters of
 datagrams that have been authenticated: a forged one must not move the window.
@@ -10,6 +13,8 @@ from jvpn.protocol.constants import REPLAY_WINDOW
 
 #: 0 ↔ 1, byte by byte: seen → fresh.
 _INVERT: Final = bytes((1, 0)) + bytes(254)
+#: The bits of each byte, lowest first, as bytes of 0 and 1.
+_BITS: Final = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
 
 
 class ReplayWindow:
@@ -19,25 +24,33 @@ class ReplayWindow:
     `seen_below` - 1 (so -1 for a new window).
     """
 
-    __slots__ = ("_ring", "_size", "highest")
+    __slots__ = ("_ring", "_size", "_whole_from", "highest")
 
     def __init__(self, size: int = REPLAY_WINDOW, seen_below: int = 0) -> None:
         self._size = size
-        # Slot counter % size is 1 when that counter, the one within (highest - size, highest], was seen.
-        self._ring = bytearray(b"\1") * size
         self.highest = seen_below - 1
+        #: Everything from here to `highest` has been seen, whatever the ring says of it.
+        self._whole_from = 0
+        #: Of counters below `_whole_from` that are not too old: with slot = counter % size, bit slot % 8 of byte
+        #: slot // 8 is set when that one was seen. None: all of them were.
+        self._ring: bytearray | None = None
 
     def check_and_set(self, counter: int) -> bool:
         """Mark one counter; True when it had not been seen."""
         gap = counter - self.highest
-        slot = counter % self._size
         if gap > 0:
             if gap > 1:
-                self._fill(self.highest + 1, gap - 1, 0)
+                self._skip(counter)
             self.highest = counter
-        elif gap <= -self._size or self._ring[slot]:
+            return True
+        if counter >= self._whole_from or gap <= -self._size:
             return False
-        self._ring[slot] = 1
+        slot = counter % self._size
+        at, bit = slot >> 3, 1 << (slot & 7)
+        ring = self._written()
+        if ring[at] & bit:
+            return False
+        ring[at] |= bit
         return True
 
     def check_and_set_run(self, first: int, count: int) -> bytes | None:
@@ -50,15 +63,15 @@ class ReplayWindow:
         gap = first - self.highest
         if gap > 0:
             if gap > 1:
-                self._fill(self.highest + 1, gap - 1, 0)
-            self._fill(first, count, 1)
+                self._skip(first)
             self.highest = last
             return None
         fresh = self.seen_run(first, count).translate(_INVERT)
         if 1 not in fresh:
             return fresh
         start = max(first, self.highest - self._size + 1)
-        self._fill(start, last - start + 1, 1)
+        if start < self._whole_from:
+            self._mark(start, min(last + 1, self._whole_from) - start, seen=True)
         self.highest = max(last, self.highest)
         return fresh if 0 in fresh else None
 
@@ -69,24 +82,52 @@ class ReplayWindow:
         too_old = min(max(oldest - first, 0), count)
         ahead = min(max(end - 1 - self.highest, 0), count)
         known = count - too_old - ahead
-        return b"\1" * too_old + self._slice(first + too_old, known) + bytes(ahead)
+        whole = min(max(end - ahead - self._whole_from, 0), known)
+        written = self._seen(first + too_old, known - whole) if known > whole else b""
+        return b"\1" * too_old + written + b"\1" * whole + bytes(ahead)
 
-    def _fill(self, first: int, count: int, value: int) -> None:
+    def _skip(self, counter: int) -> None:
+        """Nothing between `highest` and `counter` has been seen; the next to be seen is `counter`."""
+        if self._ring is None:
+            self._ring = bytearray(b"\xff") * -(-self._size // 8)
+        else:
+            self._mark(self._whole_from, self.highest + 1 - self._whole_from, seen=True)
+        self._mark(self.highest + 1, counter - self.highest - 1, seen=False)
+        self._whole_from = counter
+
+    def _written(self) -> bytearray:
+        ring = self._ring
+        assert ring is not None
+        return ring
+
+    def _mark(self, first: int, count: int, seen: bool) -> None:
         size = self._size
         if count >= size:
-            self._ring = bytearray((value,)) * size
+            self._ring = bytearray(b"\xff" if seen else b"\0") * -(-size // 8)
             return
         start = first % size
         end = start + count
-        piece = (b"\1" if value else b"\0") * count
         if end <= size:
-            self._ring[start:end] = piece
+            self._mark_slots(start, end, seen)
         else:
-            self._ring[start:] = piece[: size - start]
-            self._ring[: end - size] = piece[size - start :]
+            self._mark_slots(start, size, seen)
+            self._mark_slots(0, end - size, seen)
 
-    def _slice(self, first: int, count: int) -> bytes:
+    def _mark_slots(self, start: int, end: int, seen: bool) -> None:
+        ring, low, high = self._written(), start >> 3, (end + 7) >> 3
+        mask = ((1 << (end - start)) - 1) << (start & 7)
+        bits = int.from_bytes(ring[low:high], "little")
+        bits = bits | mask if seen else bits & ~mask
+        ring[low:high] = bits.to_bytes(high - low, "little")
+
+    def _seen(self, first: int, count: int) -> bytes:
         start = first % self._size
         end = start + count
-        ring = self._ring
-        return bytes(ring[start:end] if end <= self._size else ring[start:] + ring[: end - self._size])
+        if end <= self._size:
+            return self._seen_slots(start, end)
+        return self._seen_slots(start, self._size) + self._seen_slots(0, end - self._size)
+
+    def _seen_slots(self, start: int, end: int) -> bytes:
+        low = start >> 3
+        bits = b"".join([_BITS[byte] for byte in bytes(self._written()[low : (end + 7) >> 3])])
+        return bits[start - (low << 3) : end - (low << 3)]

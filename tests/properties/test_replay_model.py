@@ -36,7 +36,7 @@ STEPS = st.lists(st.tuples(OFFSETS, st.one_of(st.just(0), st.integers(1, 140))),
 
 @settings(max_examples=400, deadline=None)
 @given(
-    size=st.sampled_from([1, 2, 7, 16, 64]),
+    size=st.sampled_from([1, 2, 7, 16, 20, 64]),
     seen_below=st.one_of(st.just(0), st.integers(0, 300)),
     steps=STEPS,
 )

@@ -62,6 +62,21 @@ def test_a_gap_can_be_filled_as_a_run() -> None:
     assert window.check_and_set_run(10, 30) == bytes(30)
 
 
+@pytest.mark.parametrize("seen_below", [0, 700])
+@pytest.mark.parametrize("in_order", [1, 100, REPLAY_WINDOW - 1, REPLAY_WINDOW, 3 * REPLAY_WINDOW + 5])
+def test_what_came_in_order_is_seen_after_the_first_gap_too(seen_below: int, in_order: int) -> None:
+    window = ReplayWindow(seen_below=seen_below)
+    for first in range(seen_below, seen_below + in_order, 41):
+        count = min(41, seen_below + in_order - first)
+        assert window.check_and_set_run(first, count) is None
+    gap = range(seen_below + in_order, seen_below + in_order + 10)
+    assert window.check_and_set(gap.stop)
+    assert not any(window.check_and_set(counter) for counter in range(gap.start))
+    assert window.seen_run(0, gap.start) == b"\1" * gap.start
+    assert [window.check_and_set(counter) for counter in gap] == [True] * 10
+    assert [window.check_and_set(counter) for counter in gap] == [False] * 10
+
+
 def test_looking_changes_nothing() -> None:
     window = ReplayWindow(size=8)
     window.check_and_set(9)
