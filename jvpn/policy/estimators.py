@@ -29,15 +29,41 @@ def patience_ns(srtt_ns: int, rttvar_ns: int, granularity_ns: int, variations: i
     return srtt_ns + max(granularity_ns, variations * rttvar_ns)
 
 
-class RoundTrip:
-    """Smoothed round trip (RFC 6298 section 2, gains 1/8 and 1/4) and the samples of a sliding window."""
+class SmoothedRoundTrip:
+    """RFC 6298 section 2, with gains 1/8 and 1/4. `srtt_ns` None: nothing has been measured."""
+
+    __slots__ = ("rttvar_ns", "srtt_ns")
+
+    def __init__(self) -> None:
+        self.srtt_ns: int | None = None
+        self.rttvar_ns = 0
+
+    def smooth(self, rtt_ns: int) -> None:
+        """One more is measured."""
+        if self.srtt_ns is None:
+            self.srtt_ns = rtt_ns
+            self.rttvar_ns = rtt_ns // 2
+        else:
+            self.rttvar_ns += (abs(self.srtt_ns - rtt_ns) - self.rttvar_ns) // 4
+            self.srtt_ns += (rtt_ns - self.srtt_ns) // 8
+
+    def patience_ns(self, granularity_ns: int, variations: int = 4) -> int:
+        """How long an answer may take, measured or not yet."""
+        if self.srtt_ns is None:
+            return UNMEASURED_ROUND_TRIP_NS
+        return patience_ns(self.srtt_ns, self.rttvar_ns, granularity_ns, variations)
+
+
+class RoundTrip(SmoothedRoundTrip):
+    """Smoothed round trip, and the samples of a sliding window."""
+
+    __slots__ = ("_samples", "_since_ns", "_window_ns")
 
     def __init__(self, window_ns: int) -> None:
+        super().__init__()
         self._window_ns = window_ns
         self._samples: deque[tuple[int, int]] = deque(maxlen=_MAX_SAMPLES)
         self._since_ns = 0
-        self.srtt_ns: int | None = None
-        self.rttvar_ns = 0
 
     def begin(self, now_ns: int) -> None:
         """What was asked before now says nothing of the window any more; the smoothed values stay."""
@@ -51,20 +77,10 @@ class RoundTrip:
     def sample(self, rtt_ns: int, now_ns: int, *, overtaken: bool = False) -> None:
         """`overtaken`: something sent later was answered before. Then only the window takes it, as RFC 7323 section 4.1
         smooths nothing but what newly acknowledges: one answer held back for seconds would have every verdict wait."""
-        if self.srtt_ns is None:
-            self.srtt_ns = rtt_ns
-            self.rttvar_ns = rtt_ns // 2
-        elif not overtaken:
-            self.rttvar_ns += (abs(self.srtt_ns - rtt_ns) - self.rttvar_ns) // 4
-            self.srtt_ns += (rtt_ns - self.srtt_ns) // 8
+        if self.srtt_ns is None or not overtaken:
+            self.smooth(rtt_ns)
         if now_ns - rtt_ns >= self._since_ns:
             self._samples.append((now_ns, rtt_ns))
-
-    def patience_ns(self, granularity_ns: int, variations: int = 4) -> int:
-        """How long an answer may take, measured or not yet."""
-        if self.srtt_ns is None:
-            return UNMEASURED_ROUND_TRIP_NS
-        return patience_ns(self.srtt_ns, self.rttvar_ns, granularity_ns, variations)
 
     def window(self, now_ns: int) -> list[int]:
         """Samples no older than the window, sorted."""

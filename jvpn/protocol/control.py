@@ -9,7 +9,6 @@ MAX_PLAINTEXT bytes and back; `seal` and `open_control` put them under the contr
 
 import math
 import struct
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -128,8 +127,8 @@ class ControlChannel:
         self._next_id = (id_prefix & 0xFF) << 24
         self._pending: dict[int, _Unacknowledged] = {}
         self._once: list[Frame] = []
-        self._seen: OrderedDict[int, int] = OrderedDict()
-        self._partial: OrderedDict[int, _Reassembly] = OrderedDict()
+        self._seen: dict[int, int] = {}
+        self._partial: dict[int, _Reassembly] = {}
         self._round_trips_ms: list[int] = []
         self._newest_config: int | None = None
         self.repeat_ms = CONTROL_REPEAT_MIN_MS
@@ -241,7 +240,7 @@ class ControlChannel:
             return None
         partial = self._partial.setdefault(frame.message_id, _Reassembly(frame.kind, frame.chunks))
         while len(self._partial) > CONTROL_REASSEMBLIES:
-            self._partial.popitem(last=False)
+            del self._partial[next(iter(self._partial))]
         if (partial.kind, partial.chunks) != (frame.kind, frame.chunks):
             return None
         partial.parts[frame.chunk] = frame.value
@@ -255,7 +254,7 @@ class ControlChannel:
         self._partial.pop(frame.message_id, None)
         self._seen[frame.message_id] = bitmap
         while len(self._seen) > CONTROL_REMEMBERED_IDS:
-            self._seen.popitem(last=False)
+            del self._seen[next(iter(self._seen))]
         if partial.kind is ControlType.CONFIG:
             newest = self._newest_config
             if newest is not None and (newest - frame.message_id) % _IDS < _IDS // 2:

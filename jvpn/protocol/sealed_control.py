@@ -16,16 +16,20 @@ from jvpn.protocol.constants import (
 )
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.replay import ReplayWindow
-from jvpn.protocol.suites import Aead
+from jvpn.protocol.suites import Suite
 from jvpn.protocol.wire import Header, WireError
 
 _WINDOWS_KEPT = 16
 
 
 class _Phase(NamedTuple):
+    """Keys, not AEADs: one is made in a microsecond when it is needed, and takes 2.5 KB as long as it is kept. Of
+    CONTROL there is little, for many sessions."""
+
     number: int
-    send: Aead
-    receive: Aead
+    suite: Suite
+    send_key: bytes
+    receive_key: bytes
 
 
 class Opened(NamedTuple):
@@ -54,9 +58,8 @@ class SealedControl:
         """Open what comes under this phase too; sending stays as it is."""
         send_key = keys.control_key(secrets, self._sends, self._epoch)
         receive_key = keys.control_key(secrets, Direction(1 - self._sends), self._epoch)
-        aead = secrets.suite.aead
         number = secrets.phase_number
-        self._phases[number & 15] = _Phase(number, aead(send_key), aead(receive_key))
+        self._phases[number & 15] = _Phase(number, secrets.suite, send_key, receive_key)
 
     def send_under(self, phase_number: int) -> None:
         """Seal under this phase from now on; it has been added."""
@@ -72,8 +75,10 @@ class SealedControl:
         sequence = self._sequences.get(index, 0)
         self._sequences[index] = sequence + 1
         counter = self._generation << GENERATION_SHIFT | sequence
-        header = Header(PacketType.CONTROL, steering_id, counter, self._sending.number & 15).encode()
-        return header + self._sending.send.encrypt(keys.nonce(index, counter), plaintext, header)
+        phase = self._sending
+        header = Header(PacketType.CONTROL, steering_id, counter, phase.number & 15).encode()
+        aead = phase.suite.aead(phase.send_key)
+        return header + aead.encrypt(keys.nonce(index, counter), plaintext, header)
 
     def open(self, index: int, datagram: bytes) -> Opened:
         """Open a datagram that came on `index`, once.
@@ -88,7 +93,8 @@ class SealedControl:
             raise WireError("unknown_phase")
         counter = int.from_bytes(header[OFFSET_COUNTER:], "big")
         try:
-            plaintext = phase.receive.decrypt(keys.nonce(index, counter), datagram[HEADER_SIZE:], header)
+            aead = phase.suite.aead(phase.receive_key)
+            plaintext = aead.decrypt(keys.nonce(index, counter), datagram[HEADER_SIZE:], header)
         except InvalidTag as error:
             raise WireError("bad_tag") from error
         if not self._window(index).check_and_set(counter):

@@ -88,7 +88,7 @@ class Controlling:
             received = [message for message in received if message.kind is not ControlType.REKEY_INIT]
         if not self._handshakes.confirm(pending, now_ms):
             return
-        session.measured(0, now_ms - pending.answered_ms, now_ms)
+        session.measured(0, now_ms - pending.answered_ms)
         for message in received:
             self._on_message(session, 0, message, now_ms)
 
@@ -109,7 +109,7 @@ class Controlling:
         active = session.bindings.active
         for round_trip_ms in session.channel.take_round_trips():
             if active is not None:
-                session.measured(active.index, round_trip_ms, now_ms)
+                session.measured(active.index, round_trip_ms)
 
     def _on_message(self, session: LiveSession, index: int, message: Message, now_ms: int) -> None:
         try:
@@ -130,7 +130,7 @@ class Controlling:
         version = machine.state_version
         session.client_version = health.state_version
         if health.rtt_us != NOT_MEASURED_US and active is not None and active.index == index:
-            session.measured(index, health.rtt_us / 1000, now_ms)
+            session.measured(index, health.rtt_us / 1000)
             draining.settle(self._context, session)
         ours = active is not None and active.index == index
         if health.proposed and ours and split_version(health.state_version).epoch == session.epoch:
@@ -183,7 +183,7 @@ class Controlling:
     def configure(self, session: LiveSession, now_ms: int, *, again: bool = False) -> None:
         """CONFIG: what the client is given; again when the installed indexes have changed, for their tickets, or
         when something else in it has (`again`)."""
-        installed = set(session.indexes.ids.values())
+        installed = tuple(sorted(session.indexes.ids))
         if session.configured and installed == session.ticketed and not again:
             return
         if session.config_id is not None:

@@ -126,8 +126,8 @@ class LiveSession:
         self.configured = False
         #: The message id of the newest CONFIG.
         self.config_id: int | None = None
-        #: Steering ids that the client has been given tickets for.
-        self.ticketed: set[bytes] = set()
+        #: Indexes that the client has been given tickets for, in order.
+        self.ticketed: tuple[int, ...] = ()
         #: Changed since the store has it, since when.
         self.dirty_ms: int | None = None
         self.ttl = TtlClock(created_ms + policy.lifetime_ms)
@@ -201,9 +201,9 @@ class LiveSession:
         kept = (self.bindings.active, self.bindings.draining)
         return tuple(binding.index for binding in kept if binding is not None)
 
-    def measured(self, index: int, round_trip_ms: float, now_ms: int) -> None:
+    def measured(self, index: int, round_trip_ms: float) -> None:
         """A round trip on `index` is known: CONTROL on the active one is repeated by it."""
-        self.round_trips.sample(index, round_trip_ms, now_ms)
+        self.round_trips.sample(index, round_trip_ms)
         active = self.bindings.active
         if active is not None and active.index == index:
             self.channel.expect(self.round_trips.patience_ms(index))

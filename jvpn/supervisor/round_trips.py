@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from jvpn.policy.estimators import MS, UNMEASURED_ROUND_TRIP_NS, RoundTrip
+from jvpn.policy.estimators import MS, UNMEASURED_ROUND_TRIP_NS, SmoothedRoundTrip
 
 #: HEALTH: not measured.
 NOT_MEASURED_US = 0xFFFFFFFF
@@ -13,14 +13,16 @@ UNMEASURED_MS = UNMEASURED_ROUND_TRIP_NS / MS
 class RoundTrips:
     """One estimate for each index; milliseconds in and out."""
 
-    def __init__(self) -> None:
-        self._paths: dict[int, RoundTrip] = {}
+    __slots__ = ("_paths",)
 
-    def sample(self, index: int, round_trip_ms: float, now_ms: int) -> None:
-        path = self._paths.setdefault(index, RoundTrip(0))
-        path.sample(round(round_trip_ms * MS), now_ms * MS)
-        # Only the smoothed values are of use here.
-        path.window(now_ms * MS)
+    def __init__(self) -> None:
+        self._paths: dict[int, SmoothedRoundTrip] = {}
+
+    def sample(self, index: int, round_trip_ms: float) -> None:
+        path = self._paths.get(index)
+        if path is None:
+            path = self._paths[index] = SmoothedRoundTrip()
+        path.smooth(round(round_trip_ms * MS))
 
     def srtt_ms(self, index: int) -> float | None:
         """None when nothing has been measured on this index."""

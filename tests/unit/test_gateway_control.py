@@ -153,11 +153,11 @@ def test_a_session_without_a_path_cannot_be_asked(monkeypatch: pytest.MonkeyPatc
 def test_repetitions_wait_for_what_a_round_trip_takes() -> None:
     trips = RoundTrips()
     assert (trips.srtt_ms(0), trips.patience_ms(0)) == (None, 0.0)
-    trips.sample(0, 100, 1)
+    trips.sample(0, 100)
     assert (trips.srtt_ms(0), trips.patience_ms(0)) == (100, 300)
-    trips.sample(0, 180, 2)
+    trips.sample(0, 180)
     assert (trips.srtt_ms(0), trips.patience_ms(0)) == (110, 110 + 4 * 57.5)
-    trips.sample(3, 10, 2)
+    trips.sample(3, 10)
     trips.keep([3])
     assert (trips.srtt_ms(0), trips.srtt_ms(3)) == (None, 10)
 
