@@ -12,12 +12,15 @@ from jvpn.agent.handshaking import Identity
 from jvpn.agent.plan import ClientPlan, DnsPlan, UplinkPlan
 from jvpn.agent.tunnel_config import EVERYTHING
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_policies
+from jvpn.config.fleet import FleetConfig
 from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite
+from jvpn.store.etcd_client import EtcdAccess
+from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.peers import Peer
-from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.plan import FleetPlan, GatewayPlan
 from jvpn.supervisor.policies import PolicySet
 
 #: What a running gateway takes up of its configuration.
@@ -61,7 +64,24 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         dns=config.dns,
         pool=config.pool,
         offload=config.offload == "auto",
+        fleet=None if config.fleet is None else _fleet(config.fleet),
     )
+
+
+def _fleet(config: FleetConfig) -> FleetPlan:
+    access = EtcdAccess(
+        config.etcd,
+        ca=config.ca,
+        certificate=config.certificate,
+        key=config.key,
+        user=config.user,
+        password=config.password,
+    )
+    about = NodeAbout(
+        advertise=tuple(str(endpoint) for endpoint in config.advertise),
+        return_addresses=tuple(str(address) for address in config.return_addresses),
+    )
+    return FleetPlan(access, config.key_file, config.prefix, config.lease_ttl_ms, about)
 
 
 def policy_set(config: GatewayConfig, first: GatewayConfig) -> PolicySet:

@@ -74,12 +74,18 @@ class OwnershipStore(Protocol):
     def load(self, session_id: bytes) -> SessionRecord | None:
         """One session; None when the store knows for certain that there is none."""
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Claimed:
-        """Compare-and-swap: keep `record` if version and owner are still the ones that were seen. False if not."""
+    def claim(
+        self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
+    ) -> Claimed:
+        """Compare-and-swap: keep `record` if version and owner are still the ones that were seen, and with `owner_gone`
+        if that owner's lease has ended. False if not."""
 
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
         """Leave word for a session's owner that its client asks for it at `asker`, under this attempt of a reattach.
         Nothing where there is no other node."""
+
+    def was_asked(self, session_id: bytes, owner: str) -> None:
+        """The owner has heard of it."""
 
     @property
     def fleet_key(self) -> bytes:

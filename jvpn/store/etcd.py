@@ -105,9 +105,11 @@ class EtcdStore:
     def release_addresses(self, client_public: bytes) -> bool:
         return self._addresses.release(client_public)
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Claimed:
+    def claim(
+        self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
+    ) -> Claimed:
         with self._writing() as batch:
-            answer = batch.claim(record, seen_version, seen_owner)
+            answer = batch.claim(record, seen_version, seen_owner, owner_gone=owner_gone)
         return answer
 
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
@@ -117,6 +119,10 @@ class EtcdStore:
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
         with self._writing() as batch:
             batch.ask_owner(session_id, owner, asker, attempt)
+
+    def was_asked(self, session_id: bytes, owner: str) -> None:
+        with self._writing() as batch:
+            batch.was_asked(session_id, owner)
 
     def forget_timestamp(self, client_public: bytes) -> None:
         with self._writing() as batch:

@@ -18,6 +18,7 @@ from jvpn.store.etcd_addresses import held_by, used_again
 from jvpn.store.etcd_keys import (
     Json,
     Keys,
+    absent,
     delete,
     end_of_epoch,
     number,
@@ -65,6 +66,8 @@ class _Session:
     guarded: bool = True
     #: Version and owner that a claim has seen.
     seen: tuple[int, str] | None = None
+    #: Whether the claim counts only if that owner's lease has ended.
+    owner_gone: bool = False
     #: Claims of this session: granted where the first comparison says so.
     answers: list[Answer] = field(default_factory=list)
     #: The version of what is forgotten.
@@ -89,7 +92,7 @@ class Batch:
         self._timestamps: dict[bytes, tuple[int | None, bool]] = {}
         self._clients: dict[bytes, bytes] = {}
         #: What owners are left word of, by key.
-        self._nudges: dict[str, bytes] = {}
+        self._nudges: dict[tuple[str, bytes], bytes | None] = {}
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._clients[record.session_id] = record.client_public
@@ -144,14 +147,17 @@ class Batch:
         else:
             present.record, present.ended_at = None, version
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> Answer:
+    def claim(
+        self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
+    ) -> Answer:
         """What this batch has written of the session is seen; after a claim of it that is not what this one has seen,
         the answer is no, although that one may be lost and this one would not."""
         answer, seen = Answer(), (seen_version, seen_owner)
         self._clients[record.session_id] = record.client_public
         present = self._sessions.get(record.session_id)
         if present is None:
-            self._sessions[record.session_id] = _Session(record, seen=seen, answers=[answer])
+            taken = _Session(record, seen=seen, answers=[answer], owner_gone=owner_gone)
+            self._sessions[record.session_id] = taken
         elif present.record is not None and not present.saved_after and present.written == seen:
             present.record = record
             present.answers.append(answer)
@@ -160,7 +166,10 @@ class Batch:
         return answer
 
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
-        self._nudges[self._keys.nudge(owner, session_id)] = b"%d %s" % (attempt, asker.encode())
+        self._nudges[owner, session_id] = b"%d %s" % (attempt, asker.encode())
+
+    def was_asked(self, session_id: bytes, owner: str) -> None:
+        self._nudges[owner, session_id] = None
 
     def of_client(self, client_public: bytes) -> dict[bytes, SessionRecord]:
         """Sessions of a client that this batch writes."""
@@ -188,7 +197,15 @@ class Batch:
             for i, session in self._sessions.items()
         ]
         timestamps = [self._timestamp(c, *wanted) for c, wanted in self._timestamps.items()]
-        return sessions + timestamps + [put(key, value) for key, value in self._nudges.items()]
+        return [*sessions, *timestamps, *self._words()]
+
+    def _words(self) -> Iterator[Json]:
+        """What owners are left word of, and have heard of; claims see to theirs themselves."""
+        for (owner, session_id), value in self._nudges.items():
+            claimed = self._sessions.get(session_id)
+            if claimed is None or claimed.seen is None:
+                key = self._keys.nudge(owner, session_id)
+                yield delete(key) if value is None else put(key, value)
 
     def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
         """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over, whose
@@ -228,7 +245,10 @@ class Batch:
                 otherwise = last
             elif session.saved_after:
                 otherwise = [self._unless_taken_over(session_id, session.record.state_version, last)]
-            return when(owned_by(owner, *session.seen), [*last, answered], otherwise)
+            compared = owned_by(owner, *session.seen)
+            if session.owner_gone:
+                compared.append(absent(self._keys.node(session.seen[1])))
+            return when(compared, [*last, answered], otherwise)
         if not session.guarded:
             return when((), last)
         version = session.ended_at if session.record is None else session.record.state_version

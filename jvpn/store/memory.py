@@ -20,6 +20,8 @@ class MemoryStore:
         self._timestamps_us: dict[bytes, int] = {}
         self._overtaken: list[bytes] = []
         self._addresses = MemoryAddresses(self._has_session)
+        #: Nodes whose lease goes on.
+        self.alive: set[str] = set()
         #: What owners were left word of: session, owner, asker, attempt.
         self.asked: list[tuple[bytes, str, str, int]] = []
 
@@ -78,10 +80,14 @@ class MemoryStore:
         self._check()
         return self._records.get(session_id)
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+    def claim(
+        self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
+    ) -> bool:
         self._check()
         present = self._records.get(record.session_id)
         if present is None or (present.state_version, present.owner_node) != (seen_version, seen_owner):
+            return False
+        if owner_gone and seen_owner in self.alive:
             return False
         self._records[record.session_id] = record
         return True
@@ -93,6 +99,10 @@ class MemoryStore:
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
         self._check()
         self.asked.append((session_id, owner, asker, attempt))
+
+    def was_asked(self, session_id: bytes, owner: str) -> None:
+        self._check()
+        self.asked = [word for word in self.asked if word[:2] != (session_id, owner)]
 
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         self._check()

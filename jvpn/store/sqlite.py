@@ -120,6 +120,9 @@ class SqliteStore:
     def ask_owner(self, session_id: bytes, owner: str, asker: str, attempt: int) -> None:
         return
 
+    def was_asked(self, session_id: bytes, owner: str) -> None:
+        return
+
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         with self._transaction():
             self._database.execute(
@@ -153,7 +156,9 @@ class SqliteStore:
             )
         return record
 
-    def claim(self, record: SessionRecord, seen_version: int, seen_owner: str) -> bool:
+    def claim(
+        self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
+    ) -> bool:
         seen = (record.session_id, seen_version, seen_owner)
         with self._transaction():
             found = self._database.execute(

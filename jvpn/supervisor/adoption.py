@@ -99,6 +99,9 @@ class Adoption:
         try:
             if stored is None:
                 raise NotRemembered("the store does not know it")
+            if self._context.fleet is not None and stored.owner_node != self._context.facts.node_id:
+                self._lost(record, row, stored)
+                return None
             session = self._restore(record, row, stored)
         except (NotRemembered, InvariantBroken, ValueError) as error:
             self._end_unknown(record, row, str(error))
@@ -256,6 +259,11 @@ class Adoption:
         self._context.narrator.lost(row.session_id, row.state_version, State.from_number(row.state), why)
         self._discard(record, why, row.session_id.hex())
         self._context.forget(row.session_id, row.state_version)
+
+    def _lost(self, record: int, row: SessionRow, stored: SessionRecord) -> None:
+        """Another node has taken the session while nobody kept this one's lease."""
+        self._context.narrator.lost_to(stored, row.state_version)
+        self._discard(record, f"{stored.owner_node} owns it now", row.session_id.hex())
 
     def _discard(self, record: int, why: str, name: str = "") -> None:
         context = self._context

@@ -72,6 +72,7 @@ class Claims:
                 claimed,
                 record.state_version,
                 record.owner_node,
+                context.fleet is not None and context.fleet.must_be_gone(record.owner_node),
                 lambda ours, done_ms: self._answered(record.session_id, ours, done_ms),
             )
         )

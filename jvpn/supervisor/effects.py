@@ -129,8 +129,17 @@ class AskOwner:
 
 
 @dataclass(frozen=True, slots=True)
+class WasAsked:
+    """This node, the owner, has heard that it was asked for a session."""
+
+    session_id: bytes
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimSession:
-    """Make this node the owner of a stored session if its version and owner are still those that were seen.
+    """Make this node the owner of a stored session if its version and owner are still those that were seen, and with
+    `owner_gone` if that owner's lease has ended.
 
     `then(ours, now_ms)`: whether it is, durably; None when the store could not say.
     """
@@ -138,11 +147,12 @@ class ClaimSession:
     record: SessionRecord
     seen_version: int
     seen_owner: str
+    owner_gone: bool
     then: Callable[[bool | None, int], None]
 
 
 #: What changes the store.
-StoreWrite = SaveSession | BearSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner
+StoreWrite = SaveSession | BearSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner | WasAsked
 StoreEffect = LoadSession | StoreWrite
 
 Effect = (

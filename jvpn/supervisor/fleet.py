@@ -35,6 +35,12 @@ class Fleet:
         owner = self.nodes.get(record.owner_node)
         return owner is not None and not owner.draining
 
+    def must_be_gone(self, owner: str) -> bool:
+        """Whether a session of `owner` is taken only because its lease has ended: by the time of the claim it may have
+        another."""
+        about = None if self.nodes is None else self.nodes.get(owner)
+        return owner != self._node_id and (about is None or not about.draining)
+
     def endpoint_of(self, node_id: str) -> str:
         """Where clients reach a node; empty when that is not known."""
         about = None if self.nodes is None else self.nodes.get(node_id)

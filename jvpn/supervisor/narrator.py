@@ -102,6 +102,22 @@ class Narrator:
         common = self._common(session, "TAKEN_OVER")
         self._sink.emit(OwnershipEvent(action="transferred", owner=owner, **common))  # type: ignore[arg-type]
 
+    def lost_to(self, record: SessionRecord, version: int) -> None:
+        """The same of a session that lived here under an earlier supervisor; `version` was its last one here."""
+        self._sink.emit(
+            OwnershipEvent(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                session_id=record.session_id.hex(),
+                state_version=version,
+                reason_code="TAKEN_OVER",
+                policy_version=f"{record.policy_name}@{record.policy_version}",
+                action="transferred",
+                owner=record.owner_node,
+            )
+        )
+
     def released(self, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
         """A stored session that lives at no node is over. `by`: the session that its client has now."""
         self._sink.emit(

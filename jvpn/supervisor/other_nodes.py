@@ -12,7 +12,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import LoadSession, SaveSession
+from jvpn.supervisor.effects import LoadSession, SaveSession, WasAsked
 from jvpn.supervisor.live_session import LiveSession
 
 
@@ -28,6 +28,10 @@ class OtherNodes:
         self._context = context
         self._terminate = terminate
         self._leave_prefixes = leave_prefixes
+        #: Lookups under way, whether one of them has failed, and what waits for the last of them.
+        self._doubts = 0
+        self._failed = False
+        self._afterwards: tuple[Callable[[], None], Callable[[], None]] | None = None
 
     def alive(self, nodes: Mapping[str, NodeAbout]) -> None:
         """All nodes whose lease goes on."""
@@ -52,14 +56,34 @@ class OtherNodes:
         for session_id in session_ids:
             session = self._context.sessions.get(session_id)
             if session is not None:
+                self._doubts += 1
                 self._context.do(LoadSession(session_id, partial(self._found, session)))
 
+    def when_settled(self, settled: Callable[[], None], unknown: Callable[[], None]) -> None:
+        """Call one of the two when all that is in doubt now has been looked up: the other one if the store could not
+        say of all of it."""
+        self._afterwards = (settled, unknown)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._doubts or self._afterwards is None:
+            return
+        (settled, unknown), self._afterwards = self._afterwards, None
+        failed, self._failed = self._failed, False
+        (unknown if failed else settled)()
+
     def _found(self, session: LiveSession, found: SessionRecord | StoreError | None, now_ms: int) -> None:
+        self._doubts -= 1
+        self._judge(session, found, now_ms)
+        self._settle()
+
+    def _judge(self, session: LiveSession, found: SessionRecord | StoreError | None, now_ms: int) -> None:
         context = self._context
         if context.sessions.get(session.session_id) is not session:
             return
         if isinstance(found, StoreError):
             context.counters["store_errors"] += 1
+            self._failed = True
         elif found is None:
             # Its client has got another session at another node, and a client has one.
             self._terminate(session, Reason.SUPERSEDED, now_ms)
@@ -82,6 +106,7 @@ class OtherNodes:
         still, and is taken over from itself.
         """
         context, session = self._context, self._context.sessions.get(session_id)
+        context.do(WasAsked(session_id, context.facts.node_id))
         if session is None:
             return
         if session.bound_in_epoch and session.last_attempt >= attempt:

@@ -8,16 +8,29 @@ from jvpn.holder.inventory import HolderPlan
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import TUN_MTU
 from jvpn.session.pool import InnerPool
+from jvpn.store.etcd_client import EtcdAccess
+from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.peers import Peer
 
 NOBODY = 65_534
 
 
 @dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """The etcd that a fleet's nodes share, and what this one says of itself there."""
+
+    access: EtcdAccess
+    key_file: Path
+    prefix: str
+    lease_ttl_ms: int
+    about: NodeAbout
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayPlan:
     """Everything a gateway is told by its configuration, read and checked.
 
-    `keep_dataplane`: the holder is a service of its own; find it running, and leave it and the sessions at the end.
+    With `fleet` there is no `store_path`. `keep_dataplane`: the holder is a service of its own; find it running, and leave it and the sessions at the end.
     """
 
     node_id: str
@@ -39,6 +52,7 @@ class GatewayPlan:
     capacity: int
     dns: tuple[str, ...] = ()
     pool: InnerPool | None = None
+    fleet: FleetPlan | None = None
     offload: bool = True
     keep_dataplane: bool = False
 

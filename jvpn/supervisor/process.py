@@ -24,8 +24,8 @@ from jvpn.protocol.constants import TUN_MTU
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
 from jvpn.session.record import SessionRecord
-from jvpn.store.base import OwnershipStore, StoreError
-from jvpn.store.sqlite import SqliteStore
+from jvpn.store.base import StoreError
+from jvpn.store.etcd_watch import Announced, Asked, Everything, Owned
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
 from jvpn.supervisor.clocks import NS_PER_MS, now_ms, wall_ms
@@ -44,12 +44,15 @@ from jvpn.supervisor.effects import (
     WriteRow,
 )
 from jvpn.supervisor.fence import Fence
+from jvpn.supervisor.fleet import Fleet
+from jvpn.supervisor.fleet_member import FleetMember
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.ladder import SteeredDataPlane
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
+from jvpn.supervisor.opening import open_store
 from jvpn.supervisor.peers import PeerTable
-from jvpn.supervisor.plan import GatewayPlan
+from jvpn.supervisor.plan import FleetPlan, GatewayPlan
 from jvpn.supervisor.policies import Applied, Mode, PolicySet, told
 from jvpn.supervisor.programs import noted_pin_dir
 from jvpn.supervisor.store_desk import ThreadDesk
@@ -94,7 +97,7 @@ class Gateway:
         found = find_holder(plan.run_dir)
         # Whatever goes wrong from here on: traffic that flows without us goes on.
         self._undo.leave_running = found is not None
-        self.store: OwnershipStore = SqliteStore(plan.store_path)
+        self.store = open_store(plan)
         self.desk = ThreadDesk(self.store)
         self._undo.add(self.desk.close)
         steered = SteeredDataPlane(plan, found, self._undo, self._say)
@@ -106,12 +109,19 @@ class Gateway:
         # The first thread starts here: what it is to lack must be gone before.
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.add(lambda: self.sink.close(2.0))
+        self._fence = Fence(self.dataplane.page, self.steering)
         self.core = GatewayCore(self._context())
+        # From here on this node is known to live, and nobody takes what is its own.
+        self.member = None if plan.fleet is None else self._join(plan.fleet)
         stored = self.store.sessions() if self.dataplane.adopted else []
         self.desk.start()
         self._keeping = Keeping(self.desk, self.core, self._say)
         if self.dataplane.adopted:
             self._adopt(stored)
+        if self.member is None:
+            self._fence.lift()
+        else:
+            self.member.caught_up()
         self._watch()
         self._undo.leave_running = plan.keep_dataplane
 
@@ -125,6 +135,12 @@ class Gateway:
         if noted_pin_dir(plan.run_dir, plan.pin_dir).is_relative_to(plan.run_dir):
             kept.add(privileges.CAP_SYS_ADMIN)
         return frozenset(kept)
+
+    def _join(self, fleet: FleetPlan) -> FleetMember:
+        member = FleetMember(fleet, self.plan.node_id, self._fence.moved, self._say)
+        self._undo.add(member.stop)
+        member.start()
+        return member
 
     def _adopt(self, stored: list[SessionRecord]) -> None:
         """Take over the sessions of a supervisor that ended without a word."""
@@ -162,8 +178,9 @@ class Gateway:
         )
         peers = PeerTable({peer.public_key: peer for peer in plan.peers}, self.store.timestamps_us())
         narrator = Narrator(self.sink, plan.node_id, wall_ms)
-        fence = Fence(page, self.steering)
-        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page, fenced=fence.fenced)
+        fleet = None if plan.fleet is None else Fleet(plan.node_id)
+        fenced = self._fence.fenced
+        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page, fleet=fleet, fenced=fenced)
 
     def _watch(self) -> None:
         for number, (supervised, strangers) in enumerate(self.dataplane.transports):
@@ -175,6 +192,8 @@ class Gateway:
         self.dataplane.register(self._turns.selector, self._on_holder)
         admin = GatewayAdmin(self)
         self._turns.register(self.desk.fileno(), lambda: None)
+        if self.member is not None:
+            self._turns.register(self.member.fileno(), self._on_fleet)
         self._admin = AdminServer(self.plan.run_dir / ADMIN_SOCKET, self._turns.selector, admin.handle)
         self._undo.add(self._admin.close)
         self._signals = signal_pipe(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -252,6 +271,29 @@ class Gateway:
         for report in self.dataplane.reports(slot):
             self.core.worker_report(slot, report, now_ms())
             self._carry_out()
+
+    def _on_fleet(self) -> None:
+        assert self.member is not None
+        others = self.core.others
+        for change in self.member.news():
+            match change:
+                case Everything():
+                    others.alive(change.nodes)
+                    others.all_owners({i: owned.owner for i, owned in change.owners.items()})
+                    for asked in change.asked:
+                        self._asked(asked)
+                    if self.member.behind:
+                        others.when_settled(self.member.caught_up, self.member.renew)
+                case Announced(node_id, about):
+                    others.announced(node_id, about)
+                case Owned(session_id) if change.lost_by(self.plan.node_id):
+                    others.doubt([session_id])
+                case Asked():
+                    self._asked(change)
+
+    def _asked(self, asked: Asked) -> None:
+        if asked.node_id == self.plan.node_id:
+            self.core.others.asked_for(asked.session_id, asked.asker, asked.attempt, now_ms())
 
     def _on_holder(self) -> None:
         gone = {slot: channel.fileno() for slot, channel in self.dataplane.channels.items()}

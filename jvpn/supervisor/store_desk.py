@@ -22,6 +22,7 @@ from jvpn.supervisor.effects import (
     LoadSession,
     SaveSession,
     StoreWrite,
+    WasAsked,
 )
 
 #: How long `close` waits for the batch that is under way.
@@ -98,14 +99,16 @@ def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | Birth | list[
             store.save(record, timestamp_us)
         case BearSession(record, timestamp_us, pool):
             return store.bear(record, timestamp_us, pool)
-        case ClaimSession(record, version, owner):
-            return store.claim(record, version, owner)
+        case ClaimSession(record, version, owner, owner_gone):
+            return store.claim(record, version, owner, owner_gone=owner_gone)
         case ForgetSession(session_id, version):
             store.forget(session_id, version)
         case ForgetOthers(client_public, session_id):
             return store.forget_others(client_public, session_id)
         case AskOwner(session_id, owner, asker, attempt):
             store.ask_owner(session_id, owner, asker, attempt)
+        case WasAsked(session_id, owner):
+            store.was_asked(session_id, owner)
         case _:
             assert_never(wanted)
     return None

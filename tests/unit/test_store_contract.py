@@ -210,3 +210,16 @@ def test_what_is_in_a_higher_epoch_is_another_owners(store: OwnershipStore) -> N
     assert store.load(RECORD.session_id) == taken("gw2")
     store.forget(RECORD.session_id, taken("gw2").state_version)
     assert store.load(RECORD.session_id) is None
+
+
+def test_words_for_owners_and_claims_go_in_one_batch(store: OwnershipStore) -> None:
+    store.save(RECORD, 100)
+    store.save(OTHER, 100)
+    with store.batch():
+        store.ask_owner(RECORD.session_id, RECORD.owner_node, "gw2", 7)
+        store.ask_owner(OTHER.session_id, OTHER.owner_node, "gw2", 7)
+        granted = store.claim(taken("gw2"), RECORD.state_version, RECORD.owner_node, owner_gone=True)
+    assert granted
+    with store.batch():
+        store.was_asked(OTHER.session_id, OTHER.owner_node)
+        store.was_asked(RECORD.session_id, RECORD.owner_node)

@@ -186,7 +186,7 @@ def test_an_expired_session_fails_and_leaves_the_store() -> None:
 def test_a_claim_that_another_node_was_faster_with_changes_nothing_here(
     pair: CorePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair.store, "claim", lambda *_seen: False)
+    monkeypatch.setattr(pair.store, "claim", lambda *_seen, **_more: False)
     stored = pair.store.sessions()
     restart(pair)
     pair.wait_for(lambda: pair.context.counters["claim_lost"] > 1)
@@ -201,7 +201,7 @@ def test_a_claim_that_another_node_was_faster_with_changes_nothing_here(
 def test_a_claim_that_the_store_cannot_keep_changes_nothing_and_is_made_again(
     pair: CorePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_seen: object) -> bool:
+    def fails(*_seen: object, **_more: object) -> bool:
         raise StoreError("full")
 
     monkeypatch.setattr(pair.store, "claim", fails)

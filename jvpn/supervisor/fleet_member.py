@@ -1,0 +1,134 @@
+"""This node's part in its fleet: a lease that is kept, a watch that is followed, and the fence between them.
+
+Each has a thread and a connection of its own; what they hear the supervisor's loop fetches by `news`. The fence moves
+in the lease's thread, past everything that may hold the loop up. But when it was reached, others may own by now what
+was this node's: then it stays where it is until the loop has looked at all that came meanwhile, and said `caught_up`.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from queue import Empty, SimpleQueue
+
+from jvpn.store.base import StoreError
+from jvpn.store.etcd_lease import LeaseKeeper, boottime_ms
+from jvpn.store.etcd_watch import Change, FleetWatch
+from jvpn.supervisor.plan import FleetPlan
+
+#: How long a start waits for the lease, without which this node may own nothing.
+FIRST_LEASE_S = 10.0
+#: How often the watch's thread looks whether it is to end, or to begin anew.
+_POLL_S = 0.25
+#: Before a watch that is broken is tried again.
+_RETRY_S = 0.2
+
+
+class FleetMember:
+    """`move_fence(fence_ms)`: until then this node may act as the owner of its sessions, CLOCK_BOOTTIME; 0: no more.
+
+    Raises StoreError for an access that cannot be one. `fileno()` is readable when there is news.
+    """
+
+    def __init__(
+        self, plan: FleetPlan, node_id: str, move_fence: Callable[[int], None], say: Callable[[str], None]
+    ) -> None:
+        self._plan = plan
+        self._move_fence = move_fence
+        self._say = say
+        self._lock = threading.Lock()
+        self._behind = True
+        self._anew = threading.Event()
+        self._stopping = threading.Event()
+        self._granted = threading.Event()
+        self._news: SimpleQueue[Change] = SimpleQueue()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._fence_ms = 0
+        ttl_s = plan.lease_ttl_ms // 1000
+        about = plan.about.encode()
+        self._keeper = LeaseKeeper(plan.access, node_id, self._on_fence, say, plan.prefix, ttl_s, about=about)
+        self._watch = FleetWatch(plan.access, plan.prefix)
+        self._follower = threading.Thread(target=self._follow, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Until this node has its lease. Raises StoreError when it gets none."""
+        self._keeper.start()
+        if not self._granted.wait(FIRST_LEASE_S):
+            raise StoreError(f"etcd has given this node no lease in {FIRST_LEASE_S:g} s: has it a quorum?")
+        self._follower.start()
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def news(self) -> Iterator[Change]:
+        """What has come since; never waits."""
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return
+        while True:
+            try:
+                yield self._news.get_nowait()
+            except Empty:
+                return
+
+    @property
+    def behind(self) -> bool:
+        """Whether the fence waits for `caught_up`."""
+        return self._behind
+
+    def caught_up(self) -> None:
+        """Everything that the last Everything said has been looked at: nothing lives here that is another's."""
+        with self._lock:
+            self._behind = False
+            self._move_fence(self._fence_ms)
+
+    def renew(self) -> None:
+        """Somebody says that this node has lost a session: all owners are to be looked at again."""
+        self._anew.set()
+
+    def stop(self) -> None:
+        """The lease is given back: others may take what was this node's at once."""
+        self._stopping.set()
+        if self._follower.ident is not None:
+            self._follower.join()
+        if self._granted.is_set():
+            self._keeper.stop()
+        self._watch.close()
+
+    # The lease's thread
+
+    def _on_fence(self, fence_ms: int) -> None:
+        with self._lock:
+            if not fence_ms or (self._granted.is_set() and boottime_ms() >= self._fence_ms):
+                self._behind = True
+                self._anew.set()
+            self._fence_ms = fence_ms
+            if not self._behind or not fence_ms:
+                self._move_fence(fence_ms)
+        if fence_ms:
+            self._granted.set()
+
+    # The watch's thread
+
+    def _follow(self) -> None:
+        failing = False
+        while not self._stopping.is_set():
+            try:
+                if self._anew.is_set() and self._keeper.fence_ms:
+                    self._anew.clear()
+                    self._watch.close()
+                    self._watch = FleetWatch(self._plan.access, self._plan.prefix)
+                changes = self._watch.poll(_POLL_S)
+            except StoreError as error:
+                if not failing:
+                    self._say(f"it is not heard what the other nodes do: {error}")
+                failing = True
+                self._stopping.wait(_RETRY_S)
+                continue
+            if failing:
+                self._say("it is heard again what the other nodes do")
+                failing = False
+            for change in changes:
+                self._news.put(change)
+            if changes:
+                os.eventfd_write(self._wake, 1)
