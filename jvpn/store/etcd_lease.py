@@ -62,10 +62,14 @@ class LeaseKeeper:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """Others may take over what was this node's now. Blocks for at most two calls to etcd."""
+    def stop(self, give_back: bool = True) -> None:
+        """With `give_back` others may take over what was this node's now; else a TTL later. Blocks for two calls at most
+        to etcd."""
         self._stopping.set()
         self._thread.join()
+        if not give_back:
+            self._client.close()
+            return
         lease_id = self._lease.lease_id
         self._lease.lost(boottime_ms())
         self._tell()

@@ -86,13 +86,14 @@ class FleetMember:
         """Somebody says that this node has lost a session: all owners are to be looked at again."""
         self._anew.set()
 
-    def stop(self) -> None:
-        """The lease is given back: others may take what was this node's at once."""
+    def stop(self, give_back: bool = True) -> None:
+        """With `give_back` the lease ends at once: others may take what was this node's. Else it ends in a TTL, unless
+        another supervisor of this node keeps one before."""
         self._stopping.set()
         if self._follower.ident is not None:
             self._follower.join()
         if self._granted.is_set():
-            self._keeper.stop()
+            self._keeper.stop(give_back)
         self._watch.close()
 
     # The lease's thread

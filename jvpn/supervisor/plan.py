@@ -30,7 +30,8 @@ class FleetPlan:
 class GatewayPlan:
     """Everything a gateway is told by its configuration, read and checked.
 
-    With `fleet` there is no `store_path`. `keep_dataplane`: the holder is a service of its own; find it running, and leave it and the sessions at the end.
+    With `fleet` there is no `store_path`. `keep_dataplane`: the holder is a service of its own; find it running, and
+    leave it and the sessions at the end.
     """
 
     node_id: str

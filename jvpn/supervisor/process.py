@@ -138,8 +138,10 @@ class Gateway:
 
     def _join(self, fleet: FleetPlan) -> FleetMember:
         member = FleetMember(fleet, self.plan.node_id, self._fence.moved, self._say)
-        self._undo.add(member.stop)
+        # A data plane that is left running goes on under this lease, until the next supervisor keeps it.
+        self._undo.add(lambda: member.stop(give_back=not self._undo.leave_running))
         member.start()
+        self.core.context.doubt_lease = member.renew
         return member
 
     def _adopt(self, stored: list[SessionRecord]) -> None:
