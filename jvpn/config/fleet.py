@@ -195,6 +195,8 @@ def _return_addresses(
         address = read.parsed(item, where, ip_address, "an address", remedy)
         if address.is_unspecified or address.is_multicast or address.is_loopback:
             read.fail(item, where, f"{address} reaches no other machine", remedy)
+        if address.version == 6 and address.is_link_local:
+            read.fail(item, where, f"{address} says not on which link", "write an address of a wider scope")
         if any(inner.version == address.version and address in inner.network for inner in own):
             # What is sent there would be looked for behind the TUN.
             read.fail(item, where, f"{address} is an address inside the tunnel", remedy)

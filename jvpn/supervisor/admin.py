@@ -67,6 +67,8 @@ class GatewayAdmin:
         gateway = self._gateway
         core, plane, plan = gateway.core, gateway.dataplane, gateway.plan
         counters = dict(core.context.counters)
+        if gateway.member is not None:
+            counters |= gateway.member.counters()
         counters |= {f"xdp_{name}": n for name, n in gateway.steering.counters().items() if n}
         workers = [self._worker(slot) for slot in sorted(plane.seats)]
         for worker in workers:

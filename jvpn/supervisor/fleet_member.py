@@ -1,12 +1,14 @@
 """This node's part in its fleet: a lease that is kept, a watch that is followed, and the fence between them.
 
-Each has a thread and a connection of its own; what they hear the supervisor's loop fetches by `news`. The fence moves
+Each has a thread and a connection of its own; what they hear the supervisor's loop fetches by `news`. The routes to
+clients of the other nodes follow in the watch's thread, whatever the loop is at. The fence moves
 in the lease's thread, past everything that may hold the loop up. But when it was reached, others may own by now what
 was this node's: then it stays where it is until the loop has looked at all that came meanwhile, and said `caught_up`.
 """
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
@@ -14,6 +16,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.etcd_lease import LeaseKeeper, boottime_ms
 from jvpn.store.etcd_watch import Change, FleetWatch
 from jvpn.supervisor.plan import FleetPlan
+from jvpn.supervisor.return_routes import ReturnRoutes
 
 #: How long a start waits for the lease, without which this node may own nothing.
 FIRST_LEASE_S = 10.0
@@ -47,6 +50,7 @@ class FleetMember:
         about = plan.about.encode()
         self._keeper = LeaseKeeper(plan.access, node_id, self._on_fence, say, plan.prefix, ttl_s, about=about)
         self._watch = FleetWatch(plan.access, plan.prefix)
+        self._routes = ReturnRoutes(node_id, say)
         self._follower = threading.Thread(target=self._follow, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -71,6 +75,9 @@ class FleetMember:
             except Empty:
                 return
 
+    def counters(self) -> dict[str, int]:
+        return self._routes.counters()
+
     @property
     def behind(self) -> bool:
         """Whether the fence waits for `caught_up`."""
@@ -88,10 +95,13 @@ class FleetMember:
 
     def stop(self, give_back: bool = True) -> None:
         """With `give_back` the lease ends at once: others may take what was this node's. Else it ends in a TTL, unless
-        another supervisor of this node keeps one before."""
+        another supervisor of this node keeps one before; it finds the routes to the others' clients as they are."""
         self._stopping.set()
         if self._follower.ident is not None:
             self._follower.join()
+        if give_back:
+            self._routes.remove()
+        self._routes.close()
         if self._granted.is_set():
             self._keeper.stop(give_back)
         self._watch.close()
@@ -114,6 +124,7 @@ class FleetMember:
     def _follow(self) -> None:
         failing = False
         while not self._stopping.is_set():
+            self._routes.tend(time.monotonic())
             try:
                 if self._anew.is_set() and self._keeper.fence_ms:
                     self._anew.clear()
@@ -130,6 +141,7 @@ class FleetMember:
                 self._say("it is heard again what the other nodes do")
                 failing = False
             for change in changes:
+                self._routes.apply(change)
                 self._news.put(change)
             if changes:
                 os.eventfd_write(self._wake, 1)

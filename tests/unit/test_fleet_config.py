@@ -143,6 +143,7 @@ def test_the_section_of_the_example_is_read(directory: Path):
         ("192.0.2.11", "0.0.0.0", "fleet.return_addresses[0]", "without a router"),
         ("192.0.2.11", "127.0.0.1", "fleet.return_addresses[0]", "no other machine"),
         ("192.0.2.11", "10.8.0.1", "fleet.return_addresses[0]", "inside the tunnel"),
+        ('"2001:db8::11"', '"fe80::11"', "fleet.return_addresses[1]", "wider scope"),
         ('"2001:db8::11"', "192.0.2.12", "fleet.return_addresses[1]", "one of each version"),
         ('"198.51.100.7:51820"', '"0.0.0.0:51820"', "fleet.advertise[0]", "192.0.2.1:51820"),
         ('"198.51.100.7:51820"', '"gw.example.net:51820"', "fleet.advertise[0]", "address and port"),
