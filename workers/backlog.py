@@ -84,13 +84,14 @@ class Backlog:
             session.resending.clear()
             if reports:
                 session.resending.extend(_incomplete(session.sent_lately.recent(now_ns), missing))
+                session.resending.reverse()
             session.forget_stood_for()
         session.waiting.trim(now_ns)
         if session.go_on():
             self._paces.pop(session, None)
             return
         if known is None or reports is not None:
-            first = session.resending[0] if session.resending else session.waiting.first
+            first = session.resending[-1] if session.resending else session.waiting.first
             self._paces[session] = _Pace(missing, first.time_ns, now_ns)
         self._session_turn(session, now_ns, FIRST_BYTES)
 
@@ -108,8 +109,8 @@ class Backlog:
             return
         until = pace.spent + most
         resending, waiting = session.resending, session.waiting
-        while resending and pace.spent < until and pace.allows(resending[0].time_ns, now_ns):
-            sent, silent = resending.popleft(), not pace.spent
+        while resending and pace.spent < until and pace.allows(resending[-1].time_ns, now_ns):
+            sent, silent = resending.pop(), not pace.spent
             pace.spend(self._resend(path, sent, pace.missing, now_ns), sent.time_ns, now_ns)
             if silent:
                 # The peer's silence ends with it; the others may be gathered.

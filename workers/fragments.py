@@ -4,7 +4,6 @@ packet id 4 ‖ offset 2 ‖ flags 1 (1 = last, 2 = the whole is a RESENT plaint
 """
 
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -62,8 +61,10 @@ class _Parts:
 class Reassembly:
     """The packets of one session that are under way in parts; the one begun first makes room."""
 
+    __slots__ = ("_dropped", "_packets")
+
     def __init__(self) -> None:
-        self._packets: OrderedDict[tuple[int, int, int], _Parts] = OrderedDict()
+        self._packets: dict[tuple[int, int, int], _Parts] = {}
         self._dropped = 0
 
     def take_dropped(self) -> int:
@@ -95,7 +96,7 @@ class Reassembly:
             del self._packets[key]
             return PacketType.RESENT if resent else PacketType.DATA, memoryview(whole)
         while len(self._packets) > IN_PROGRESS:
-            self._packets.popitem(last=False)
+            del self._packets[next(iter(self._packets))]
             self._dropped += 1
         return None
 

@@ -83,9 +83,10 @@ class PathEntry:
         self.received = 0
         self.highest = 0
         self.path_highest = -1
-        self._probes = _Bucket(PROBES_PER_S, PROBE_BURST)
-        self._again = _Bucket(PROBES_PER_S, PROBE_BURST)
-        self._stray = _Bucket(STRAY_PER_S, STRAY_BURST)
+        # Most indexes are never used: their buckets come with what they are for.
+        self._probes: _Bucket | None = None
+        self._again: _Bucket | None = None
+        self._stray: _Bucket | None = None
 
     def refusal(self, source: Address, now_ns: int, gateway: bool) -> Counter | None:
         """Why DATA from `source` on this index is not taken; None when it is."""
@@ -106,6 +107,8 @@ class PathEntry:
 
     def take_token(self, now_ns: int) -> bool:
         """The bucket of this id: whether one more answer is allowed now."""
+        if self._probes is None:
+            self._probes = _Bucket(PROBES_PER_S, PROBE_BURST)
         return self._probes.take(now_ns)
 
     def may_handle(self, counter: int, source: Address, now_ns: int) -> bool:
@@ -116,9 +119,14 @@ class PathEntry:
         other end does not get it takes for lost.
         """
         if counter > self.path_highest:
-            return self._probes.take(now_ns)
-        bucket = self._again if self.remote is None or source == self.remote else self._stray
-        return bucket.take(now_ns)
+            return self.take_token(now_ns)
+        if self.remote is None or source == self.remote:
+            if self._again is None:
+                self._again = _Bucket(PROBES_PER_S, PROBE_BURST)
+            return self._again.take(now_ns)
+        if self._stray is None:
+            self._stray = _Bucket(STRAY_PER_S, STRAY_BURST)
+        return self._stray.take(now_ns)
 
 
 class SendPath:

@@ -4,7 +4,6 @@ Nothing here sends or receives. `SessionTable` (table.py) finds sessions and cha
 """
 
 import struct
-from collections import deque
 from typing import Final
 
 from jvpn.protocol.constants import (
@@ -62,7 +61,8 @@ class Session:
         self.resend_window_ms = 0
         self.sent_lately: KeptQueue[Sent] = KeptQueue(pool, counts=False)
         self.waiting: KeptQueue[Waited] = KeptQueue(pool, counts=True)
-        self.resending: deque[Sent] = deque()
+        #: The last first.
+        self.resending: list[Sent] = []
         #: Of packets that went in FRAGMENTs and again: (index, first counter) → the counter that this was under.
         self.stood_for: dict[tuple[int, int], int] = {}
         #: The index bound now or last, and the one before.
