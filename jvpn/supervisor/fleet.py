@@ -13,6 +13,8 @@ from jvpn.store.node_about import NodeAbout
 
 #: A client that is sent to the owner is not to come back earlier.
 ASK_AGAIN_MS = 200
+#: An owner that was asked hears of it by its watch, at once or when that is back.
+OWNER_PATIENCE_MS = 1_000
 #: Sessions of which it is known when their clients were first sent elsewhere.
 MOST_REFERRED = 4_096
 
@@ -23,7 +25,7 @@ class Fleet:
     def __init__(self, node_id: str) -> None:
         self._node_id = node_id
         self.nodes: Mapping[str, NodeAbout] | None = None
-        #: By session: the attempt and when it was first sent to the owner.
+        #: By session: the attempt, and when its owner is to be asked, or asked again.
         self._referred: dict[bytes, tuple[int, int]] = {}
 
     def bars(self, record: SessionRecord) -> bool:
@@ -47,15 +49,16 @@ class Fleet:
         return about.advertise[0] if about is not None and about.advertise else ""
 
     def referred(self, session_id: bytes, attempt: int, now_ms: int) -> bool:
-        """The client of a session that is barred asks here under `attempt`. Returns whether it was sent to the owner
-        long enough ago, so that the owner is to be asked."""
-        known, since_ms = self._referred.get(session_id, (-1, 0))
+        """The client of a session that is barred asks here under `attempt`. Returns whether its owner is to be asked: the
+        client was sent there long enough ago, and the owner has not been asked lately."""
+        known, due_ms = self._referred.pop(session_id, (-1, 0))
         if known == attempt:
-            return now_ms - since_ms >= ASK_AGAIN_MS
-        self._referred.pop(session_id, None)
+            due = now_ms >= due_ms
+            self._referred[session_id] = (attempt, now_ms + OWNER_PATIENCE_MS if due else due_ms)
+            return due
         while len(self._referred) >= MOST_REFERRED:
             self._referred.pop(next(iter(self._referred)))
-        self._referred[session_id] = (attempt, now_ms)
+        self._referred[session_id] = (attempt, now_ms + ASK_AGAIN_MS)
         return False
 
     def settled(self, session_id: bytes) -> None:
