@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jvpn.store.lease import Lease
+from jvpn.store.lease import Lease, Standing
 
 TTL, MARGIN = 3000, 250
 
@@ -74,6 +74,76 @@ def test_what_the_store_grants_counts_not_what_was_wanted() -> None:
 def test_a_margin_that_leaves_no_time_is_refused(margin: int) -> None:
     with pytest.raises(ValueError, match="leaves no time"):
         Lease(TTL, margin)
+
+
+FOLLOWS, RENEWS, GONE, LEADS, SILENT = Standing
+
+
+@pytest.mark.parametrize(
+    "standings",
+    [
+        [FOLLOWS, GONE, GONE],
+        [FOLLOWS, FOLLOWS, GONE],
+        [FOLLOWS, FOLLOWS, FOLLOWS],
+        [RENEWS, GONE, GONE],
+        [RENEWS, RENEWS, FOLLOWS],
+        [GONE, GONE, GONE],
+        [FOLLOWS],
+    ],
+)
+def test_while_no_leader_can_end_it_a_lease_goes_on_from_the_first_question(
+    standings: list[Standing],
+) -> None:
+    lease = Lease(TTL, MARGIN)
+    lease.granted(7, 1000, TTL)
+    lease.failed(2000, 3000)
+    assert lease.accounted(3000, 3400, standings)
+    assert lease.fence_ms == 3000 + TTL - MARGIN
+    assert lease.next_ms == 3000
+    assert lease.accounted(5000, 5100, standings)
+    assert lease.fence_ms == 5000 + TTL - MARGIN
+
+
+@pytest.mark.parametrize(
+    "standings",
+    [
+        [],
+        [FOLLOWS, FOLLOWS, SILENT],
+        [GONE, GONE, SILENT],
+        [RENEWS, GONE, SILENT],
+        [LEADS, FOLLOWS, FOLLOWS],
+        [LEADS, GONE, GONE],
+        [RENEWS, LEADS, FOLLOWS],
+    ],
+)
+def test_one_member_that_may_end_it_is_enough_to_be_fenced(standings: list[Standing]) -> None:
+    lease = Lease(TTL, MARGIN)
+    lease.granted(7, 1000, TTL)
+    assert not lease.accounted(3000, 3001, standings)
+    assert lease.fence_ms == 1000 + TTL - MARGIN
+
+
+def test_what_may_have_been_ended_before_it_was_asked_about_does_not_go_on() -> None:
+    lease = Lease(TTL, MARGIN)
+    assert not lease.accounted(0, 1, [FOLLOWS])
+    lease.granted(7, 1000, TTL)
+    assert not lease.accounted(3000, 1000 + TTL - MARGIN, [FOLLOWS])
+    assert lease.fence_ms == 1000 + TTL - MARGIN
+    lease.lost(2000)
+    assert not lease.accounted(2001, 2002, [FOLLOWS])
+    assert lease.fenced(2003)
+
+
+def test_doubt_brings_the_next_keepalive_forward_but_not_more_often_than_failures_do() -> None:
+    lease = Lease(TTL, MARGIN)
+    lease.granted(7, 1000, TTL)
+    lease.doubted(1100)
+    assert lease.next_ms == 1250
+    lease.doubted(1900)
+    assert lease.next_ms == 1250
+    lease.renewed(7, 1250, TTL)
+    lease.doubted(1900)
+    assert lease.next_ms == 1900
 
 
 @given(
