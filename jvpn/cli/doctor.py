@@ -163,6 +163,7 @@ def _gateway(report: Report, config: GatewayConfig | None, deep: bool) -> None:
             checks_config.tun_name(config.tun_name, status),
             checks_config.offload(config.offload, status),
             *checks_config.forwarding(config),
+            *checks_config.inner_pool(config),
             *checks_config.gateway_folders(config),
         ]
     blockers = [check for check in report.all_checks() if check.blocks_bpf]
