@@ -37,7 +37,8 @@ class TableError(ValueError):
 
 
 class SessionTable:
-    """`gateway`: many sessions, DATA only from bound sources; else a client's one session."""
+    """`gateway`: many sessions, DATA only from bound sources; else a client's one session. While that moves to another
+    node it has two records, one for each epoch; what comes from the TUN goes to the one that was bound last."""
 
     def __init__(self, page: Page, *, gateway: bool, bulk: Bulk | None = None) -> None:
         self.page = page
@@ -54,7 +55,7 @@ class SessionTable:
         self._retired: OrderedDict[bytes, int] = OrderedDict()
 
     def route(self, destination: bytes) -> Session | None:
-        """The session that an inner destination (4 or 16 bytes) belongs to; a client has only one."""
+        """The session that an inner destination (4 or 16 bytes) belongs to; all of a client's go to one."""
         return self._only if self._only is not None else self._routes.lookup(destination)
 
     # Commands
@@ -67,7 +68,7 @@ class SessionTable:
             raise TableError(f"record {command.record} is outside the shared page")
         if session is not None and command.generation < session.generation:
             raise TableError(f"generation {command.generation} is below {session.generation}")
-        if not self.gateway and session is None and self.by_record:
+        if not self.gateway and any(s.session_id != command.session_id for s in self.by_record.values()):
             raise TableError("a client's worker has one session: remove the old one first")
         if not command.phases:
             raise TableError("no keys")
@@ -91,7 +92,7 @@ class SessionTable:
         before = _phases_of(session) if session is not None else set()
         if session is None:
             session = self.by_record[command.record] = Session(command, self.page, self.pool)
-            if not self.gateway:
+            if not self.gateway and self._only is None:
                 self._only = session
         elif begins_anew:
             session.raise_generation(command.generation)
@@ -251,6 +252,8 @@ class SessionTable:
         if binding is None:
             session.bind(None)
             return
+        if not self.gateway:
+            self._only = session
         entry = session.entries[binding.index]
         entry.role = Role.ACTIVE
         entry.remote = socket_address(binding.remote.address, binding.remote.port)

@@ -52,26 +52,22 @@ class Choosing:
         code = messages.decode_reason(value)
         if code not in _ASKED:
             raise WireError("unexpected_control")
-        cause, uplink = Cause[code], self._another(now_ms)
-        if uplink is None:
-            denied = "NO_CANDIDATE"
-        elif self.switch(uplink, cause, now_ms):
-            return
-        else:
-            denied = "SWITCH_IN_FLIGHT"
-        self._narrator.denied(cause.name, denied, self._view.state_version)
+        drains = code == Cause.NODE_DRAIN.name
+        denied = self._session.leaving.leave(now_ms) if drains else self._move(now_ms)
+        if denied:
+            self._narrator.denied(code, denied, self._view.state_version)
 
-    def _another(self, now_ms: int) -> Uplink | None:
-        """The best candidate that is not known to be dead, if it can be on another endpoint than the active path."""
-        here = self._paths.active_path
+    def _move(self, now_ms: int) -> str:
+        """Begin to move to the best other candidate that is not known to be dead. Returns why not, empty if so."""
         alive = [
             path
             for path in self._paths.candidates(now_ms, without=self._paths.active)
             if not path.health.dead(now_ms * NS)
         ]
-        if here is not None:
-            alive.sort(key=lambda path: path.uplink.remote == here.uplink.remote)
-        return alive[0].uplink if alive else None
+        if not alive:
+            return "NO_CANDIDATE"
+        begun = self.switch(alive[0].uplink, Cause.OPERATOR_SWITCH, now_ms)
+        return "" if begun else "SWITCH_IN_FLIGHT"
 
     def bound(self, uplink: Uplink, cause: Cause) -> None:
         """The session has been bound to a path over `uplink`, for this cause."""

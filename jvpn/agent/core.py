@@ -19,7 +19,7 @@ from jvpn.agent.handshaking import Handshaking, Identity, back_off_ms
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import NS, Uplink
 from jvpn.agent.session import ClientSession
-from jvpn.agent.worker_side import RECORD
+from jvpn.agent.worker_side import FIRST_RECORD
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.handshake import HandshakeError
@@ -155,7 +155,7 @@ class ClientCore:
             # The endpoint that answered is known to be good: the others take it too, where they can.
             if uplink.remote in other.remotes:
                 other.remote = uplink.remote
-        self._effects.append(ClearRecord(RECORD))
+        self._effects.append(ClearRecord(FIRST_RECORD))
         self.session = ClientSession(
             result,
             self.uplinks,

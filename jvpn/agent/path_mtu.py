@@ -11,10 +11,17 @@ BUSY_NS = 2_000_000_000
 
 
 class MtuProbing:
-    """Drives the PathMtu of whichever path is active. `handle_timer` is to be called about every 20 ms."""
+    """Drives the PathMtu of whichever path is active, which `record()` has.
+
+    `handle_timer` is to be called about every 20 ms.
+    """
 
     def __init__(
-        self, record: int, paths: PathTable, seq: Callable[[], int], do: Callable[[Effect], None]
+        self,
+        record: Callable[[], int],
+        paths: PathTable,
+        seq: Callable[[], int],
+        do: Callable[[Effect], None],
     ) -> None:
         self._record = record
         self._paths = paths
@@ -33,7 +40,7 @@ class MtuProbing:
         size = path.mtu.on_timer(self._last_id, now_ns, patience_ns)
         if (path.mtu.confirmed, path.mtu.settled) != before:
             self._tell(path)
-        probe = commands.SendMtuProbe(self._seq(), self._record, path.worker_binding(), size, self._last_id)
+        probe = commands.SendMtuProbe(self._seq(), self._record(), path.worker_binding(), size, self._last_id)
         self._do(TellWorker(probe))
 
     def on_answer(self, report: commands.MtuAnswered, now_ns: int) -> None:
@@ -48,6 +55,6 @@ class MtuProbing:
         found = path.mtu
         self._do(
             TellWorker(
-                commands.SetPathMtu(self._seq(), self._record, path.index, found.confirmed, found.settled)
+                commands.SetPathMtu(self._seq(), self._record(), path.index, found.confirmed, found.settled)
             )
         )

@@ -84,6 +84,8 @@ class ClientPath:
     #: Another path has, or had, its index too: there was no fresh one.
     shared: bool = False
     last_probe_us: int = 0
+    #: Whether it leads to the session's owner: nobody else answers a PROBE, though anybody may a REQUEST.
+    probe_answered: bool = False
     quality: Quality = field(default_factory=Quality)
 
     def validated(self, now_ms: int) -> bool:

@@ -32,6 +32,7 @@ from jvpn.agent.resolver import Resolver
 from jvpn.agent.sleeping import Sleeping
 from jvpn.agent.tunnel_config import TunnelConfig
 from jvpn.agent.uplinks import Uplinks
+from jvpn.agent.worker_side import RECORDS
 from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer, make_run_dir
 from jvpn.observability.sink import open_sink
@@ -92,7 +93,7 @@ class Agent:
         self.offload = offload.find(self._tun) if plan.offload else offload.Offload()
         self._tunnel = TunnelConfig(plan.tun_name, self._say)
         self._name_servers()
-        self._page_fd = Page.create(1, os.urandom(32))
+        self._page_fd = Page.create(RECORDS, os.urandom(32))
         self._undo.append(lambda: os.close(self._page_fd))
         self.page = Page(self._page_fd)
         # Before it looks at the links, so that no change falls between.

@@ -6,6 +6,7 @@ from jvpn.agent.choosing import Choosing
 from jvpn.agent.configuring import Configuring
 from jvpn.agent.deciding import Deciding
 from jvpn.agent.effects import Effect, SendDatagram
+from jvpn.agent.leaving import Leaving
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.owners import Owners
 from jvpn.agent.path_mtu import MtuProbing
@@ -14,7 +15,7 @@ from jvpn.agent.reattaching import Requester
 from jvpn.agent.rekeying import ClientRekeying
 from jvpn.agent.switching import Switching
 from jvpn.agent.upkeep import Upkeep
-from jvpn.agent.worker_side import RECORD, WorkerSide
+from jvpn.agent.worker_side import WorkerSide
 from jvpn.policy.model import Policy
 from jvpn.protocol import messages, reattach
 from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
@@ -74,10 +75,11 @@ class ClientSession:
         self.paths.active = first.number
         self.requester = Requester(result.secrets, self.paths, lambda: self.view.state_version)
         self.worker = WorkerSide(result.session_id, result.epoch, self.paths, self.rekeying, seq, do)
-        self.mtu_probing = MtuProbing(RECORD, self.paths, seq, do)
+        self.mtu_probing = MtuProbing(lambda: self.worker.record, self.paths, seq, do)
         self.owners = Owners(self)
         self.switching = Switching(self)
         self.choosing = Choosing(self)
+        self.leaving = Leaving(self)
         self.deciding = Deciding(self, now_ms)
         self.configuring = Configuring(self)
         self.upkeep = Upkeep(self, activity, now_ms)
@@ -157,12 +159,12 @@ class ClientSession:
 
     def schedule_rekey(self, now_ms: int) -> None:
         """The keys are new from here on."""
-        seen = self._activity(RECORD)
+        seen = self._activity(self.worker.record)
         self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, self.packets())
         self.worker.begin_phase(seen.sent_packets, seen.forged)
 
     def packets(self) -> int:
-        seen = self._activity(RECORD)
+        seen = self._activity(self.worker.record)
         return seen.sent_packets + seen.received_packets
 
     def reset(self, ways: int, now_ms: int) -> None:
@@ -170,8 +172,9 @@ class ClientSession:
         self.was_reset = True
         self.end(Reason.PEER_CLOSED, now_ms, tell=False, details={"reset": True, "ways": ways})
 
-    def enter_epoch(self, epoch: int, now_ms: int) -> None:
-        """Another owner, or the same one after a restart: new data and control keys, new messages, new counters."""
+    def enter_epoch(self, epoch: int, draining: tuple[int, int] | None, now_ms: int) -> None:
+        """Another owner, or the same one after a restart: new data and control keys, new messages, new counters.
+        `draining`: the index that was left by choice, and until when it receives, ms."""
         self.epoch = epoch
         self.channel = ControlChannel()
         self.control = SealedControl(self.rekeying.secrets, epoch, Direction.CLIENT_TO_GATEWAY)
@@ -180,7 +183,7 @@ class ClientSession:
         # The page begins anew with the keys.
         self.rekeying.schedule(now_ms, self.policy.rekey_interval_ms, 0)
         self.worker.begin_phase(0, 0)
-        self.worker.enter_epoch(epoch)
+        self.worker.enter_epoch(epoch, draining)
 
     def _on_state(self, told: messages.State, now_ms: int) -> None:
         if told.reason not in Reason.__members__:
@@ -242,6 +245,7 @@ class ClientSession:
         if report.timestamp_us and not path.health.on_probe_acked(report.timestamp_us, now_ns):
             return
         if report.timestamp_us:
+            path.probe_answered = True
             for outward, highest, received in (
                 (True, report.peer_highest, report.peer_received),
                 (False, report.highest, report.received),

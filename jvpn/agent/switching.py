@@ -20,6 +20,9 @@ REPORT_WAIT_MS = 200
 #: However long a gateway asks a client without a path to wait.
 RETRY_AFTER_MAX_MS = 5_000
 #: FAILs after which there is nothing left to reattach.
+#: How long at least the index left for another node receives: its owner hears from the store that it is to go, and what
+#: came for the client until then goes out there.
+NODE_LEFT_MS = 1_000
 _OVER = frozenset({Code.SESSION_OVER, Code.SESSION_TTL_EXPIRED, Code.TRANSPORT_LOSS_TTL_EXPIRED})
 
 
@@ -143,6 +146,7 @@ class Switching:
         attempt, self._requester.attempt = self._requester.attempt, None
         if attempt is None:
             return
+        self._session.worker.expect_nobody()
         if attempt.asked:
             version = self._view.state_version
             self._narrator.result(attempt.number, "abandoned", cause.name, version)
@@ -166,6 +170,8 @@ class Switching:
         if attempt.early is None and self._paths.active is None and paths:
             attempt.early = min(path.index for path in paths)
         for path in paths:
+            if attempt.cause is Cause.NODE_DRAIN:
+                self._session.worker.expect_next(path)
             self._session.do(
                 self._requester.request(path, now_ms, () if attempt.voluntary else self._reports)
             )
@@ -237,6 +243,7 @@ class Switching:
         """What was bound was left, or lost its link, before the ACK came: only a new attempt can bind another."""
         version = self._view.state_version
         self._narrator.result(attempt.number, "abandoned", "PATH_CHANGED", version)
+        self._session.worker.expect_nobody()
         # The gateway has left the old path too, so this is no choice any more and no limit of choices holds it back.
         cause = Cause.TRANSPORT_DEAD if attempt.voluntary else attempt.cause
         started_ms = attempt.started_ms
@@ -265,21 +272,23 @@ class Switching:
         if draining is not None and previous is not None:
             # Before the worker is told its indexes: it must know the new one to probe on it.
             self._paths.open(previous.uplink, now_ms)
-        resend = None
+        resend, drain_ms = None, max(self._session.policy.drain_window_ms, 250)
         epoch = split_version(ack.state_version).epoch
         if epoch > self._session.epoch:
             # Another node, or one that began anew: it has never seen what was sent before.
-            self._session.enter_epoch(epoch, now_ms)
+            left = None if draining is None else (draining, now_ms + max(drain_ms, NODE_LEFT_MS))
+            self._session.enter_epoch(epoch, left, now_ms)
             self._session.owners.moved(bound, now_ms)
-        elif not attempt.voluntary:
-            resend = [commands.IndexReport(*report) for report in ack.reports]
+            draining = None
+        else:
+            self._session.worker.expect_nobody()
+            if not attempt.voluntary:
+                resend = [commands.IndexReport(*report) for report in ack.reports]
         self._reports = ()
         self._session.channel.move(now_ms)
         # Ahead of what was kept: until it is answered, packets of full size go in fragments, twice as many datagrams.
         self._session.mtu_probing.handle_timer(now_ms * NS, now_ms * NS)
-        self._session.worker.rebind(
-            [], draining, now_ms + max(self._session.policy.drain_window_ms, 250), resend=resend
-        )
+        self._session.worker.rebind([], draining, now_ms + drain_ms, resend=resend)
         self._session.act()
         self._view.follow(State.ATTACHED, ack.state_version, Reason.REATTACH_OK, now_ms)
         self._session.clocks(now_ms)
@@ -318,6 +327,7 @@ class Switching:
     def refuse(self, attempt: Attempt, reason: str, retry_after_ms: int, now_ms: int) -> None:
         """The gateway will not bind this attempt, on no path: go on on the old one, or try again with another."""
         self._requester.attempt = None
+        self._session.worker.expect_nobody()
         self.refused = reason
         self._narrator.result(attempt.number, "failed", reason, self._view.state_version, retry_after_ms)
         if reason in _OVER:

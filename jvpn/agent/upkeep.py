@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jvpn.agent.paths import NS, ClientPath
-from jvpn.agent.worker_side import RECORD
 from jvpn.policy.decisions import left_out
 from jvpn.policy.probe_budget import ProbeBudget, candidate_interval_ms
 from jvpn.protocol.addresses import is_ipv4
@@ -47,7 +46,7 @@ class Upkeep:
 
     def received_ms(self) -> int:
         """When the worker last took authenticated DATA."""
-        return self._activity(RECORD).received_ns // NS
+        return self._activity(self._session.worker.record).received_ns // NS
 
     def get_timer(self) -> float:
         session = self._session
@@ -58,6 +57,7 @@ class Upkeep:
             session.ttl.next_deadline_ms(),
             session.rekeying.get_timer(),
             session.owners.get_timer(),
+            session.worker.get_timer(),
         ]
         if self._paths.active is not None:
             due.append(session.channel.get_timer())
@@ -88,6 +88,7 @@ class Upkeep:
         self._handled_ns = now_ns
         self._expire(now_ms)
         session.owners.handle_timer(now_ms)
+        session.worker.handle_timer(now_ms)
         if session.ended is not None:
             return
         if not session.configured:
@@ -135,7 +136,7 @@ class Upkeep:
         if now_ms < self._next_tick_ms:
             return
         self._next_tick_ms = now_ms + ACTIVITY_TICK_MS
-        active, seen = self._paths.active_path, self._activity(RECORD)
+        active, seen = self._paths.active_path, self._activity(self._session.worker.record)
         if active is None:
             if now_ms - seen.sent_ns // NS < TRAFFIC_WAITS_MS:
                 self._requester.traffic_waits(now_ms)
@@ -160,6 +161,7 @@ class Upkeep:
             return
         if fired.reason is Reason.REATTACH_FAIL:
             attempt, self._requester.attempt = self._requester.attempt, None
+            session.worker.expect_nobody()
             if attempt is not None and attempt.asked:
                 version = session.view.state_version
                 session.narrator.result(attempt.number, "abandoned", "RECOVERY_WINDOW_EXCEEDED", version)

@@ -9,6 +9,7 @@ from jvpn.agent.core import ClientCore, Shell
 from jvpn.agent.handshaking import Identity
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import Uplink
+from jvpn.agent.worker_side import RECORDS
 from jvpn.policy.model import Policy
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite, x25519_public
@@ -79,7 +80,7 @@ class ClientNode:
         known = Identity(
             suite(self._suite), CLIENT_KEY, x25519_public(GATEWAY_KEY), bytes(32), self.policy.name, kem
         )
-        self.page = make_page(1, bytes(32))
+        self.page = make_page(RECORDS, bytes(32))
         self.worker = self._worker()
         self.uplinks = [
             Uplink(plan.number, plan.name, plan.preference, GATEWAY, self.links[plan.number])

@@ -45,7 +45,7 @@ class GatewayCore:
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
         #: What the other nodes of a fleet do to sessions of this one.
-        self.others = OtherNodes(context, self.terminate, self._leave_prefixes)
+        self.others = OtherNodes(context, self.terminate)
         self._upkeep = Upkeep(context, self._controlling, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
@@ -136,7 +136,7 @@ class GatewayCore:
             self._rekeying.respond(session, now_ms)
         self._controlling.announce(session, now_ms)
 
-    def _leave_prefixes(self, session: LiveSession, unborn: bool = False) -> None:
+    def _leave_prefixes(self, session: LiveSession, unborn: bool) -> None:
         """Return traffic goes to the peer's other session if there is one, else nowhere."""
         context = self.context
         if context.by_peer.get(session.peer.public_key) is session:

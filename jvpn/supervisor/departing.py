@@ -1,15 +1,20 @@
-"""Sessions that another node has: what their clients sent here before they knew is still delivered, nothing is sent.
+"""Sessions that another node has: what is still under way to them here is delivered.
 
-A departed session has no binding here and no state; its old index drains like that of a path that was left. A REQUEST
-on it is a stranger's, whose ticket leads to the store and so to the new owner.
+Their clients send here until they have the new owner's ACK, and return traffic comes here until it is led elsewhere. So
+a departed session stays at its worker as it was, with the keys of its epoch, which no new owner uses, until its time is
+over; its client takes what it sends for as long as it lets the old index drain. It has no state here, and nothing binds
+it: a REQUEST on its index is a stranger's, whose ticket leads to the store and so to the new owner.
 """
 
 from jvpn.session.record import Bindings, drain_window_ms
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, RemoveId
+from jvpn.supervisor.effects import ClearRecord, PutPrefix, RemoveId, RemovePrefix
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.round_trips import UNMEASURED_MS
 from workers.commands import RemoveSession
+
+#: However short the drain window: an ACK may be lost, and is asked for again.
+LEAST_MS = 1_000
 
 
 def depart(context: GatewayContext, session: LiveSession, now_ms: int) -> None:
@@ -18,14 +23,13 @@ def depart(context: GatewayContext, session: LiveSession, now_ms: int) -> None:
     context.close_indexes(session)
     # Nothing of it is to be adopted by a later supervisor.
     context.do(ClearRecord(session.record))
-    session.bindings = Bindings()
+    session.bindings = Bindings(drain_until_ms=now_ms)
     if active is not None and active.index in session.indexes.ids:
         measured_ms = session.round_trips.srtt_ms(active.index)
         srtt_ms = UNMEASURED_MS if measured_ms is None else measured_ms
-        drain_ms = drain_window_ms(session.policy.drain_window_ms, srtt_ms, srtt_ms)
+        drain_ms = max(drain_window_ms(session.policy.drain_window_ms, srtt_ms, srtt_ms), LEAST_MS)
         session.bindings = Bindings(draining=active, drain_until_ms=now_ms + drain_ms)
         context.put_id(session, active.index)
-        context.tell(session.slot, session.rebind_command(context.next_seq()))
     context.departing[session.session_id] = session
 
 
@@ -48,5 +52,9 @@ def finish(context: GatewayContext, session_id: bytes) -> None:
     steering_id = None if draining is None else session.indexes.ids.get(draining.index)
     if steering_id is not None and steering_id not in context.by_steering_id:
         context.do(RemoveId(steering_id))
+    other = context.by_peer.get(session.peer.public_key)
+    for prefix in session.prefixes:
+        has_it = other is not None and prefix in other.prefixes
+        context.do(PutPrefix(prefix, other.slot) if other is not None and has_it else RemovePrefix(prefix))
     context.tell(session.slot, RemoveSession(context.next_seq(), session.record))
     context.free_records.append(session.record)

@@ -90,9 +90,8 @@ class FleetMember:
             self._move_fence(self._fence_ms)
 
     def renew(self) -> None:
-        """Somebody says that this node has lost a session: all owners are to be looked at again, and the lease."""
+        """Somebody says that this node has lost a session: all owners are to be looked at again."""
         self._anew.set()
-        self._keeper.doubt()
 
     def stop(self, give_back: bool = True) -> None:
         """With `give_back` the lease ends at once: others may take what was this node's. Else it ends in a TTL, unless

@@ -17,29 +17,22 @@ from jvpn.supervisor.live_session import LiveSession
 
 
 class OtherNodes:
-    """`leave_prefixes(session)`: return traffic does not go to it any more."""
+    """`terminate(session, reason, now_ms)` ends a session for good."""
 
     def __init__(
-        self,
-        context: GatewayContext,
-        terminate: Callable[[LiveSession, Reason, int], None],
-        leave_prefixes: Callable[[LiveSession], None],
+        self, context: GatewayContext, terminate: Callable[[LiveSession, Reason, int], None]
     ) -> None:
         self._context = context
         self._terminate = terminate
-        self._leave_prefixes = leave_prefixes
         #: Lookups under way, whether one of them has failed, and what waits for the last of them.
         self._doubts = 0
         self._failed = False
         self._afterwards: tuple[Callable[[], None], Callable[[], None]] | None = None
-        #: Nodes that were said to have another pool.
-        self._apart: set[str] = set()
 
     def alive(self, nodes: Mapping[str, NodeAbout]) -> None:
         """All nodes whose lease goes on."""
         if self._context.fleet is not None:
             self._context.fleet.nodes = dict(nodes)
-            self._compare_pools()
 
     def announced(self, node_id: str, about: NodeAbout | None) -> None:
         """What a node says of itself; None when its lease has ended."""
@@ -48,22 +41,6 @@ class OtherNodes:
             return
         others = {name: known for name, known in fleet.nodes.items() if name != node_id}
         fleet.nodes = others if about is None else {**others, node_id: about}
-        self._compare_pools()
-
-    def _compare_pools(self) -> None:
-        """Nodes with different pools give a client another address each time it comes to the other one."""
-        pool, fleet = self._context.facts.pool, self._context.fleet
-        assert fleet is not None
-        assert fleet.nodes is not None
-        mine = "" if pool is None else pool.fingerprint
-        ours = self._context.facts.node_id
-        apart = {name for name, about in fleet.nodes.items() if about.pool != mine and name != ours}
-        for name in sorted(apart - self._apart):
-            self._context.worker_errors.append(
-                f"node {name} has another pool of inner addresses, or other addresses of peers: sessions that move "
-                "between it and this node may end; give all nodes of the fleet the same pool, tun.addresses and peers"
-            )
-        self._apart = apart
 
     def all_owners(self, owners: Mapping[bytes, str]) -> None:
         """Every session's owner, as it was some moment ago: what is not found there to be this node's is looked up."""
@@ -138,7 +115,9 @@ class OtherNodes:
         context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
 
     def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
-        self._context.narrator.taken_away(session, owner)
-        self._context.dismiss(session)
-        self._leave_prefixes(session)
-        departing.depart(self._context, session, now_ms)
+        context = self._context
+        context.narrator.taken_away(session, owner)
+        context.dismiss(session)
+        if context.by_peer.get(session.peer.public_key) is session:
+            del context.by_peer[session.peer.public_key]
+        departing.depart(context, session, now_ms)

@@ -33,6 +33,8 @@ from jvpn.supervisor.live_session import Arrival, Asked, LiveSession, PathFact, 
 from workers.commands import IndexReport
 
 NS_PER_MS = 1_000_000
+#: What the policy's limits of switches are for; who leaves a node that drains was asked to.
+CHOICES = VOLUNTARY_CAUSES - {Reason.NODE_DRAIN}
 
 
 class Reattaching:
@@ -118,7 +120,7 @@ class Reattaching:
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
         if must_prove_anew(session.policy, session.proven_from, to_text(arrival.remote.address)):
             return PolicyFacts(Code.REAUTHENTICATE)
-        if Reason[request.cause.name] in VOLUNTARY_CAUSES:
+        if Reason[request.cause.name] in CHOICES:
             wait_ms = session.switches.wait_ms(session.policy, now_ms)
             return PolicyFacts(Code.SWITCH_RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()
         wait_ms = session.binds.wait_ms(now_ms)
@@ -213,7 +215,10 @@ class Reattaching:
         session.bound_in_epoch = True
         session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
         session.heard_ms = now_ms
-        (session.binds.take(now_ms) if lost else session.switches.times_ms.append(now_ms))
+        if Reason[request.cause.name] in CHOICES:
+            session.switches.times_ms.append(now_ms)
+        else:
+            session.binds.take(now_ms)
         details = {"new": path_text(new), "attempt": request.attempt}
         machine.apply(Reason.REATTACH_OK, now_ms, details=details)
         session.ttl = session.ttl.entered(machine.state, machine.active_bindings, now_ms, 0, 0)

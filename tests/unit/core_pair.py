@@ -22,6 +22,7 @@ from jvpn.agent.core import ClientCore, Shell
 from jvpn.agent.handshaking import Identity
 from jvpn.agent.narrator import ClientNarrator
 from jvpn.agent.paths import Uplink
+from jvpn.agent.worker_side import RECORDS
 from jvpn.observability.sink import MemorySink
 from jvpn.observability.verify import audit
 from jvpn.policy.model import Policy
@@ -104,6 +105,9 @@ class RecordingDesk(DirectDesk):
 class CorePair:
     """One gateway (two workers), one client with two uplinks. `advance` and `wait_for` make time pass."""
 
+    node_id = "gw"
+    endpoint = GATEWAY
+
     def __init__(
         self,
         policy: Policy | None = None,
@@ -133,18 +137,20 @@ class CorePair:
 
     def _make_gateway(self, slots: tuple[int, ...]) -> None:
         self.gateway_page = Page(Page.create(self.capacity, self.random.randbytes(32)))
-        self.gateway_sink = MemorySink()
+        self.gateway_sink = getattr(self, "gateway_sink", MemorySink())
         self.steered = Steered()
         self.saved: list[gateway_does.SaveSession] = []
         self.store = getattr(self, "store", MemoryStore(b"\x77" * 32))
         self.done: list[gateway_does.Effect] = []
         self.worker_delay_ms = 0.0
         self._udp = PairUdp(
-            0, GATEWAY.port, lambda data, to, local: self._send_down(data, local or GATEWAY, to)
+            0,
+            self.endpoint.port,
+            lambda data, to, local: self._send_down(data, local or self.endpoint, to),
         )
         self.workers = {slot: self._gateway_worker(slot) for slot in slots}
         facts = GatewayFacts(
-            node_id="gw",
+            node_id=self.node_id,
             boot_id="boot",
             private_key=GATEWAY_KEY,
             public_key=x25519_public(GATEWAY_KEY),
@@ -161,7 +167,7 @@ class CorePair:
         )
         fixed = ("10.8.0.2/32",) if self.pool is None else ()
         laptop = Peer("laptop", x25519_public(CLIENT_KEY), fixed, self.policy)
-        narrator = Narrator(self.gateway_sink, "gw", self.wall_ms)
+        narrator = Narrator(self.gateway_sink, self.node_id, self.wall_ms)
         self.context = GatewayContext(
             facts,
             PeerTable({laptop.public_key: laptop}),
@@ -193,9 +199,7 @@ class CorePair:
         """The host of the gateway is back after a crash: another challenge key, nothing in memory, the same store."""
         for worker in self.workers.values():
             worker.alive = False
-        sink = self.gateway_sink
         self._make_gateway(tuple(self.workers))
-        self.gateway_sink.events[:0] = sink.events
         self.settle()
 
     def replace_worker(self, slot: int) -> PairWorker:
@@ -208,7 +212,7 @@ class CorePair:
 
     def _make_client(self) -> None:
         self.client_sink = MemorySink()
-        self.client_page = Page(Page.create(1, bytes(32)))
+        self.client_page = Page(Page.create(RECORDS, bytes(32)))
         self.configured: list[client_does.ConfigureTunnel] = []
         self.over: list[client_does.SessionOver] = []
         self.persisted_us = 0
@@ -221,16 +225,18 @@ class CorePair:
     def new_client(self, identity: Identity | None = None) -> ClientCore:
         """A client core as after a start: nothing remembered but the durable timestamp."""
         known = Identity(suite(1), CLIENT_KEY, x25519_public(GATEWAY_KEY), bytes(32), "default")
-        uplinks = [Uplink(n, f"up{'ABCDEFGH'[n]}", 100, GATEWAY) for n in range(len(self.addresses))]
         return ClientCore(
             identity or known,
-            uplinks,
+            self._new_uplinks(),
             self.policy,
             ClientNarrator(self.client_sink, "cl", self.wall_ms),
             Shell(self.random.randbytes, lambda: self.wall_ms() * 1000, self.client_page.read_activity),
             self.persisted_us,
             self.now_ns,
         )
+
+    def _new_uplinks(self) -> list[Uplink]:
+        return [Uplink(n, f"up{'ABCDEFGH'[n]}", 100, GATEWAY) for n in range(len(self.addresses))]
 
     def _client_udp(self, number: int) -> PairUdp:
         return PairUdp(
@@ -328,10 +334,13 @@ class CorePair:
 
     def _next_ns(self) -> int:
         due: list[float] = [self._agenda[0][0]] if self._agenda else []
-        timers = [self.gateway.get_timer(), self.keeping.get_timer()]
+        timers: list[float | None] = [*self._gateway_timers()]
         timers += [None if self._client_is_over else self.client.get_timer()]
         due += [-(-at_ms // 1) * NS for at_ms in timers if at_ms is not None]
         return int(min(due, default=self.now_ns + 1_000 * NS))
+
+    def _gateway_timers(self) -> list[int | None]:
+        return [self.gateway.get_timer(), self.keeping.get_timer()]
 
     def advance(self, ms: float) -> None:
         """Let `ms` pass."""
@@ -441,7 +450,8 @@ class CorePair:
         self.settle()
 
     def data_up(self, payload: bytes) -> bool:
-        sent = self.client_worker.send_data(0, payload, self.now_ns)
+        session = self.client_worker.table.route(bytes(4))
+        sent = session is not None and self.client_worker.send_data(session.record, payload, self.now_ns)
         self.settle()
         return sent
 

@@ -216,7 +216,7 @@ def _moved_by(name: str, title: str, *acts: Act, lossy: bool = False) -> Scenari
         (
             same_session,
             passed(*(("ATTACHED VOLATILE QUALITY_FLOOR_VIOLATION",) if lossy else ())),
-            _switched_for("OPERATOR_SWITCH" if "drain" not in name else "NODE_DRAIN"),
+            _operator_switched,
             lost(0, after="wished"),
         ),
         policy={
@@ -228,18 +228,26 @@ def _moved_by(name: str, title: str, *acts: Act, lossy: bool = False) -> Scenari
     )
 
 
-def _switched_for(reason: str) -> Hold:
-    def look(scene: Scene) -> str:
-        seen = [move for move in moves(scene, "gateway", "wished") if move.endswith(f"RECOVERING {reason}")]
-        return "" if len(seen) == 1 else f"the gateway went {moves(scene)}"
+def _operator_switched(scene: Scene) -> str:
+    seen = [move for move in moves(scene, "gateway", "wished") if move.endswith("RECOVERING OPERATOR_SWITCH")]
+    return "" if len(seen) == 1 else f"the gateway went {moves(scene)}"
 
-    return look
+
+def _stayed(scene: Scene) -> str:
+    seen = moves(scene, "gateway", "wished")
+    return f"the gateway went {seen}" if seen else ""
 
 
 F18: Final = (
     _moved_by("", "the client's operator wants another uplink", wish(1)),
     _moved_by("-gateway", "the gateway's operator wants another path", gateway_wish()),
-    _moved_by("-drain", "the gateway drains", gateway_wish(Reason.NODE_DRAIN)),
+    Scenario(
+        "F18-drain",
+        "the gateway drains, and there is no other node to go to",
+        (At(0, shape()), At(3_600, gateway_wish(Reason.NODE_DRAIN), "wished")),
+        (same_session, _stayed, lost(0, after="wished")),
+        lasts_ms=6_500,
+    ),
     _moved_by("-volatile", "the client's operator wants another uplink while VOLATILE", wish(1), lossy=True),
     _end_in("", "while it delivers", State.ATTACHED, 500),
     _end_in(
