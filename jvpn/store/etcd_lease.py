@@ -63,8 +63,8 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self, give_back: bool = True) -> None:
-        """With `give_back` others may take over what was this node's now; else a TTL later. Blocks for at most two calls
-        to etcd."""
+        """With `give_back` others may take over what was this node's now, else a TTL later. Blocks for two calls
+        to etcd at most."""
         self._stopping.set()
         self._thread.join()
         if not give_back:

@@ -7,8 +7,9 @@ store lives in a thread of its own, and the loop is woken when it has answered.
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol, assert_never
 
 from jvpn.session.record import SessionRecord
@@ -160,11 +161,13 @@ class ThreadDesk:
         self._wanted.put(batch)
 
     def answers(self) -> Answers | None:
-        if self._given.empty():
+        # In this order: an answer that comes in between wakes the loop again.
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        try:
+            return self._given.get_nowait()
+        except Empty:
             return None
-        answers = self._given.get()
-        os.eventfd_read(self._wake)
-        return answers
 
     def at_once(self, do: Callable[[OwnershipStore], None], timeout_s: float) -> None:
         done, errors = threading.Event(), list[StoreError]()

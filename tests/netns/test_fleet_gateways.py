@@ -1,12 +1,12 @@
-"""Gateways on one real etcd: a node dies, or is cut off, and its client goes on at another, TCP and all."""
+"""Gateways on one real etcd: a session goes from node to node, whatever happens to them, and lives at one."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import etcd_cluster
 import pytest
-from fleet_lab import FleetLab
 
+from jvpn.lab.fleet import FleetLab
 from jvpn.lab.namespaces import Lab
 from jvpn.lab.running import wait_for
 
@@ -15,14 +15,54 @@ from jvpn.lab.running import wait_for
 def fleet(lab: Lab, tmp_path: Path) -> Iterator[FleetLab]:
     etcd_cluster.need_etcd()
     with FleetLab(lab, tmp_path) as fleet:
+        fleet.start("gw1", "gw2")
+        fleet.start_client("gw1", "gw2")
         yield fleet
 
 
-def test_a_node_dies_and_another_takes_its_session(fleet: FleetLab) -> None:
-    fleet.start("gw1", "gw2")
-    client = fleet.start_client("gw1", "gw2")
-    session = client.status()["session"]
+def carries(fleet: FleetLab) -> bool:
+    return fleet.client_space.run(["ping", "-c1", "-W1", "10.8.0.1"], check=False).returncode == 0
+
+
+def moves_to(fleet: FleetLab, name: str) -> None:
+    """It lives there, and nowhere else, and carries traffic."""
+    wait_for(f"the session at {name}", lambda: fleet.owner() == name and fleet.attached(), 40)
+    wait_for("traffic", lambda: carries(fleet))
+
+
+def test_a_session_goes_wherever_its_client_finds_a_node(fleet: FleetLab) -> None:
+    assert fleet.client is not None
+    session = fleet.client.status()["session"]
     assert fleet.owner() == "gw1"
+    # The owner lives, but its client does not reach it: asked by the other node, it hands the session over.
+    fleet.hide("gw1")
+    moves_to(fleet, "gw2")
+    assert fleet.gateways["gw1"].status()["counters"]["handed_over"] == 1
+    fleet.show("gw1")
+    # A node that stops gives its lease back: nobody waits for its end.
+    assert fleet.gateways.pop("gw2").stop() == 0
+    moves_to(fleet, "gw1")
+    fleet.start("gw2")
+    # The whole host of a node dies.
     fleet.crash("gw1")
-    wait_for("the session at gw2", lambda: fleet.owner() == "gw2" and fleet.attached())
-    assert client.status()["session"] == session
+    moves_to(fleet, "gw2")
+    assert fleet.client.status()["session"] == session
+    assert fleet.client.status()["counters"]["handshakes"] == 1
+
+
+def test_a_node_that_is_cut_off_from_the_store_lets_go(fleet: FleetLab) -> None:
+    assert fleet.client is not None
+    session = fleet.client.status()["session"]
+    fleet.cut_off("gw1")
+    wait_for("the session at gw2", lambda: fleet.sessions("gw2"), 40)
+    wait_for("traffic", lambda: carries(fleet))
+    # It cannot know yet who has it, but neither sends nor delivers anything.
+    counters = fleet.gateways["gw1"].status()["counters"]
+    assert any("fenced" in name for name in counters)
+    fleet.heal("gw1")
+    wait_for("gw1 to let go", lambda: not fleet.sessions("gw1"), 40)
+    moves_to(fleet, "gw2")
+    # Back in the fleet, it takes what comes to it.
+    fleet.crash("gw2")
+    moves_to(fleet, "gw1")
+    assert fleet.client.status()["session"] == session

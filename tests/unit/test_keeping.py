@@ -1,5 +1,6 @@
 """What the gateway asks of its store: one batch after another, and nothing but what depends on it waits for it."""
 
+import select
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor.effects import Effect, ForgetSession, LoadSession, RemovePrefix, SaveSession, StoreEffect
 from jvpn.supervisor.keeping import MOST_AT_ONCE, STORE_PATIENCE_MS, STORE_RETRY_MS, Keeping
-from jvpn.supervisor.store_desk import Answers, Batch, serve
+from jvpn.supervisor.store_desk import Answers, Batch, ThreadDesk, serve
 
 __all__ = ["every_pair_is_sound"]
 
@@ -210,3 +211,17 @@ def test_a_session_that_its_clients_next_replaces_ends_once(scene: Scene) -> Non
     assert ends == [older.hex_id]
     assert [event.action for event in pair.events(OwnershipEvent)] == ["acquired", "acquired"]
     assert [record.session_id for record in pair.store.sessions()] == [pair.live.session_id]
+
+
+def test_a_store_in_a_thread_answers_each_batch_once() -> None:
+    desk = ThreadDesk(MemoryStore())
+    desk.start()
+    poll = select.poll()
+    poll.register(desk.fileno(), select.POLLIN)
+    for _ in range(2_000):
+        desk.ask(Batch(loads=[LoadSession(bytes(16), lambda _found, _now_ms: None)]))
+        while (answers := desk.answers()) is None:
+            poll.poll(10_000)
+        assert answers == Answers([None], [], [])
+        assert desk.answers() is None
+    desk.close()

@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import etcd_cluster
-from etcd_cluster import Cluster, Member
-
+from jvpn.lab.etcd_cluster import Cluster, Member, fleet_key
 from jvpn.lab.namespaces import Lab, LabError, Namespace
 from jvpn.lab.running import START_TIMEOUT_S, Node, keygen, wait_for
 
@@ -52,7 +50,7 @@ class FleetLab:
         self.cluster = Cluster(folder, members)
         self.key = keygen(folder / "gateway.key")
         self.client_key = keygen(folder / "client.key")
-        etcd_cluster.fleet_key(folder)
+        fleet_key(folder)
         self.gateways: dict[str, Node] = {}
         self.client: Node | None = None
         self.uplinks = [f"up{n}" for n in range(uplinks)]
