@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.lab.fleet import FleetLab
+
 from jvpn.lab.namespaces import Lab, Namespace
 from jvpn.lab.running import wait_for
 
@@ -112,7 +113,8 @@ def committed(fleet: FleetLab) -> int:
             next(float(x.split()[1]) for x in lines if x.startswith("etcd_server_proposals_committed_total"))
         )
 
-    return fleet.store.call(read)
+    count: int = fleet.store.call(read)
+    return count
 
 
 def one(fleet: FleetLab, pulse: Pulse) -> dict[str, Any]:

@@ -49,8 +49,8 @@ class Fleet:
         return about.advertise[0] if about is not None and about.advertise else ""
 
     def referred(self, session_id: bytes, attempt: int, now_ms: int) -> bool:
-        """The client of a session that is barred asks here under `attempt`. Returns whether its owner is to be asked: the
-        client was sent there long enough ago, and the owner has not been asked lately."""
+        """The client of a session that is barred asks here under `attempt`. Returns whether its owner is to be asked:
+        the client was sent there long enough ago, and the owner has not been asked lately."""
         known, due_ms = self._referred.pop(session_id, (-1, 0))
         if known == attempt:
             due = now_ms >= due_ms
