@@ -187,6 +187,19 @@ def forwarding(config: GatewayConfig) -> list[Check]:
     return checks
 
 
+def inner_pool(config: GatewayConfig) -> list[Check]:
+    """Whether all peers without addresses can have a session at the same time."""
+    if config.pool is None:
+        return []
+    peers = sum(not peer.addresses for peer in config.peers)
+    sizes = ", ".join(f"{family.size:,} of IPv{family.version}" for family in config.pool.families)
+    found = f"{sizes} for {peers} peers without addresses"
+    if min(family.size for family in config.pool.families) >= peers:
+        return [Check("pool", "ok", found)]
+    remedy = "write a larger prefix: whoever comes when all are in use is refused"
+    return [Check("pool", "warning", found, remedy)]
+
+
 def writable(label: str, directory: Path) -> Check:
     """Whether `directory`, or the nearest that exists above it, can be written."""
     existing = next((d for d in (directory, *directory.parents) if d.exists()), Path("/"))

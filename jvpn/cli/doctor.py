@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from jvpn.cli import checks, checks_config
+from jvpn.cli import checks, checks_config, checks_fleet
 from jvpn.cli.checks import Check
 from jvpn.cli.client import DEFAULT_CONFIG as CLIENT_CONFIG
 from jvpn.cli.plans import BPFFS, gateway_plan
@@ -163,7 +163,9 @@ def _gateway(report: Report, config: GatewayConfig | None, deep: bool) -> None:
             checks_config.tun_name(config.tun_name, status),
             checks_config.offload(config.offload, status),
             *checks_config.forwarding(config),
+            *checks_config.inner_pool(config),
             *checks_config.gateway_folders(config),
+            *checks_fleet.fleet(config),
         ]
     blockers = [check for check in report.all_checks() if check.blocks_bpf]
     report.ladder, report.expected = ladder(blockers, modes, "auto" if config is None else config.xdp)

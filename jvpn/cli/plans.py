@@ -17,6 +17,7 @@ from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite
+from jvpn.session.pool import InnerPool
 from jvpn.store.etcd_client import EtcdAccess
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.peers import Peer
@@ -64,11 +65,11 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
         dns=config.dns,
         pool=config.pool,
         offload=config.offload == "auto",
-        fleet=None if config.fleet is None else _fleet(config.fleet),
+        fleet=None if config.fleet is None else _fleet(config.fleet, config.pool),
     )
 
 
-def _fleet(config: FleetConfig) -> FleetPlan:
+def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
     access = EtcdAccess(
         config.etcd,
         ca=config.ca,
@@ -80,6 +81,7 @@ def _fleet(config: FleetConfig) -> FleetPlan:
     about = NodeAbout(
         advertise=tuple(str(endpoint) for endpoint in config.advertise),
         return_addresses=tuple(str(address) for address in config.return_addresses),
+        pool="" if pool is None else pool.fingerprint,
     )
     return FleetPlan(access, config.key_file, config.prefix, config.lease_ttl_ms, about)
 

@@ -52,6 +52,9 @@ class FleetLab:
         self.client_key = keygen(folder / "client.key")
         fleet_key(folder)
         self.gateways: dict[str, Node] = {}
+        #: Where the client has its inner address from, if not out of a pool, and the lines that name a pool.
+        self.fixed = f"    addresses: [{CLIENT_INNER}/32]\n"
+        self.pool = ""
         self.client: Node | None = None
         self.uplinks = [f"up{n}" for n in range(uplinks)]
 
@@ -132,7 +135,7 @@ class FleetLab:
             "peers:\n"
             "  - name: laptop\n"
             f"    public_key: {self.client_key}\n"
-            f"    addresses: [{CLIENT_INNER}/32]\n"
+            f"{self.fixed}{self.pool}"
         )
         return Node(self.spaces[name], "server", config, work / name, work / name / "events.jsonl")
 

@@ -114,6 +114,12 @@ class InnerPool:
 
     families: tuple[AddressPool, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """Alike where two nodes give the same addresses."""
+        said = [(family.version, *family.ranges) for family in self.families]
+        return sha256(repr(sorted(said)).encode()).hexdigest()[:16]
+
     def __contains__(self, text: str) -> bool:
         version, address = number_of(text)
         return any(address in family for family in self.families if family.version == version)

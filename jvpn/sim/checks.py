@@ -5,6 +5,7 @@
     VERSION_BACK     a state version that falls
     OVERDUE          RECOVERING beyond the recovery window, no binding beyond the transport-loss TTL
     EVENTS           the auditor refuses the event stream (transition not in the table, no reason, no event, …)
+    ADDRESS          an inner address that changes, that two clients have, or that is steered to nobody
     REFUSED          a worker refused a command
     STRANDED         the network is good and everything runs, and still there is no session that delivers
     MOVED            something that proves nothing has changed something (guard.py)
@@ -55,6 +56,8 @@ class Checks:
         ]
         self._versions: dict[bytes, int] = {}
         self._ended: set[str] = set()
+        #: Inner prefixes by client, from its first session on.
+        self._prefixes: dict[bytes, tuple[str, ...]] = {}
         self._known: set[str] = set()
         self._well_since_ns: int | None = None
         self._handshakes = 0
@@ -104,10 +107,28 @@ class Checks:
                 self._moved(session, version)
             if not self._world.gateway_is_due:
                 self._clocks(session.hex_id, session.machine, session.ttl, gateway.clock.now_ms)
+        self._addresses()
         if len(sessions) > 1:
             alive = [session.hex_id for session in sessions.values() if not session.machine.terminated]
             if len(alive) > 1:
                 raise Violation("ID_REPLACED", f"one client has the sessions {' and '.join(alive)}")
+
+    def _addresses(self) -> None:
+        gateway = self._world.gateway
+        holders: dict[str, bytes] = {}
+        for session in gateway.context.sessions.values():
+            client = session.peer.public_key
+            known = self._prefixes.setdefault(client, session.prefixes)
+            if session.prefixes != known:
+                raise Violation("ADDRESS", f"{session.hex_id}: {known} → {session.prefixes}")
+            for prefix in session.prefixes:
+                if holders.setdefault(prefix, client) != client:
+                    raise Violation("ADDRESS", f"two clients have {prefix}")
+        unborn = {p for session, _ms in gateway.context.confirming.values() for p in session.prefixes}
+        if not self._world.gateway_is_due and not gateway.steered.prefixes.keys() <= holders.keys() | unborn:
+            raise Violation(
+                "ADDRESS", f"steered {set(gateway.steered.prefixes)}, in use {set(holders) | unborn}"
+            )
 
     def _moved(self, session: LiveSession, version: int) -> None:
         before = self._versions.get(session.session_id, -1)

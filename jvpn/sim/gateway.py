@@ -9,12 +9,14 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Final
 
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import DATA_KINDS, PacketType
 from jvpn.protocol.suites import x25519_public
 from jvpn.protocol.wire import Header, WireError
+from jvpn.session.pool import AddressPool, InnerPool, ranges_of
 from jvpn.sim.clock import Agenda, MachineClock, Reports, TimedSink
 from jvpn.sim.network import GATEWAY, Flight
 from jvpn.sim.worker import SimWorker, make_page
@@ -35,6 +37,8 @@ from workers.page import TornRow
 GATEWAY_KEY: Final = b"\x11" * 32
 CLIENT_KEY: Final = b"\x22" * 32
 INNER_ADDRESS: Final = "10.8.0.2"
+#: The one address that there is for the client: whoever loses it, or keeps it from the client, is found out.
+POOL: Final = InnerPool((AddressPool(4, ranges_of(ip_network("10.8.0.0/30"), [ip_network("10.8.0.1/32")])),))
 #: Datagrams that the supervisor's sockets hold while nobody reads them.
 BACKLOG: Final = 256
 
@@ -111,8 +115,9 @@ class GatewayNode:
             mtu=1400,
             routes=("10.8.0.0/24",),
             default_policy=self.policy,
+            pool=POOL,
         )
-        laptop = Peer("laptop", x25519_public(CLIENT_KEY), (f"{INNER_ADDRESS}/32",), self.policy)
+        laptop = Peer("laptop", x25519_public(CLIENT_KEY), (), self.policy)
         self.context = GatewayContext(
             facts,
             PeerTable({laptop.public_key: laptop}, self.store.timestamps_us()),

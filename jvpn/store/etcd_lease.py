@@ -3,6 +3,10 @@
 A thread of its own, with a connection of its own: the supervisor's turns may wait for the store, for a disk, for a
 storm of clients, and none of that may end a lease that is renewed every second. It shares one number with the
 supervisor, the fence, and hands it out by `on_fence`. It dies with the process, and so does the lease, a TTL later.
+
+A keepalive alone is no proof: a leader whose disk hangs goes on renewing leases while another one was elected and ends
+them. So the fence moves when a transaction was kept behind the keepalive, in the same term; and when nothing is kept,
+as far as all members together show that nobody can have ended the lease (`Lease.accounted`).
 """
 
 import threading
@@ -11,10 +15,17 @@ from collections.abc import Callable
 
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient, EtcdRefused
-from jvpn.store.etcd_keys import Keys, absent, put, when
+from jvpn.store.etcd_keys import Json, Keys, absent, put, when
+from jvpn.store.etcd_members import Members
 from jvpn.store.lease import Lease
 
 _NOT_FOUND = 5
+#: Of one member, within the time for a keepalive.
+_QUESTIONS = 4
+_NO_QUORUM = (
+    "etcd has no quorum: sessions go on where they are, there are no new ones and none changes its node"
+)
+_UNSEEN = "etcd may have a quorum that this node does not see: its sessions end here at its fence"
 
 
 def boottime_ms() -> int:
@@ -25,8 +36,8 @@ class LeaseKeeper:
     """`start`, then `fence_ms` and `fenced`; `stop` gives the lease back at once.
 
     `on_fence(fence_ms)` is called in the keeper's thread whenever the fence has moved: ms of CLOCK_BOOTTIME, 0 when the
-    lease is lost. `say(text)`: when renewing begins to fail, and when it works again. Raises StoreError for an access
-    that cannot be one, ValueError for a margin that leaves no time.
+    lease is lost. `say(text)`: when renewing begins to fail, what that means, and when it works again. Raises
+    StoreError for an access that cannot be one, ValueError for a margin that leaves no time.
     """
 
     def __init__(
@@ -46,8 +57,11 @@ class LeaseKeeper:
         self._about = about.encode()
         self._on_fence = on_fence
         self._say = say
+        self._members = Members(access)
         self._stopping = threading.Event()
+        self._woken = threading.Event()
         self._failing = False
+        self._accounted = False
         self._told_ms = 0
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
 
@@ -62,14 +76,22 @@ class LeaseKeeper:
     def start(self) -> None:
         self._thread.start()
 
+    def doubt(self) -> None:
+        """Somebody says that another node owns what is ours: the lease is renewed, or found lost, soon. Any thread."""
+        self._woken.set()
+
     def stop(self, give_back: bool = True) -> None:
-        """With `give_back` others may take over what was this node's now, else a TTL later. Blocks for two calls
-        to etcd at most."""
+        """With `give_back` others may take over what was this node's now, else a TTL later. Blocks for a few
+        calls to etcd at most."""
         self._stopping.set()
+        self._woken.set()
         self._thread.join()
-        if not give_back:
-            self._client.close()
-            return
+        if give_back:
+            self._give_back()
+        self._client.close()
+        self._members.close()
+
+    def _give_back(self) -> None:
         lease_id = self._lease.lease_id
         self._lease.lost(boottime_ms())
         self._tell()
@@ -78,11 +100,13 @@ class LeaseKeeper:
                 self._client.read("/v3/lease/revoke", {"ID": str(lease_id)})
         except StoreError as error:
             self._say(f"the lease of this node ends by itself: {error}")
-        finally:
-            self._client.close()
 
     def _run(self) -> None:
-        while not self._stopping.wait(max(0, self._lease.next_ms - boottime_ms()) / 1000):
+        while not self._stopping.is_set():
+            if self._woken.wait(max(0, self._lease.next_ms - boottime_ms()) / 1000):
+                self._woken.clear()
+                self._lease.doubted(boottime_ms())
+                continue
             sent_ms = boottime_ms()
             try:
                 if self._lease.lease_id is None:
@@ -91,14 +115,33 @@ class LeaseKeeper:
                     self._renew(self._lease.lease_id, sent_ms)
             except StoreError as error:
                 self._lease.failed(sent_ms, boottime_ms())
-                if not self._failing:
-                    self._say(f"the lease of this node cannot be renewed: {error}")
-                self._failing = True
+                self._failed(error)
             else:
                 if self._failing:
                     self._say("the lease of this node is renewed again")
-                self._failing = False
+                self._failing = self._accounted = False
             self._tell()
+            if not self._failing:
+                self._members.learn(self._client, self._question_s)
+
+    @property
+    def _question_s(self) -> float:
+        """For one member: all of a usual cluster are asked before the next keepalive is due."""
+        return self._lease.patience_ms / 1000 / _QUESTIONS
+
+    def _failed(self, error: StoreError) -> None:
+        if not self._failing:
+            self._say(f"the lease of this node cannot be renewed: {error}")
+        self._failing = True
+        if self._lease.lease_id is None:
+            return
+        asked_ms = boottime_ms()
+        standings = self._members.roll_call(self._lease.lease_id, self._question_s)
+        accounted = self._lease.accounted(asked_ms, boottime_ms(), standings.values())
+        if accounted != self._accounted:
+            members = ", ".join(f"{name} {standing.value}" for name, standing in standings.items())
+            self._say(f"{_NO_QUORUM if accounted else _UNSEEN} ({members})")
+        self._accounted = accounted
 
     def _ask(self, sent_ms: int) -> None:
         """A new lease counts when the node is registered under it."""
@@ -121,15 +164,24 @@ class LeaseKeeper:
             if error.code != _NOT_FOUND:
                 raise
             reply = {}
-        self._lease.renewed(lease_id, sent_ms, int(reply.get("TTL", 0)) * 1000)
-        if self._lease.lease_id is None:
+        ttl_ms = int(reply.get("TTL", 0)) * 1000
+        if ttl_ms <= 0:
+            self._lease.lost(sent_ms)
             self._say("the lease of this node has ended: others may own what was ours")
             return
         # Somebody may have taken the key away, or another process of this name have registered under its own lease.
         missing = when([absent(self._node)], [put(self._node, self._about, lease_id)])["request_txn"]
-        self._client.read("/v3/kv/txn", missing, timeout_s)
+        kept = self._client.read("/v3/kv/txn", missing, timeout_s)
+        if _term(kept) != _term(reply):
+            raise StoreError("etcd has elected another leader meanwhile")
+        self._lease.renewed(lease_id, sent_ms, ttl_ms)
 
     def _tell(self) -> None:
         if self._lease.fence_ms != self._told_ms:
             self._told_ms = self._lease.fence_ms
             self._on_fence(self._told_ms)
+
+
+def _term(reply: Json) -> int:
+    """Of the member that answered."""
+    return int(reply.get("header", {}).get("raft_term", 0))

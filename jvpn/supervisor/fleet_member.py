@@ -90,8 +90,9 @@ class FleetMember:
             self._move_fence(self._fence_ms)
 
     def renew(self) -> None:
-        """Somebody says that this node has lost a session: all owners are to be looked at again."""
+        """Somebody says that this node has lost a session: all owners are to be looked at again, and the lease."""
         self._anew.set()
+        self._keeper.doubt()
 
     def stop(self, give_back: bool = True) -> None:
         """With `give_back` the lease ends at once: others may take what was this node's. Else it ends in a TTL, unless

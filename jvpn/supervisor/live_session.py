@@ -71,6 +71,19 @@ class Asked:
 class LiveSession:
     """A session between HANDSHAKE and TERMINATED. `record` is its row of the shared page, `slot` its worker."""
 
+    # A dict for each session would take 1.1 KB more.
+    __slots__ = (
+        "_datagrams", "answered", "asking", "bind_seq", "bindings", "binds", "bound_in_epoch",
+        "bound_reports", "channel", "client_version", "config_id", "configured", "control", "created_ms",
+        "dirty_ms", "epoch", "forged_at_rekey", "generation", "given_to_worker", "heard_ms", "indexes",
+        "key_limits", "last_attempt", "last_reason", "last_switch", "last_told_attempt", "listeners",
+        "look_at_keys_ms", "machine", "machine_hook", "next_secrets", "old_secrets", "old_until_ms", "peer",
+        "policy", "pooled", "prefixes", "proven_from", "received_at_rekey", "record", "refused",
+        "refused_policy", "rekey_ask_id", "rekeyed_ms", "round_trips", "secrets", "security_failures",
+        "sent_at_rekey", "session_id", "slot", "state_repeat_ms", "switch_id", "switches", "ticketed",
+        "told_policy", "ttl", "uncommitted",
+    )  # fmt: skip
+
     def __init__(
         self,
         *,

@@ -28,11 +28,14 @@ class OtherNodes:
         self._doubts = 0
         self._failed = False
         self._afterwards: tuple[Callable[[], None], Callable[[], None]] | None = None
+        #: Nodes that were said to have another pool.
+        self._apart: set[str] = set()
 
     def alive(self, nodes: Mapping[str, NodeAbout]) -> None:
         """All nodes whose lease goes on."""
         if self._context.fleet is not None:
             self._context.fleet.nodes = dict(nodes)
+            self._compare_pools()
 
     def announced(self, node_id: str, about: NodeAbout | None) -> None:
         """What a node says of itself; None when its lease has ended."""
@@ -41,6 +44,22 @@ class OtherNodes:
             return
         others = {name: known for name, known in fleet.nodes.items() if name != node_id}
         fleet.nodes = others if about is None else {**others, node_id: about}
+        self._compare_pools()
+
+    def _compare_pools(self) -> None:
+        """Nodes with different pools give a client another address each time it comes to the other one."""
+        pool, fleet = self._context.facts.pool, self._context.fleet
+        assert fleet is not None
+        assert fleet.nodes is not None
+        mine = "" if pool is None else pool.fingerprint
+        ours = self._context.facts.node_id
+        apart = {name for name, about in fleet.nodes.items() if about.pool != mine and name != ours}
+        for name in sorted(apart - self._apart):
+            self._context.worker_errors.append(
+                f"node {name} has another pool of inner addresses, or other addresses of peers: sessions that move "
+                "between it and this node may end; give all nodes of the fleet the same pool, tun.addresses and peers"
+            )
+        self._apart = apart
 
     def all_owners(self, owners: Mapping[bytes, str]) -> None:
         """Every session's owner, as it was some moment ago: what is not found there to be this node's is looked up."""

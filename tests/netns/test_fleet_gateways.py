@@ -12,12 +12,17 @@ from jvpn.lab.running import wait_for
 
 
 @pytest.fixture
-def fleet(lab: Lab, tmp_path: Path) -> Iterator[FleetLab]:
+def idle(lab: Lab, tmp_path: Path) -> Iterator[FleetLab]:
     etcd_cluster.need_etcd()
     with FleetLab(lab, tmp_path) as fleet:
-        fleet.start("gw1", "gw2")
-        fleet.start_client("gw1", "gw2")
         yield fleet
+
+
+@pytest.fixture
+def fleet(idle: FleetLab) -> FleetLab:
+    idle.start("gw1", "gw2")
+    idle.start_client("gw1", "gw2")
+    return idle
 
 
 def carries(fleet: FleetLab) -> bool:
@@ -66,3 +71,24 @@ def test_a_node_that_is_cut_off_from_the_store_lets_go(fleet: FleetLab) -> None:
     fleet.crash("gw2")
     moves_to(fleet, "gw1")
     assert fleet.client.status()["session"] == session
+
+
+def test_a_client_has_its_address_out_of_the_pool_at_every_node(idle: FleetLab) -> None:
+    """After a takeover, and after another handshake there."""
+    fleet = idle
+    fleet.fixed, fleet.pool = "", "pool: [10.8.0.0/24]\n"
+    fleet.start("gw1", "gw2")
+    client = fleet.start_client("gw1", "gw2")
+    session = client.status()["session"]
+    ((given,),) = (peer["pool_addresses"] for peer in fleet.gateways["gw2"].ask("peers"))
+    on_tun = ["ip", "-o", "addr", "show", "dev", "jvpn0", "to", given]
+    wait_for("its address", lambda: given in fleet.client_space.run(on_tun, check=False).stdout)
+    fleet.crash("gw1")
+    wait_for("the session at gw2", lambda: fleet.owner() == "gw2" and fleet.attached())
+    assert client.status()["session"] == session
+    assert [found["inner_addresses"] for found in fleet.sessions("gw2")] == [[f"{given}/32"]]
+    ping = ["ping", "-c", "1", "-W", "5", "-I", given, "10.8.0.1"]
+    assert fleet.client_space.run(ping, check=False).returncode == 0
+    assert client.stop() == 0
+    assert fleet.start_client("gw1", "gw2").status()["session"] != session
+    assert [found["inner_addresses"] for found in fleet.sessions("gw2")] == [[f"{given}/32"]]

@@ -13,6 +13,7 @@ import pytest
 from jvpn.cli import checks, checks_config, doctor
 from jvpn.cli.checks import Check
 from jvpn.cli.doctor import STEPS, Report, as_text, ladder
+from jvpn.config.keys import format_key
 from jvpn.holder import xdp
 from workers import bulk
 
@@ -237,6 +238,20 @@ def test_networks_behind_peers_ask_for_forwarding(tmp_path: Path):
         assert "ip_forward=1" in check["remedy"]
     else:
         assert check["level"] == "ok"
+
+
+def test_a_pool_is_to_have_an_address_for_each_peer(tmp_path: Path):
+    other_key = format_key(bytes([7]) * 32)
+    peers = f"[{{name: a, public_key: {KEY}}}, {{name: b, public_key: {other_key}}}]"
+    enough = found(jvpn("--json", "-c", str(gateway_file(tmp_path, peers=peers, pool="[10.99.0.0/29]"))))
+    assert (enough["pool"]["level"], enough["pool"]["found"]) == (
+        "ok",
+        "5 of IPv4 for 2 peers without addresses",
+    )
+    short = found(jvpn("--json", "-c", str(gateway_file(tmp_path, peers=peers, pool="[10.99.0.6/32]"))))
+    assert short["pool"]["level"] == "warning"
+    assert "larger prefix" in short["pool"]["remedy"]
+    assert "pool" not in found(jvpn("--json", "-c", str(gateway_file(tmp_path))))
 
 
 def test_a_client_is_told_of_an_uplink_that_is_not_there(tmp_path: Path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import etcd_cluster
@@ -99,20 +100,71 @@ def test_a_process_that_dies_is_fenced_before_its_node_is_thought_dead(
             child.kill()
 
 
-def test_without_a_majority_a_node_is_fenced_and_comes_back(
-    frail_etcd: Cluster, store: EtcdStore, keeper: LeaseKeeper, said: list[str]
+def test_without_a_quorum_a_lease_goes_on_by_itself(
+    frail_etcd: Cluster, store: EtcdStore, keeper: LeaseKeeper, said: list[str], fences: list[int]
 ) -> None:
     keeper.start()
-    wait_for("the lease", lambda: not keeper.fenced)
+    wait_for("the lease", lambda: len(fences) > 1)
     for member in frail_etcd.members[:2]:
         frail_etcd.kill(member)
-    wait_for("the fence", lambda: keeper.fenced)
-    assert ["cannot be renewed" in text for text in said] == [True]
+    lost_ms = boottime_ms()
+    assert alive(store) is None
+    wait_for("a fence that no keepalive has moved", lambda: fences[-1] > lost_ms + 3000)
+    assert ["cannot be renewed" in text for text in said] == [True, False]
+    assert said[1].startswith("etcd has no quorum")
+    assert {"m0 is not running", "m1 is not running"} < set(said[1].rstrip(")").partition("(")[2].split(", "))
     for member in frail_etcd.members[:2]:
         frail_etcd.start(member)
+    wait_for("word of it", lambda: said[-1].endswith("renewed again"), 40)
+    assert 0 not in fences
+    assert fences == sorted(fences)
+    assert alive(store)
+
+
+def test_a_node_cut_off_from_a_majority_is_fenced_and_comes_back(
+    frail_etcd: Cluster, store: EtcdStore, keeper: LeaseKeeper, said: list[str], fences: list[int]
+) -> None:
+    """What is silent may be a majority that goes on without us."""
+    keeper.start()
+    wait_for("the lease", lambda: len(fences) > 1)
+    for member in frail_etcd.members[:2]:
+        frail_etcd.freeze(member)
+    wait_for("the fence", lambda: keeper.fenced)
+    assert not any("no quorum" in text for text in said)
+    for member in frail_etcd.members[:2]:
+        frail_etcd.thaw(member)
     wait_for("another lease", lambda: not keeper.fenced, 40)
     wait_for("the node", lambda: alive(store))
     wait_for("word of it", lambda: said[-1].endswith("renewed again"))
+
+
+def test_an_election_fences_nobody(frail_etcd: Cluster, store: EtcdStore, said: list[str]) -> None:
+    moved: list[tuple[int, int]] = []
+    keeper = LeaseKeeper(
+        frail_etcd.access(1), "gw1", lambda ms: moved.append((boottime_ms(), ms)), said.append
+    )
+    keeper.start()
+    try:
+        wait_for("the lease", lambda: len(moved) > 1)
+        frail_etcd.kill(frail_etcd.leader())
+        wait_for("another leader", lambda: alive(store), 40)
+        elected = len(moved)
+        wait_for("renewals by it", lambda: len(moved) > elected + 1)
+        assert all(at_ms < fence_ms for (_, fence_ms), (at_ms, _) in pairwise(moved))
+    finally:
+        keeper.stop()
+
+
+def test_doubt_renews_at_once(frail_etcd: Cluster) -> None:
+    moved: list[int] = []
+    keeper = LeaseKeeper(frail_etcd.access(1), "gw1", moved.append, ttl_s=60)
+    keeper.start()
+    try:
+        wait_for("the lease", lambda: moved)
+        keeper.doubt()
+        wait_for("a renewal long before its time", lambda: len(moved) > 1)
+    finally:
+        keeper.stop()
 
 
 def test_a_lease_that_etcd_has_ended_is_lost_at_once_and_another_one_taken(

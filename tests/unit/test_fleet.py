@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from core_pair import CorePair, every_pair_is_sound
+from test_store_addresses import pool_of
 from test_takeover import attached_in_epoch, send_traffic
 
 from jvpn.observability.events import OwnershipEvent, ReattachResult
@@ -200,6 +201,23 @@ def test_while_the_store_cannot_say_a_session_goes_on() -> None:
     pair.gateway.others.doubt([pair.live.session_id])
     pair.settle()
     assert not pair.live.machine.terminated
+
+
+def test_nodes_with_another_pool_are_named_once(pair: CorePair) -> None:
+    mine, other = pool_of("10.8.0.0/24"), pool_of("10.8.0.0/24", without=("10.8.0.7/32",))
+    pair.context.facts = replace(pair.context.facts, pool=mine)
+    others = pair.gateway.others
+    same, apart = NodeAbout(pool=mine.fingerprint), NodeAbout(pool=other.fingerprint)
+    others.alive({"gw": same, "gw2": same, "gw3": apart})
+    others.announced("gw3", apart)
+    others.announced("gw4", NodeAbout())
+    third, fourth = pair.context.worker_errors
+    assert third.startswith("node gw3 has another pool")
+    assert fourth.startswith("node gw4 has another pool")
+    others.announced("gw3", same)
+    others.announced("gw4", None)
+    others.announced("gw3", apart)
+    assert len(pair.context.worker_errors) == 3
 
 
 def test_who_lives_follows_what_nodes_say(pair: CorePair) -> None:
