@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.lab.fleet import FleetLab
-
 from jvpn.lab.namespaces import Lab, Namespace
 from jvpn.lab.running import wait_for
 
