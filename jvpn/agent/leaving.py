@@ -44,7 +44,9 @@ class Leaving:
     def _choices(self, now_ms: int) -> dict[Endpoint, Uplink]:
         """Endpoints that may be another node's, best first, and the way to each."""
         active = self._paths.active_path
-        alive = [p for p in self._paths.paths.values() if p.probe_answered and p.health.answering(now_ms * NS)]
+        alive = [
+            p for p in self._paths.paths.values() if p.probe_answered and p.health.answering(now_ms * NS)
+        ]
         alive += [] if active is None else [active]
         here, devices = {path.uplink.remote for path in alive}, {path.uplink.name for path in alive}
         ways = [path.uplink for path in self._paths.candidates(now_ms, without=self._paths.active)]

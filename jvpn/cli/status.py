@@ -49,6 +49,8 @@ def gateway_text(answer: dict[str, Any]) -> str:
     lines += [f"  {name:<8}{mode}" for name, mode in sorted(answer["xdp_mode"].items())]
     lines += [f"  ({' '.join(note.split())})" for note in answer.get("steering_notes", [])]
     lines += [f"offload   {answer['offload']}"]
+    lines += [f"store     {answer['store']}"] if answer.get("store") else []
+    lines += fleet_lines(answer["fleet"]) if answer.get("fleet") else []
     lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}", ""]
     rows = [["worker", "pid", "cpu", "state", "sessions", "delivered", "sent"]]
     for worker in answer["workers"]:
@@ -66,6 +68,15 @@ def gateway_text(answer: dict[str, Any]) -> str:
         )
     lines += columns(rows)
     return "\n".join([*lines, *counter_lines(answer["counters"])])
+
+
+def fleet_lines(fleet: dict[str, Any]) -> list[str]:
+    if fleet["nodes"] is None:
+        nodes = "not heard of the other nodes yet"
+    else:
+        nodes = ", ".join(f"{n} (draining)" if n in fleet["draining"] else n for n in fleet["nodes"])
+    left = f"for {fleet['lease_ms'] / 1000:.1f} s" if fleet["lease_ms"] else "ended: nothing is carried"
+    return [f"nodes     {nodes}", f"lease     {left}"]
 
 
 def client_text(answer: dict[str, Any]) -> str:

@@ -21,11 +21,22 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int] = {}
 
 
+class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's fleet as that gateway knows it. `nodes`: those whose lease goes on, None before that is known;
+    `draining`: those of them whose sessions are to go elsewhere. `lease_ms`: how long its own lease lasts if it is not
+    renewed, 0 when it has ended, and the gateway carries nothing."""
+
+    nodes: list[str] | None
+    draining: list[str]
+    lease_ms: int
+
+
 class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker;
     `steering_notes`: why nothing better does.
 
-    `offload`: what the kernel takes off the workers' hands. `counters` holds every reason to drop, by name.
+    `offload`: what the kernel takes off the workers' hands. `counters` holds every reason to drop, by name. `store`:
+    where sessions are kept, and whether they can be. `fleet`: None where the store is this gateway's alone.
     """
 
     node_id: str
@@ -40,6 +51,8 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     policy: str
     offload: str
     steering_notes: list[str] = []
+    store: str = ""
+    fleet: FleetSnapshot | None = None
 
 
 class SwitchSnapshot(msgspec.Struct, frozen=True, kw_only=True):

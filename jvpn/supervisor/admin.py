@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import (
+    FleetSnapshot,
     GatewaySnapshot,
     SessionSnapshot,
     SwitchSnapshot,
@@ -87,6 +88,26 @@ class GatewayAdmin:
             policy=f"{plan.default_policy.name}@{plan.default_policy.version}",
             offload=str(gateway.dataplane.inventory.offload) if plan.offload else "off by configuration",
             steering_notes=list(gateway.xdp.notes),
+            store=self._store_sentence(),
+            fleet=self._fleet(),
+        )
+
+    def _store_sentence(self) -> str:
+        plan, durable = self._gateway.plan, self._gateway.core.context.narrator.durable
+        where = (
+            str(plan.store_path) if plan.fleet is None else f"etcd, {', '.join(plan.fleet.access.endpoints)}"
+        )
+        return where if durable else f"{where}: cannot be written, new sessions are refused"
+
+    def _fleet(self) -> FleetSnapshot | None:
+        fleet, member = self._gateway.core.context.fleet, self._gateway.member
+        if fleet is None or member is None:
+            return None
+        known = fleet.nodes
+        return FleetSnapshot(
+            nodes=None if known is None else sorted(known),
+            draining=sorted(name for name, about in (known or {}).items() if about.draining),
+            lease_ms=max(0, member.fence_ms - now_ms()),
         )
 
     def apply(self, mode: str, by: str) -> Applied:

@@ -79,6 +79,11 @@ class FleetMember:
         return self._routes.counters()
 
     @property
+    def fence_ms(self) -> int:
+        """Until when the lease lasts if it is not renewed, CLOCK_BOOTTIME; 0: it has ended."""
+        return self._fence_ms
+
+    @property
     def behind(self) -> bool:
         """Whether the fence waits for `caught_up`."""
         return self._behind

@@ -21,6 +21,7 @@ from jvpn.config import ConfigError, parse_client, parse_gateway
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer
 from jvpn.observability.snapshot import (
     ClientSnapshot,
+    FleetSnapshot,
     GatewaySnapshot,
     PathSnapshot,
     SessionSnapshot,
@@ -175,6 +176,8 @@ GATEWAY = GatewaySnapshot(
     counters={"bad_tag": 3, "xdp_drop_unknown_id": 1_234_567},
     policy="default@baf8c9cc",
     offload="TUN vnet header, TSO, no USO; UDP GSO, GRO",
+    store="etcd, http://192.0.2.20:2379",
+    fleet=FleetSnapshot(nodes=["gw-1", "gw-2"], draining=["gw-2"], lease_ms=2_345),
 )
 CLIENT = ClientSnapshot(
     session=None,
@@ -256,6 +259,20 @@ def test_a_gateways_status_shows_workers_interfaces_and_every_counter():
     assert any(line.split() == ["up-b", "generic"] for line in text.splitlines())
     worker = next(line for line in text.splitlines() if "4711" in line)
     assert worker.split()[2] == "any", "a worker that is not pinned has no CPU number"
+
+
+def test_a_fleets_gateway_says_who_is_there_and_how_long_its_lease_lasts() -> None:
+    answer = as_answer(GATEWAY)
+    text = gateway_text(answer)
+    assert "store     etcd, http://192.0.2.20:2379\n" in text
+    assert "nodes     gw-1, gw-2 (draining)\nlease     for 2.3 s\n" in text
+    answer["fleet"] |= {"lease_ms": 0, "nodes": None}
+    assert (
+        "nodes     not heard of the other nodes yet\nlease     ended: nothing is carried\n"
+        in gateway_text(answer)
+    )
+    answer["fleet"] = None
+    assert "nodes " not in gateway_text(answer)
 
 
 def test_a_client_without_a_session_says_so():
