@@ -140,7 +140,12 @@ class FleetLab:
         return Node(self.spaces[name], "server", config, work / name, work / name / "events.jsonl")
 
     def start_client(self, *names: str) -> Node:
-        """With these gateways as its endpoints, in that order."""
+        """With these gateways as its endpoints, in that order; it has a session then."""
+        client = self.start_client_unattached(*names)
+        wait_for("a session", self.attached)
+        return client
+
+    def start_client_unattached(self, *names: str) -> Node:
         work = self.folder
         endpoints = ", ".join(f'"{outer(self.names.index(name) + 1)}:{PORT}"' for name in names)
         uplinks = "".join(f"  - {{device: {name}}}\n" for name in self.uplinks)
@@ -161,7 +166,6 @@ class FleetLab:
             work / "client" / "events.jsonl",
         )
         wait_for("the client", self.client.running, START_TIMEOUT_S)
-        wait_for("a session", self.attached)
         return self.client
 
     def attached(self) -> bool:
@@ -170,6 +174,10 @@ class FleetLab:
     def sessions(self, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.gateways[name].ask("sessions")
         return found
+
+    def refusals(self) -> int:
+        """Writes that gateways could not have kept."""
+        return sum(node.status()["counters"].get("store_errors", 0) for node in self.gateways.values())
 
     def owner(self) -> str | None:
         """The one node that the client's session lives at. Raises LabError when there are two."""

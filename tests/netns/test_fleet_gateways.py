@@ -55,6 +55,28 @@ def test_a_session_goes_wherever_its_client_finds_a_node(fleet: FleetLab) -> Non
     assert fleet.client.status()["counters"]["handshakes"] == 1
 
 
+def test_without_a_quorum_sessions_run_and_none_begins(fleet: FleetLab) -> None:
+    """Longer than a lease lasts: nobody can take what this node has, and it knows that."""
+    assert fleet.client is not None
+    session = fleet.client.status()["session"]
+    leader = fleet.store.call(fleet.cluster.leader)
+    gone = [leader, next(member for member in fleet.cluster.members if member is not leader)]
+    for member in gone:
+        fleet.cluster.kill(member)
+    wait_for("a word of it", lambda: "quorum" in fleet.gateways["gw1"].log.read_text(), 40)
+    pings = fleet.client_space.run(["ping", "-c60", "-i0.1", "-W1", "10.8.0.1"], check=False)
+    assert " 0% packet loss" in pings.stdout
+    # A client that begins is refused, since nobody could say later whose its session is.
+    assert fleet.client.stop() == 0
+    fleet.start_client_unattached("gw1", "gw2")
+    wait_for("a refusal", lambda: fleet.refusals() > 0, 40)
+    assert not fleet.attached()
+    for member in gone:
+        fleet.cluster.start(member)
+    wait_for("a session", fleet.attached, 60)
+    assert fleet.client.status()["session"] != session
+
+
 def test_a_node_that_is_cut_off_from_the_store_lets_go(fleet: FleetLab) -> None:
     assert fleet.client is not None
     session = fleet.client.status()["session"]
