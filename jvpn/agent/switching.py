@@ -219,7 +219,6 @@ class Switching:
         if split_version(ack.state_version).epoch < self._session.epoch:
             return
         self._session.owners.heard(now_ms)
-        self._paths.unheard = False
         self.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         lane = attempt.lane(path)
@@ -258,6 +257,7 @@ class Switching:
         attempt, self._requester.attempt = self._requester.attempt, None
         assert attempt is not None
         previous = self._paths.active_path
+        self._paths.unheard = False
         self._paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
         if attempt.gap_from_ms is not None and not attempt.voluntary:
@@ -311,7 +311,6 @@ class Switching:
             return
         owners = self._session.owners
         owners.heard(now_ms)
-        self._paths.unheard = False
         elsewhere = fail.reason == Code.NOT_OWNER and not attempt.voluntary
         if elsewhere and owners.not_owner(attempt, path, fail.retry_after_ms, now_ms):
             self.request(now_ms)

@@ -4,6 +4,7 @@ Whatever is heard is news of some moment ago. So a session is let go only by wha
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from jvpn.session.machine import Reason
@@ -12,7 +13,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import LoadSession, SaveSession, WasAsked
+from jvpn.supervisor.effects import ClaimSession, LoadSession, SaveSession, WasAsked
 from jvpn.supervisor.live_session import LiveSession
 
 
@@ -118,11 +119,12 @@ class OtherNodes:
 
         It is handed over, unless that very attempt, or a later one, has been bound here meanwhile: first nothing binds
         it here any more, then the store says whose it is. Should the store not be told, the session is this node's
-        still, and is taken over from itself.
+        still, and is taken over from itself, or handed over as it is stored when somebody asks again.
         """
         context, session = self._context, self._context.sessions.get(session_id)
         context.do(WasAsked(session_id, context.facts.node_id))
         if session is None:
+            context.do(LoadSession(session_id, partial(self._give_stored, asker)))
             return
         if session.bound_in_epoch and session.last_attempt >= attempt:
             context.counters["not_handed_over"] += 1
@@ -132,6 +134,22 @@ class OtherNodes:
         context.counters["handed_over"] += 1
         self._let_go(session, asker, now_ms)
         context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
+
+    def _give_stored(self, asker: str, found: SessionRecord | StoreError | None, _now_ms: int) -> None:
+        """Its client has not come here since this node began, or let it go: if it comes now, one of the two claims is
+        refused."""
+        context = self._context
+        ours = context.facts.node_id
+        if not isinstance(found, SessionRecord) or found.owner_node != ours or found.session_id in context.sessions:
+            return
+        given = replace(found, owner_node=asker)
+
+        def told(kept: bool | None, _done_ms: int) -> None:
+            if kept:
+                context.counters["handed_over"] += 1
+                context.narrator.lost_to(given, found.state_version)
+
+        context.do(ClaimSession(given, found.state_version, ours, False, told))
 
     def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
         context = self._context

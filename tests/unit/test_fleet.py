@@ -87,6 +87,20 @@ def test_what_an_owner_has_handed_over_is_taken(pair: CorePair) -> None:
     pair.wait_for(lambda: attached_in_epoch(pair, 2))
 
 
+def test_a_client_that_is_sent_elsewhere_stays_where_it_has_tickets(pair: CorePair) -> None:
+    """Whoever refuses it says nothing of what other nodes know: without a ticket they would never find the session."""
+    nodes(pair, gw2=THERE)
+    for _ in range(8):
+        before = pair.context.counters["not_owner"]
+        for up in (False, True):
+            for uplink in (0, 1):
+                pair.link(uplink, up)
+            pair.advance(5)
+        requests_are_refused(pair, before + 1)
+    nodes(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+
+
 def test_the_memory_of_who_was_sent_away_is_bounded() -> None:
     fleet = Fleet("gw")
     for number in range(MOST_REFERRED + 5):
@@ -125,6 +139,22 @@ def test_an_owner_hands_a_session_over_whose_client_asks_elsewhere() -> None:
     assert pair.steered.ids == {}
     assert pair.steered.prefixes == {}
     assert sorted(pair.context.free_records) == list(range(pair.capacity))
+
+
+def test_an_owner_hands_over_what_it_has_only_in_the_store() -> None:
+    """It began anew, or let the session go when the store could not be told: its client may reach others alone."""
+    pair = CorePair().attach()
+    pair.advance(500)
+    (record,) = pair.store.sessions()
+    pair.restart_gateway()
+    pair.gateway.others.asked_for(record.session_id, "gw2", 9, pair.now_ms)
+    pair.settle()
+    assert pair.store.sessions() == [replace(record, owner_node="gw2")]
+    assert [(e.action, e.owner) for e in pair.events(OwnershipEvent)][-1] == ("transferred", "gw2")
+    # It is not this node's to give any more.
+    pair.gateway.others.asked_for(record.session_id, "gw3", 9, pair.now_ms)
+    pair.settle()
+    assert pair.store.sessions() == [replace(record, owner_node="gw2")]
 
 
 def test_a_client_that_has_been_bound_meanwhile_stays() -> None:
