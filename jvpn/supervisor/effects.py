@@ -111,6 +111,13 @@ class ForgetSession:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetExpired:
+    """Forget all sessions that are `over(record)`, which is asked in the store's thread."""
+
+    over: Callable[[SessionRecord], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetOthers:
     """The client has this session and no other: what the store has of earlier ones, it is to forget."""
 
@@ -152,7 +159,16 @@ class ClaimSession:
 
 
 #: What changes the store.
-StoreWrite = SaveSession | BearSession | ClaimSession | ForgetSession | ForgetOthers | AskOwner | WasAsked
+StoreWrite = (
+    SaveSession
+    | BearSession
+    | ClaimSession
+    | ForgetSession
+    | ForgetOthers
+    | ForgetExpired
+    | AskOwner
+    | WasAsked
+)
 StoreEffect = LoadSession | StoreWrite
 
 Effect = (

@@ -20,13 +20,17 @@ from jvpn.session.record import Binding, SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import Admission
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, PutId, PutPrefix
+from jvpn.supervisor.effects import ClearRecord, ForgetExpired, PutId, PutPrefix
+from jvpn.supervisor.expired import over_by
 from jvpn.supervisor.inner import prefixes_of
 from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
 from jvpn.supervisor.peers import Peer
 
 #: Handshakes answered to one client key: each may cost a durable write, a worker's command and an older session.
 KEY_RATE = Rate(1, 10)
+
+#: All stored sessions are looked through for those that are over at most this often.
+LOOK_AGAIN_MS = 60_000
 
 OnAttached = Callable[[LiveSession, LiveSession | None, int], None]
 
@@ -61,6 +65,7 @@ class Handshakes:
         self._pending: dict[bytes, Pending] = {}
         #: Told that the pool has no address left, since one was given the last time.
         self._exhausted = False
+        self._look_ms = 0
         self._keys = Buckets(KEY_RATE, context.facts.capacity)
         facts = context.facts
         self._admission = Admission(facts.public_key, context.random_bytes, suite(1).hmac)
@@ -188,6 +193,9 @@ class Handshakes:
                 "make it larger, or end sessions"
             )
         self._exhausted = True
+        if now_ms >= self._look_ms:
+            self._look_ms = now_ms + LOOK_AGAIN_MS
+            self._context.do(ForgetExpired(over_by(self._context, now_ms)))
         self._on_refused(session, "no inner address is left in the pool", now_ms)
 
     def _stored(self, session: LiveSession, kept: bool, now_ms: int) -> None:

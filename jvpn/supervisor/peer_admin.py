@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 from jvpn.config.keys import format_key
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import PeerSnapshot
-from jvpn.store.base import StoreError
+from jvpn.store.base import OwnershipStore, StoreError
+from jvpn.supervisor.clocks import now_ms
+from jvpn.supervisor.expired import over_by
 from jvpn.supervisor.peers import Peer
+from jvpn.supervisor.store_desk import forget_expired
 
 if TYPE_CHECKING:
     from jvpn.supervisor.process import Gateway
@@ -46,14 +49,18 @@ class PeerAdmin:
             raise AdminError(f"{name} has nothing out of the pool; {remedy}")
         before = self._leased().get(peer.public_key, ())
         released: list[bool] = []
+        over = over_by(self._gateway.core.context, now_ms())
+
+        def release(store: OwnershipStore) -> None:
+            forget_expired(store, lambda record: record.client_public == peer.public_key and over(record))
+            released.append(store.release_addresses(peer.public_key))
+
         try:
-            self._gateway.desk.at_once(
-                lambda store: released.append(store.release_addresses(peer.public_key)), PATIENCE_S
-            )
+            self._gateway.desk.at_once(release, PATIENCE_S)
         except StoreError as error:
             raise AdminError(f"{error}; try again") from error
         if not all(released):
-            remedy = "end it first: jvpn terminate"
+            remedy = "end it first: jvpn terminate; one that is only stored ends with its time to live"
             raise AdminError(
                 f"{name} has a session, here or stored, and keeps its address while it does; {remedy}"
             )

@@ -18,6 +18,7 @@ from jvpn.supervisor.effects import (
     AskOwner,
     BearSession,
     ClaimSession,
+    ForgetExpired,
     ForgetOthers,
     ForgetSession,
     LoadSession,
@@ -106,6 +107,8 @@ def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | Birth | list[
             store.forget(session_id, version)
         case ForgetOthers(client_public, session_id):
             return store.forget_others(client_public, session_id)
+        case ForgetExpired(over):
+            forget_expired(store, over)
         case AskOwner(session_id, owner, asker, attempt):
             store.ask_owner(session_id, owner, asker, attempt)
         case WasAsked(session_id, owner):
@@ -113,6 +116,12 @@ def _write(store: OwnershipStore, wanted: StoreWrite) -> Claimed | Birth | list[
         case _:
             assert_never(wanted)
     return None
+
+
+def forget_expired(store: OwnershipStore, over: Callable[[SessionRecord], bool]) -> None:
+    for record in store.sessions():
+        if over(record):
+            store.forget(record.session_id, record.state_version)
 
 
 class DirectDesk:

@@ -17,7 +17,10 @@ from jvpn.observability.snapshot import PeerSnapshot
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Reason
 from jvpn.session.pool import InnerPool
+from jvpn.session.record import SessionRecord
+from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.admin import GatewayAdmin
+from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.store_desk import DirectDesk
 
 __all__ = ["every_pair_is_sound"]
@@ -145,6 +148,78 @@ def test_without_a_free_address_a_handshake_is_refused_and_said_once() -> None:
     pair.wait_for(lambda: pair.attached)
     assert pair.live.prefixes == (f"{pair.store.inner_addresses()[PUBLIC][0]}/32",)
     assert key_of(others[3]) not in pair.store.inner_addresses()
+
+
+def idle_client(pair: CorePair, **changes: Any) -> SessionRecord:
+    """A stored session of another client, as the pair's own one is."""
+    (own,) = pair.store.sessions()
+    return replace(own, **{"session_id": b"of another one..", "client_public": key_of(9)} | changes)
+
+
+def days_ago(pair: CorePair) -> dict[str, Any]:
+    """As a client left it whose session was over a day ago."""
+    day_ms = 86_400_000
+    then_ms = pair.wall_ms() - 2 * day_ms
+    times = {"created_wall_ms": then_ms, "stored_wall_ms": then_ms, "expires_wall_ms": then_ms + day_ms}
+    return {**times, "boot_id": "an earlier one"}
+
+
+ALONE = pool_of("10.8.0.0/30", without=("10.8.0.1/32",))
+
+
+def in_place_of(pair: CorePair, record: SessionRecord) -> CorePair:
+    """The only address is the other client's, and the pair's client, whose session ended, is started again."""
+    pair.gateway.terminate(pair.live, Reason.OPERATOR_TERMINATED, pair.now_ms)
+    pair.settle()
+    assert pair.store.bear(record, 1, ALONE).record is not None
+    pair.client_worker.table.remove(0)
+    pair.client = pair.new_client()
+    return pair
+
+
+def test_the_address_of_a_client_that_never_came_back_is_found() -> None:
+    pair = attached(ALONE)
+    lost = idle_client(pair, **days_ago(pair))
+    in_place_of(pair, lost).attach()
+    assert pair.context.counters["pool_exhausted"] == 1
+    assert set(pair.store.inner_addresses()) == {PUBLIC}
+    assert pair.store.load(lost.session_id) is None
+
+
+@pytest.mark.parametrize("why", ["its time is not over", "its owner lives", "nobody knows who lives"])
+def test_only_sessions_that_are_over_and_nobodys_lose_their_address(why: str) -> None:
+    pair = attached(ALONE)
+    over = {} if why == "its time is not over" else days_ago(pair) | {"owner_node": "gw2"}
+    kept = idle_client(pair, **over)
+    in_place_of(pair, kept)
+    if why == "its owner lives":
+        pair.context.fleet = Fleet("gw")
+        pair.context.fleet.nodes = {"gw": NodeAbout(), "gw2": NodeAbout()}
+    pair.advance(10_000)
+    assert pair.context.counters["pool_exhausted"] > 1
+    assert set(pair.store.inner_addresses()) == {key_of(9)}
+    assert pair.store.load(kept.session_id) is not None
+
+
+def test_the_address_of_a_dead_nodes_session_is_found_when_it_is_over() -> None:
+    pair = attached(ALONE)
+    in_place_of(pair, idle_client(pair, **days_ago(pair), owner_node="gw2"))
+    pair.context.fleet = Fleet("gw")
+    pair.context.fleet.nodes = {"gw": NodeAbout()}
+    pair.attach()
+    assert set(pair.store.inner_addresses()) == {PUBLIC}
+
+
+def test_an_operator_releases_what_a_session_that_is_over_keeps() -> None:
+    pair = attached(ALONE)
+    own = replace(pair.store.sessions()[0], **days_ago(pair))
+    given = list(shown(pair).pool_addresses)
+    pair.gateway.terminate(pair.live, Reason.OPERATOR_TERMINATED, pair.now_ms)
+    pair.settle()
+    pair.store.save(own, 0)
+    answer: Any = admin(pair).handle({"command": "release-address", "peer": "laptop"})
+    assert answer == {"peer": "laptop", "released": given}
+    assert pair.store.sessions() == []
 
 
 def test_a_store_that_fails_gives_no_address() -> None:
