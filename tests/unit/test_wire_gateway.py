@@ -357,9 +357,9 @@ def test_the_claim_is_durable_before_the_first_packet_of_the_new_owner(pair: Cor
     claims: list[tuple[int, int]] = []
     claim = pair.store.claim
 
-    def note(record: SessionRecord, *expected: object) -> bool:
+    def note(record: SessionRecord, *expected: object, **how: bool) -> bool:
         claims.append((record.epoch, sum(not flight.up for flight in pair.sent)))
-        return claim(record, *expected)  # type: ignore[arg-type]
+        return claim(record, *expected, **how)  # type: ignore[arg-type]
 
     pair.store.claim = note
     sent = sum(not flight.up for flight in pair.sent)
@@ -374,7 +374,7 @@ def test_the_claim_is_durable_before_the_first_packet_of_the_new_owner(pair: Cor
 
 def test_who_loses_the_claim_binds_nothing(pair: CorePair) -> None:
     pair.restart_gateway()
-    pair.store.claim = lambda *_claimed: False
+    pair.store.claim = lambda *_claimed, **_how: False
     pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
     pair.wait_for(lambda: pair.context.counters["claim_lost"] > 1)
     assert pair.context.sessions == {}
