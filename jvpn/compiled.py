@@ -1,4 +1,4 @@
-"""The data plane's busiest modules, compiled by mypyc from their very sources, in place of these where they are there.
+"""The busiest modules of data plane and control plane, compiled by mypyc from their very sources, in place of these.
 
 `script/compile.py` makes them, where the machine has a compiler, into a folder named after the digest of all that goes
 into them. Only the folder of the sources as they are now is used, so an edited source is interpreted until the next
@@ -16,10 +16,48 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-#: Those that see every packet. Not workers.bulk and workers.keys, which are made of ctypes and foreign types.
+#: Those that see every packet, every handshake or every reattach. Not those that are made of ctypes and foreign types:
+#: workers.bulk, workers.keys, workers.page, and whatever defines messages of msgspec.
 MODULES: Final = (
+    "jvpn.protocol.addresses",
+    "jvpn.protocol.control",
+    "jvpn.protocol.indexes",
+    "jvpn.protocol.keys",
     "jvpn.protocol.offload",
+    "jvpn.protocol.paths",
+    "jvpn.protocol.reattach",
     "jvpn.protocol.replay",
+    "jvpn.protocol.sealed_control",
+    "jvpn.protocol.suites",
+    "jvpn.protocol.tickets",
+    "jvpn.protocol.wire",
+    "jvpn.session.bucket",
+    "jvpn.session.errors",
+    "jvpn.session.machine",
+    "jvpn.session.ownership",
+    "jvpn.session.precedence",
+    "jvpn.session.record",
+    "jvpn.session.ttl",
+    "jvpn.session.version",
+    "jvpn.session.view",
+    "jvpn.session.walker",
+    "jvpn.supervisor.agenda",
+    "jvpn.supervisor.claims",
+    "jvpn.supervisor.context",
+    "jvpn.supervisor.controlling",
+    "jvpn.supervisor.core",
+    "jvpn.supervisor.draining",
+    "jvpn.supervisor.effects",
+    "jvpn.supervisor.handshakes",
+    "jvpn.supervisor.history",
+    "jvpn.supervisor.keeping",
+    "jvpn.supervisor.live_session",
+    "jvpn.supervisor.narrator",
+    "jvpn.supervisor.reattaching",
+    "jvpn.supervisor.rekeying",
+    "jvpn.supervisor.round_trips",
+    "jvpn.supervisor.takeover",
+    "jvpn.supervisor.upkeep",
     "workers.answers",
     "workers.backlog",
     "workers.decrypt",
@@ -40,7 +78,7 @@ MODULES: Final = (
     "workers.table",
     "workers.udp",
 )
-#: 1: interpret, whatever there is.
+#: 1: interpret, whatever there is. workers: interpret these and take the rest, which calls none of them.
 SWITCH: Final = "JVPN_INTERPRETED"
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ".venv/compiled"
@@ -48,7 +86,12 @@ SUFFIX: Final = EXTENSION_SUFFIXES[0]
 #: The constants of any module beside them may be in the compiled ones; the lock has mypy's version.
 _SOURCES: Final = (
     "workers/*.py",
+    "jvpn/observability/*.py",
+    "jvpn/policy/*.py",
     "jvpn/protocol/*.py",
+    "jvpn/session/*.py",
+    "jvpn/store/*.py",
+    "jvpn/supervisor/*.py",
     "jvpn/compiled.py",
     "script/compile.py",
     "requirements.lock",
@@ -126,5 +169,8 @@ class _Finder:
 def use() -> None:
     """Have the compiled modules, if there are any, imported from now on. To be called before the first of them is."""
     found = look()
-    if not isinstance(found, Interpreted):
-        sys.meta_path.insert(0, _Finder(found))
+    if isinstance(found, Interpreted):
+        return
+    if os.environ.get(SWITCH) == "workers":
+        found = {name: path for name, path in found.items() if not name.startswith("workers.")}
+    sys.meta_path.insert(0, _Finder(found))

@@ -1,4 +1,4 @@
-"""Compile the data plane's busiest modules by mypyc, where the machine has what that takes.
+"""Compile the busiest modules by mypyc, where the machine has what that takes.
 
 Run by script/setup with the environment's interpreter. jvpn/compiled.py says which modules, where they come to lie, and
 takes them from there. Nothing is needed of them: without, or when this fails, their sources are interpreted.
@@ -83,7 +83,9 @@ def remove_others(compiled: Path, kept: str) -> None:
 
 def main() -> None:
     if not has_compiler():
-        say("the data plane stays interpreted, which is slower: to compile it, install gcc and python3-dev")
+        say(
+            "the busiest modules stay interpreted, which is slower: to compile them, install gcc and python3-dev"
+        )
         return
     # What runs as root is written by its owner alone, whatever the caller's umask.
     os.umask(0o022)
@@ -98,18 +100,18 @@ def main() -> None:
         return
     if not report.exists():
         remove_others(compiled, name)
-        say("compiling the data plane, half a minute")
+        say("compiling the busiest modules, a minute or two")
         with tempfile.TemporaryDirectory(prefix=".scratch-", dir=compiled) as scratch:
             failed = build(Path(scratch), compiled)
         if not failed:
             return
         # The next setup need not fail at the same again.
         report.write_text(failed)
-    say(f"the data plane stays interpreted, which is slower: it could not be compiled, see {report}")
+    say(f"the busiest modules stay interpreted, which is slower: they could not be compiled, see {report}")
 
 
 if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        say(f"the data plane stays interpreted, which is slower: it could not be compiled ({error})")
+        say(f"the busiest modules stay interpreted, which is slower: they could not be compiled ({error})")

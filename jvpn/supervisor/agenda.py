@@ -1,27 +1,28 @@
-"""Which session has something to do next: a heap of deadlines, so that sessions that nobody touches cost nothing."""
+"""Who has something to do next: a heap of deadlines, so that sessions that nobody touches cost nothing."""
 
 import heapq
 from itertools import count
+from typing import Generic, TypeVar
 
-from jvpn.supervisor.live_session import LiveSession
+T = TypeVar("T")
 
 
-class Agenda:
-    """One deadline for each session, milliseconds. A new one replaces the old, whose heap entry is skipped later."""
+class Agenda(Generic[T]):
+    """One deadline for each, milliseconds. A new one replaces the old, whose heap entry is skipped later."""
 
     def __init__(self) -> None:
-        self._due_ms: dict[LiveSession, int] = {}
-        self._heap: list[tuple[int, int, LiveSession]] = []
+        self._due_ms: dict[T, int] = {}
+        self._heap: list[tuple[int, int, T]] = []
         self._order = count()
 
-    def put(self, session: LiveSession, due_ms: int) -> None:
-        if self._due_ms.get(session) != due_ms:
-            self._due_ms[session] = due_ms
-            heapq.heappush(self._heap, (due_ms, next(self._order), session))
+    def put(self, whom: T, due_ms: int) -> None:
+        if self._due_ms.get(whom) != due_ms:
+            self._due_ms[whom] = due_ms
+            heapq.heappush(self._heap, (due_ms, next(self._order), whom))
             self._compact()
 
-    def forget(self, session: LiveSession) -> None:
-        self._due_ms.pop(session, None)
+    def forget(self, whom: T) -> None:
+        self._due_ms.pop(whom, None)
 
     def _compact(self) -> None:
         """Entries that are skipped later must not outnumber those that count: a deadline may be hours away."""
@@ -35,11 +36,11 @@ class Agenda:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
-    def take(self, now_ms: int, most: int) -> list[LiveSession]:
+    def take(self, now_ms: int, most: int) -> list[T]:
         """At most so many sessions whose deadline has come, earliest first; they have none until `put` again."""
-        due: list[LiveSession] = []
+        due: list[T] = []
         while len(due) < most and (at_ms := self.next_ms()) is not None and at_ms <= now_ms:
-            session = heapq.heappop(self._heap)[2]
-            del self._due_ms[session]
-            due.append(session)
+            whom = heapq.heappop(self._heap)[2]
+            del self._due_ms[whom]
+            due.append(whom)
         return due

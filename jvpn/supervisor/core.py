@@ -37,7 +37,7 @@ DEADLINES_A_TURN = 256
 class GatewayCore:
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
-        self._agenda = Agenda()
+        self._agenda = Agenda[LiveSession]()
         self._handshakes = Handshakes(context, self._on_attached, self._not_born)
         self._reattaching = Reattaching(context)
         self._takeover = Takeover(context, self._reattaching, self._on_taken)

@@ -25,6 +25,16 @@ SAME_TESTS = (
     "tests/unit/test_replay.py",
     "tests/unit/test_worker_pipelines.py",
 )
+#: With the workers interpreted: what these tests put in their place inherits from theirs.
+SAME_TESTS_OF_CONTROL = (
+    "tests/unit/test_adoption.py",
+    "tests/unit/test_keeping.py",
+    "tests/unit/test_machine.py",
+    "tests/unit/test_reattach_verdicts.py",
+    "tests/unit/test_record.py",
+    "tests/unit/test_session_rules.py",
+    "tests/unit/test_takeover.py",
+)
 WHICH = "import workers.encrypt; print(workers.encrypt.__file__)"
 
 
@@ -78,7 +88,14 @@ def test_what_was_compiled_from_these_sources_is_used(checkout: Path):
 
 
 @pytest.mark.parametrize(
-    "edited", ["workers/encrypt.py", "workers/page.py", "jvpn/protocol/constants.py", "requirements.lock"]
+    "edited",
+    [
+        "workers/encrypt.py",
+        "workers/page.py",
+        "jvpn/policy/model.py",
+        "jvpn/protocol/constants.py",
+        "requirements.lock",
+    ],
 )
 def test_an_edited_source_is_interpreted(checkout: Path, edited: str):
     """Not only one that was compiled: constants of the others are in these."""
@@ -184,7 +201,14 @@ class TestCompiledHere:
         command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *SAME_TESTS]
         run(ROOT, *command, JVPN_INTERPRETED="0")
 
+    def test_they_decide_what_their_sources_decide(self):
+        command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *SAME_TESTS_OF_CONTROL]
+        run(ROOT, *command, JVPN_INTERPRETED="workers")
+
     def test_the_subset_runs_compiled_code(self):
         code = "import tests.conftest, workers.encrypt; print(workers.encrypt.__file__)"
         assert run(ROOT, "-c", code, JVPN_INTERPRETED="0").strip().endswith(SUFFIX)
         assert run(ROOT, "-c", code).strip().endswith(".py")
+        assert run(ROOT, "-c", code, JVPN_INTERPRETED="workers").strip().endswith(".py")
+        code = "import tests.conftest, jvpn.supervisor.core; print(jvpn.supervisor.core.__file__)"
+        assert run(ROOT, "-c", code, JVPN_INTERPRETED="workers").strip().endswith(SUFFIX)
