@@ -28,6 +28,7 @@ from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import ClearRecord, Effect, SendDatagram, TellWorker, WriteRow
+from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
@@ -125,7 +126,7 @@ class LoneGateway:
             facts,
             PeerTable(peers),
             narrator,
-            os.urandom,
+            RandomPool().take,
             lambda: time.time_ns() // 1_000_000,
             self.page,
         )

@@ -20,8 +20,7 @@ import os
 import struct
 import time
 import zlib
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 MAGIC: Final = b"JVPPAGE1"
 VERSION: Final = 3
@@ -56,9 +55,8 @@ class TornRow(ValueError):
     """A supervisor was killed in the middle of writing this row: nothing in it can be believed."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """The supervisor's part of a session record: what no store could keep up with.
+class SessionRow(NamedTuple):
+    """The supervisor's part of a session record, in its order: what no store could keep up with.
 
     `draining_index` is -1 when nothing drains. Addresses are 16 bytes, deadlines CLOCK_BOOTTIME milliseconds (0: not
     running). `bindings` tells an active binding at index 0 from none. `slot` is the owning worker, `listener` the
@@ -71,6 +69,7 @@ class SessionRow:
 
     generation: int = 0
     state: int = 0
+    phase: int = 0
     state_version: int = 0
     session_id: bytes = bytes(16)
     last_attempt: int = 0
@@ -80,7 +79,7 @@ class SessionRow:
     source: bytes = bytes(16)
     source_port: int = 0
     transport: int = 0
-    phase: int = 0
+    reason: int = 0
     epoch: int = 0
     local: bytes = bytes(16)
     local_port: int = 0
@@ -103,11 +102,9 @@ class SessionRow:
     refused_attempt: int = 0
     refused_code: int = 0
     security_failures: int = 0
-    reason: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(NamedTuple):
     """The worker's part: what authenticated DATA came and went, when anything authenticated (a probe too) was last
     heard, and how many datagrams did not open. Times are CLOCK_BOOTTIME, 0 = never. `sent_ns` moves too when DATA was
     to go and there is no path."""
@@ -157,43 +154,7 @@ class Page:
     def write_row(self, record: int, row: SessionRow) -> None:
         start = RECORDS + record * RECORD_BYTES
         (sequence,) = _SEQUENCE.unpack_from(self._map, start)
-        packed = _ROW.pack(
-            row.generation,
-            row.state,
-            row.phase,
-            row.state_version,
-            row.session_id,
-            row.last_attempt,
-            row.active_index,
-            row.draining_index,
-            row.drain_until_ns,
-            row.source,
-            row.source_port,
-            row.transport,
-            row.reason,
-            row.epoch,
-            row.local,
-            row.local_port,
-            row.listener,
-            row.slot,
-            row.before,
-            row.bindings,
-            row.highest_index,
-            row.draining_source,
-            row.draining_port,
-            row.loss_deadline_ms,
-            row.window_deadline_ms,
-            row.since_ms,
-            row.rekeyed_ms,
-            row.sent_at_rekey,
-            row.received_at_rekey,
-            row.forged_at_rekey,
-            row.control_index,
-            row.control_counter,
-            row.refused_attempt,
-            row.refused_code,
-            row.security_failures,
-        )
+        packed = _ROW.pack(*row)
         _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
         begin = start + _ROW_OFFSET
         self._map[begin : begin + _ROW.size + 4] = packed + _SEQUENCE.pack(zlib.crc32(packed))
@@ -217,7 +178,7 @@ class Page:
             return SessionRow()
         if checksum != _SEQUENCE.pack(zlib.crc32(packed)):
             raise TornRow(f"record {record} was being written when its supervisor died")
-        return _row(_ROW.unpack(packed))
+        return SessionRow._make(_ROW.unpack(packed))
 
     # Worker's part
 
@@ -271,24 +232,3 @@ class Page:
 
     def read_fence(self) -> int:
         return self.fence()[0]
-
-
-def _row(fields: tuple[Any, ...]) -> SessionRow:
-    generation, state, phase, version, session_id, attempt, active, draining, until = fields[:9]
-    source, port, transport, reason, epoch = fields[9:14]
-    return SessionRow(
-        generation,
-        state,
-        version,
-        session_id,
-        attempt,
-        active,
-        draining,
-        until,
-        source,
-        port,
-        transport,
-        phase,
-        epoch,
-        *(*fields[14:], reason),
-    )

@@ -88,6 +88,11 @@ class Policy:
         """First 8 hex digits of SHA-256 over the canonical form."""
         return hashlib.sha256(self.canonical).hexdigest()[:8]
 
+    @cached_property
+    def label(self) -> str:
+        """name@version, as records and events name the policy."""
+        return f"{self.name}@{self.version}"
+
     @property
     def lifetime_ms(self) -> int:
         """How long a session lasts at most, from its handshake: its TTL, or until its peer must prove itself anew."""

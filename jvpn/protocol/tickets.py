@@ -9,20 +9,27 @@ share the fleet key, 32 bytes.
 """
 
 import hmac
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 
 from jvpn.protocol.constants import HEADER_SIZE, NONCE_SIZE, TICKET_SIZE, PacketType
-from jvpn.protocol.suites import suite
+from jvpn.protocol.suites import Aead, suite
 from jvpn.protocol.wire import Header
 
 TOKEN_SIZE = 16
 NO_TICKET = bytes(TICKET_SIZE)
 
 
+@lru_cache(maxsize=4)
+def _under(fleet_key: bytes) -> Aead:
+    """A node has one fleet key, and a REQUEST takes a ticket for each index: the cipher is made ready once."""
+    return suite(1).aead(fleet_key)
+
+
 def seal_ticket(fleet_key: bytes, steering_id: bytes, session_id: bytes, nonce: bytes) -> bytes:
     """`nonce`: 12 fresh random bytes."""
-    return nonce + suite(1).aead(fleet_key).encrypt(nonce, session_id, steering_id)
+    return nonce + _under(fleet_key).encrypt(nonce, session_id, steering_id)
 
 
 def open_ticket(fleet_key: bytes, steering_id: bytes, ticket: bytes) -> bytes | None:
@@ -30,7 +37,7 @@ def open_ticket(fleet_key: bytes, steering_id: bytes, ticket: bytes) -> bytes | 
     if len(ticket) != TICKET_SIZE:
         return None
     try:
-        return suite(1).aead(fleet_key).decrypt(ticket[:NONCE_SIZE], ticket[NONCE_SIZE:], steering_id)
+        return _under(fleet_key).decrypt(ticket[:NONCE_SIZE], ticket[NONCE_SIZE:], steering_id)
     except InvalidTag:
         return None
 

@@ -18,8 +18,8 @@ A lower or equal version is fine: a lost ACK must strand nobody. After a takeove
 this epoch, so the attempt number proves nothing yet and the challenge alone is the freshness.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, NamedTuple
 
 from jvpn.session.precedence import first_of
 from jvpn.session.table import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
@@ -65,8 +65,7 @@ class Violation(StrEnum):
     ILLEGAL_REQUEST = "ILLEGAL_REQUEST"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(NamedTuple):
     """What is known of a request. `admitted`: its datagram passed the bucket. `challenged`: it echoes a valid
     challenge for its source.
 
@@ -82,16 +81,14 @@ class RequestFacts:
     cause: Reason = Reason.REATTACH_REQUESTED
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyFacts:
+class PolicyFacts(NamedTuple):
     """What the policy and the bind bucket say to this request: `denied` None to allow, and when to come again."""
 
     denied: Code | None = None
     retry_after_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SessionFacts:
+class SessionFacts(NamedTuple):
     """What the session is at this node. `bound_in_epoch`: an attempt has been bound in the present epoch (a
     handshake counts, with attempt 0), so `last_bound_attempt` is this owner's own knowledge."""
 
@@ -105,14 +102,12 @@ class SessionFacts:
     loss_deadline_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
+class NodeFacts(NamedTuple):
     node_id: str
     fenced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do with a request.
 
     `security_event` is to be logged (rate-limited); only with `counts_against_session` does it count towards
@@ -132,7 +127,9 @@ class Verdict:
     retry_after_ms: int = 0
 
 
-_ALLOWED = PolicyFacts()
+#: What the policy says to most.
+ALLOWED: Final = PolicyFacts()
+_CAUSES: Final = VOLUNTARY_CAUSES | LOSS_CAUSES
 
 
 def judge(
@@ -140,7 +137,7 @@ def judge(
     session: SessionFacts | None,
     node: NodeFacts,
     now_ms: int,
-    policy: PolicyFacts = _ALLOWED,
+    policy: PolicyFacts = ALLOWED,
 ) -> Verdict:
     """The verdict on `request`. `session` is None when neither id nor ticket led to one."""
     if not request.admitted:
@@ -217,7 +214,7 @@ def _lifetime(session: SessionFacts, now_ms: int) -> Verdict | None:
 
 
 def _policy(request: RequestFacts, policy: PolicyFacts) -> Verdict | None:
-    if request.cause not in VOLUNTARY_CAUSES | LOSS_CAUSES:
+    if request.cause not in _CAUSES:
         return Verdict(
             Kind.FAIL,
             Code.ILLEGAL_CAUSE,

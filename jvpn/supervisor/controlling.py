@@ -5,7 +5,7 @@ pending entry into a session. CONFIG goes out under the keys that DATA has: with
 packet under the first rekeyed phase.
 """
 
-import base64
+import binascii
 from collections.abc import Callable
 
 from jvpn.policy.quality import TOLD, Claim, Signals, commit
@@ -251,4 +251,4 @@ def _milliseconds(us: int) -> float | None:
 
 
 def _base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
+    return binascii.b2a_base64(value, newline=False).decode()

@@ -7,6 +7,7 @@ nothing else waits for it but what the core does in `then`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, get_args
 
 from jvpn.protocol.constants import Role
 from jvpn.session.pool import InnerPool
@@ -170,6 +171,7 @@ StoreWrite = (
     | WasAsked
 )
 StoreEffect = LoadSession | StoreWrite
+FOR_STORE: Final = frozenset(get_args(StoreEffect))
 
 Effect = (
     SendDatagram

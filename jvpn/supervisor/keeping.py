@@ -16,6 +16,7 @@ from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import (
+    FOR_STORE,
     BearSession,
     ClaimSession,
     Effect,
@@ -23,7 +24,6 @@ from jvpn.supervisor.effects import (
     ForgetSession,
     LoadSession,
     SaveSession,
-    StoreEffect,
     StoreWrite,
 )
 from jvpn.supervisor.store_desk import Answers, Batch, StoreDesk, Written
@@ -58,7 +58,7 @@ class Keeping:
         """The core's effects, but for what is the store's: that waits for `settle`."""
         effects = self._core.effects()
         for effect in effects:
-            if isinstance(effect, StoreEffect):
+            if type(effect) in FOR_STORE:
                 do(self._without_store(effects))
                 return
         do(effects)

@@ -5,6 +5,7 @@ and turns itself into a worker's AddSession, a page row, a store record and a sn
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
@@ -34,6 +35,10 @@ from workers.page import SessionRow
 REASONS = tuple(reason.value for reason in Reason)
 #: Why an attempt was refused, likewise.
 CODES = tuple(code.value for code in Code)
+_REASON_NUMBERS = {reason: number for number, reason in enumerate(REASONS)}
+_CODE_NUMBERS = {code: number for number, code in enumerate(CODES)}
+#: Transports as policies and events name them.
+TRANSPORTS = {transport: transport.name.lower() for transport in Transport}
 UNKNOWN = commands.Endpoint(bytes(16), 0)
 
 
@@ -50,17 +55,25 @@ class Arrival:
     transport: Transport = Transport.UDP
 
     def allowed_by(self, policy: Policy) -> bool:
-        return self.transport.name.lower() in policy.allowed_transports
+        return TRANSPORTS[self.transport] in policy.allowed_transports
+
+
+class Fresh(NamedTuple):
+    """The challenge of a path in a slot of time."""
+
+    slot: int
+    challenge: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One REQUEST with its proof: of which session, on which index, how it came."""
+    """One REQUEST with its proof: of which session, on which index, how it came, and its path's challenge by then."""
 
     session: "LiveSession"
     index: int
     request: Request
     arrival: Arrival
+    fresh: Fresh
 
     @property
     def way(self) -> tuple[int, commands.Endpoint]:
@@ -206,8 +219,12 @@ class LiveSession:
     def admits(self, index: int, now_ms: int) -> bool:
         """The bucket of an id, before any cryptography. One each: a flood on an id that somebody has seen must not
         hold back the client on the others."""
-        self._datagrams = {n: bucket for n, bucket in self._datagrams.items() if n in self.indexes.ids}
-        return self._datagrams.setdefault(index, TokenBucket(DATAGRAM_RATE)).take(now_ms)
+        bucket = self._datagrams.get(index)
+        if bucket is None:
+            installed = self.indexes.ids
+            self._datagrams = {n: one for n, one in self._datagrams.items() if n in installed}
+            bucket = self._datagrams[index] = TokenBucket(DATAGRAM_RATE)
+        return bucket.take(now_ms)
 
     def pinned_indexes(self) -> tuple[int, ...]:
         """Indexes that stay installed whatever the window does."""
@@ -268,7 +285,9 @@ class LiveSession:
             forged_until=self.forged_at_rekey + self.key_limits.forged,
         )
 
-    def rebind_command(self, seq: int) -> commands.Rebind:
+    def rebind_command(
+        self, seq: int, resend: list[commands.IndexReport] | None = None, report: bool = False
+    ) -> commands.Rebind:
         draining = self.bindings.draining
         return commands.Rebind(
             seq=seq,
@@ -277,6 +296,8 @@ class LiveSession:
             draining=None if draining is None else draining.index,
             drain_until_ns=self.bindings.drain_until_ms * 1_000_000,
             accept=[],
+            resend=resend,
+            report=report,
         )
 
     def page_row(self) -> SessionRow:
@@ -319,9 +340,9 @@ class LiveSession:
             control_index=control_index,
             control_counter=control_counter,
             refused_attempt=0 if self.refused is None else self.refused.attempt,
-            refused_code=0 if self.refused is None else CODES.index(self.refused.reason),
+            refused_code=0 if self.refused is None else _CODE_NUMBERS[self.refused.reason],
             security_failures=min(self.security_failures, 0xFFFF),
-            reason=REASONS.index(self.last_reason) if self.last_reason else 0,
+            reason=_REASON_NUMBERS[self.last_reason] if self.last_reason else 0,
         )
 
     def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
@@ -359,6 +380,11 @@ class PathFact:
     transport: Transport
     source_text: str
 
+    @property
+    def text(self) -> str:
+        """For people: "udp 192.0.2.1:4500 #3"."""
+        return f"{TRANSPORTS[self.transport]} {self.source_text} #{self.index}"
+
 
 def path_fact(binding: Binding) -> PathFact:
     where = endpoint_text(to_bytes(binding.source[0]), binding.source[1])
@@ -366,8 +392,5 @@ def path_fact(binding: Binding) -> PathFact:
 
 
 def path_text(binding: Binding | None) -> str:
-    """A binding for people: "udp 192.0.2.1:4500 #3"; empty for none."""
-    if binding is None:
-        return ""
-    fact = path_fact(binding)
-    return f"{fact.transport.name.lower()} {fact.source_text} #{fact.index}"
+    """A binding for people; empty for none."""
+    return "" if binding is None else path_fact(binding).text

@@ -27,7 +27,7 @@ from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
 from jvpn.session.record import SessionRecord
 from jvpn.session.table import BINDINGS_ALLOWED
-from jvpn.supervisor.live_session import LiveSession, PathFact
+from jvpn.supervisor.live_session import TRANSPORTS, LiveSession, PathFact
 from jvpn.supervisor.peers import Peer
 
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.
@@ -58,7 +58,7 @@ class Narrator:
         self._refusals: dict[tuple[bytes, str], int] = {}
 
     def _common(self, session: LiveSession, reason: str) -> dict[str, object]:
-        return ({} if self.durable else {"non_durable": True}) | {
+        common: dict[str, object] = {
             "ts_ms": self._wall_ms(),
             "node_id": self._node_id,
             "origin": Origin.GATEWAY,
@@ -67,6 +67,9 @@ class Narrator:
             "reason_code": reason,
             "policy_version": policy_version(session),
         }
+        if not self.durable:
+            common["non_durable"] = True
+        return common
 
     def transition(self, session: LiveSession, step: Transition) -> None:
         """The machine's hook: exactly one STATE_CHANGE for each step."""
@@ -314,8 +317,8 @@ class Narrator:
 
 
 def policy_version(session: LiveSession) -> str:
-    return f"{session.policy.name}@{session.policy.version}"
+    return session.policy.label
 
 
 def path_ref(path: PathFact) -> PathRef:
-    return PathRef(index=path.index, transport=path.transport.name.lower(), source=path.source_text)
+    return PathRef(index=path.index, transport=TRANSPORTS[path.transport], source=path.source_text)

@@ -43,6 +43,7 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
+from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.fence import Fence
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.fleet_member import FleetMember
@@ -182,7 +183,9 @@ class Gateway:
         narrator = Narrator(self.sink, plan.node_id, wall_ms)
         fleet = None if plan.fleet is None else Fleet(plan.node_id)
         fenced = self._fence.fenced
-        return GatewayContext(facts, peers, narrator, os.urandom, wall_ms, page, fleet=fleet, fenced=fenced)
+        return GatewayContext(
+            facts, peers, narrator, RandomPool().take, wall_ms, page, fleet=fleet, fenced=fenced
+        )
 
     def _watch(self) -> None:
         for number, (supervised, strangers) in enumerate(self.dataplane.transports):

@@ -4,18 +4,18 @@ The judgement is `jvpn.session.ownership.judge`; here its facts are gathered and
 order is: shared page → steering entry → worker REBIND → ACK, so that no ACK promises a path that is not there yet.
 """
 
+import hmac
 from collections.abc import Sequence
-
-import msgspec
 
 from jvpn.policy.reauthentication import must_prove_anew
 from jvpn.protocol import paths, reattach
 from jvpn.protocol.addresses import endpoint_text, to_text
-from jvpn.protocol.constants import NO_INDEX, Transport
-from jvpn.protocol.reattach import Ack, Fail, Report, Request, Result
+from jvpn.protocol.constants import NO_INDEX
+from jvpn.protocol.reattach import NO_CHALLENGE, Ack, Cause, Fail, Report, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason
 from jvpn.session.ownership import (
+    ALLOWED,
     Code,
     Kind,
     NodeFacts,
@@ -29,12 +29,15 @@ from jvpn.session.record import Binding
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.draining import drain_ms_of
 from jvpn.supervisor.history import LastSwitch
-from jvpn.supervisor.live_session import Arrival, Asked, LiveSession, PathFact, path_fact, path_text
+from jvpn.supervisor.live_session import Arrival, Asked, Fresh, LiveSession, PathFact, path_fact
 from workers.commands import IndexReport
 
 NS_PER_MS = 1_000_000
 #: What the policy's limits of switches are for; who leaves a node that drains was asked to.
 CHOICES = VOLUNTARY_CAUSES - {Reason.NODE_DRAIN}
+
+_REASONS = {cause: Reason[cause.name] for cause in Cause}
+_COUNTERS = {kind: f"reattach_{kind.value}" for kind in Kind}
 
 
 class Reattaching:
@@ -56,7 +59,7 @@ class Reattaching:
             return None
         if session.indexes.saw(index):
             self._context.refresh_indexes(session)
-        asked = Asked(session, index, request, arrival)
+        asked = Asked(session, index, request, arrival, self.fresh(session.session_id, arrival, now_ms))
         if self._refused_before(asked):
             return None
         verdict = self._judge(asked, now_ms)
@@ -83,10 +86,10 @@ class Reattaching:
                 admitted=True,
                 known=True,
                 proven=True,
-                challenged=self.challenged(session.session_id, request, asked.arrival, now_ms),
+                challenged=self.challenged(session.session_id, request, asked.arrival, asked.fresh),
                 attempt=request.attempt,
                 version=request.state_version,
-                cause=Reason[request.cause.name],
+                cause=_REASONS[request.cause],
             ),
             SessionFacts(
                 state=machine.state,
@@ -103,16 +106,24 @@ class Reattaching:
             self._policy_facts(asked, now_ms),
         )
 
-    def challenged(self, session_id: bytes, request: Request, arrival: Arrival, now_ms: int) -> bool:
-        """Whether the REQUEST echoes a challenge of the path that it came over."""
+    def fresh(self, session_id: bytes, arrival: Arrival, now_ms: int) -> Fresh:
+        """The challenge of the path that something came over, valid for as long as two slots."""
         slot = paths.challenge_slot(now_ms * NS_PER_MS)
-        key = self._context.facts.challenge_key
-        return paths.challenge_valid(request.challenge, key, session_id, *_path(arrival), slot)
+        return Fresh(slot, self._challenge(session_id, arrival, slot))
 
-    def challenge(self, session_id: bytes, arrival: Arrival, now_ms: int) -> bytes:
-        """The one of the path that something came over, for as long as two slots."""
-        slot = paths.challenge_slot(now_ms * NS_PER_MS)
-        return paths.challenge(self._context.facts.challenge_key, session_id, *_path(arrival), slot)
+    def challenged(self, session_id: bytes, request: Request, arrival: Arrival, fresh: Fresh) -> bool:
+        """Whether the REQUEST echoes `fresh` or the challenge before it of the path that it came over."""
+        if hmac.compare_digest(request.challenge, fresh.challenge):
+            return True
+        if request.challenge == NO_CHALLENGE or not fresh.slot:
+            return False
+        before = self._challenge(session_id, arrival, fresh.slot - 1)
+        return hmac.compare_digest(request.challenge, before)
+
+    def _challenge(self, session_id: bytes, arrival: Arrival, slot: int) -> bytes:
+        remote, local = arrival.remote, arrival.local
+        ends = (remote.address, remote.port, local.address, local.port)
+        return paths.challenge(self._context.facts.challenge_key, session_id, *ends, arrival.transport, slot)
 
     def _policy_facts(self, asked: Asked, now_ms: int) -> PolicyFacts:
         session, request, arrival = asked.session, asked.request, asked.arrival
@@ -120,17 +131,17 @@ class Reattaching:
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
         if must_prove_anew(session.policy, session.proven_from, to_text(arrival.remote.address)):
             return PolicyFacts(Code.REAUTHENTICATE)
-        if Reason[request.cause.name] in CHOICES:
+        if _REASONS[request.cause] in CHOICES:
             wait_ms = session.switches.wait_ms(session.policy, now_ms)
-            return PolicyFacts(Code.SWITCH_RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()
+            return PolicyFacts(Code.SWITCH_RATE_LIMITED, wait_ms) if wait_ms else ALLOWED
         wait_ms = session.binds.wait_ms(now_ms)
-        return PolicyFacts(Code.RATE_LIMITED, wait_ms) if wait_ms else PolicyFacts()
+        return PolicyFacts(Code.RATE_LIMITED, wait_ms) if wait_ms else ALLOWED
 
     # Carrying out a verdict
 
     def _carry_out(self, asked: Asked, verdict: Verdict, now_ms: int) -> None:
         context, session = self._context, asked.session
-        context.counters[f"reattach_{verdict.kind.value}"] += 1
+        context.counters[_COUNTERS[verdict.kind]] += 1
         if verdict.security_event is not None:
             violation = verdict.security_event.value
             context.narrator.security(session, violation, remote_text(asked.arrival), now_ms)
@@ -192,45 +203,44 @@ class Reattaching:
         session, index, request, arrival = asked.session, asked.index, asked.request, asked.arrival
         context, machine = self._context, session.machine
         old = session.bindings.active
-        lost = (verdict.enter or Reason[request.cause.name]) in LOSS_CAUSES
+        lost = (verdict.enter or _REASONS[request.cause]) in LOSS_CAUSES
         source = (to_text(arrival.remote.address), arrival.remote.port)
         local = (to_text(arrival.local.address), arrival.local.port)
         new = Binding(index, source, local, arrival.transport, now_ms)
-        context.narrator.attempt(session, request, path_fact(new))
+        path, before = path_fact(new), None if old is None else path_fact(old)
+        old_text, new_text = "" if before is None else before.text, path.text
+        context.narrator.attempt(session, request, path)
         received_ms = context.activity.read_activity(session.record).received_ns // 1_000_000
         gap_ms = now_ms - received_ms if received_ms else None
         if verdict.enter is not None:
-            machine.apply(verdict.enter, now_ms, details={"old": path_text(old), "attempt": request.attempt})
+            machine.apply(verdict.enter, now_ms, details={"old": old_text, "attempt": request.attempt})
         drain_ms = None if lost or old is None else drain_ms_of(session, old.index, index)
         same_path = old is not None and (old.index, old.source) == (new.index, new.source)
         if not same_path:
             session.bindings = session.bindings.bind(new, now_ms, drain_ms)
-        session.listeners = {
-            b: session.listeners[b] for b in session.pinned_indexes() if b in session.listeners
-        }
+        pinned, listeners = session.pinned_indexes(), session.listeners
+        session.listeners = {b: listeners[b] for b in pinned if b in listeners}
         session.listeners[index] = arrival.listener
-        session.round_trips.keep(session.pinned_indexes())
+        session.round_trips.keep(pinned)
         session.channel.expect(session.round_trips.patience_ms(index))
         session.last_attempt = request.attempt
         session.bound_in_epoch = True
         session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
         session.heard_ms = now_ms
-        if Reason[request.cause.name] in CHOICES:
+        if _REASONS[request.cause] in CHOICES:
             session.switches.times_ms.append(now_ms)
         else:
             session.binds.take(now_ms)
-        details = {"new": path_text(new), "attempt": request.attempt}
-        machine.apply(Reason.REATTACH_OK, now_ms, details=details)
+        machine.apply(Reason.REATTACH_OK, now_ms, details={"new": new_text, "attempt": request.attempt})
         session.ttl = session.ttl.entered(machine.state, machine.active_bindings, now_ms, 0, 0)
-        session.last_switch = LastSwitch(now_ms, request.cause.name, path_text(old), path_text(new), gap_ms)
+        session.last_switch = LastSwitch(now_ms, request.cause.name, old_text, new_text, gap_ms)
         context.narrator.result(session, request, verdict)
-        before = None if old is None else path_fact(old)
-        context.narrator.switched(session, request, before, path_fact(new), gap_ms, lost)
+        context.narrator.switched(session, request, before, path, gap_ms, lost)
         # Page first, then the steering entry, then the worker; the old path closes after the new one has opened.
         context.write_row(session)
         context.put_id(session, index)
         resend = [IndexReport(*report) for report in request.reports] if lost else None
-        rebind = session.rebind_command(context.next_seq())
+        rebind = session.rebind_command(context.next_seq(), resend, report=True)
         session.bind_seq, session.bound_reports = rebind.seq, ()
         session.asking = {asked.way: asked}
 
@@ -240,9 +250,7 @@ class Reattaching:
             session.channel.move(done_ms)
             context.flush(session, done_ms)
 
-        context.tell_and_ask(
-            session.slot, msgspec.structs.replace(rebind, resend=resend, report=True), in_force
-        )
+        context.tell_and_ask(session.slot, rebind, in_force)
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
         # Only now: the worker refuses to forget the index that it is bound to.
@@ -253,6 +261,9 @@ class Reattaching:
         context, active = self._context, session.bindings.active
         if session.machine.terminated or index not in session.indexes.ids:
             return
+        fresh = asked.fresh
+        if fresh.slot != paths.challenge_slot(now_ms * NS_PER_MS):
+            fresh = self.fresh(session.session_id, arrival, now_ms)
         ack = Ack(
             attempt=request.attempt,
             result=result,
@@ -261,18 +272,12 @@ class Reattaching:
             highest_installed=session.indexes.highest_installed,
             observed_address=arrival.remote.address,
             observed_port=arrival.remote.port,
-            challenge=self.challenge(session.session_id, arrival, now_ms),
+            challenge=fresh.challenge,
             reports=session.bound_reports if result is Result.BOUND else (),
         )
         salt = context.random_bytes(16)
         steering_id = session.indexes.ids[index]
         context.send(arrival, reattach.seal_ack(session.secrets, salt, steering_id, ack))
-
-
-def _path(arrival: Arrival) -> tuple[bytes, int, bytes, int, Transport]:
-    """What a challenge is bound to beside the session."""
-    remote, local = arrival.remote, arrival.local
-    return remote.address, remote.port, local.address, local.port, arrival.transport
 
 
 def remote_text(arrival: Arrival) -> str:

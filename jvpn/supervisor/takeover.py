@@ -168,8 +168,9 @@ class Takeover:
             # A client has one session, and this one's has another here, by a handshake since.
             self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
-        if not self._reattaching.challenged(record.session_id, request, arrival, now_ms):
-            self._pending(proven, now_ms)
+        fresh = self._reattaching.fresh(record.session_id, arrival, now_ms)
+        if not self._reattaching.challenged(record.session_id, request, arrival, fresh):
+            self._pending(proven, fresh.challenge)
             return
         policy = memory.policy_snapshot()
         clock = self._lifetime(record, policy, now_ms)
@@ -188,7 +189,7 @@ class Takeover:
         session.ttl, session.prefixes = clock, prefixes
         self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
 
-    def _pending(self, proven: "_Proven", now_ms: int) -> None:
+    def _pending(self, proven: "_Proven", challenge: bytes) -> None:
         """Nothing is restored for a source that has not shown that it receives."""
         self._context.counters["takeover_pending"] += 1
         record, policy = proven.record, proven.memory.policy_snapshot()
@@ -200,7 +201,7 @@ class Takeover:
             highest_installed=window(proven.index, policy.max_candidates)[-1],
             observed_address=proven.arrival.remote.address,
             observed_port=proven.arrival.remote.port,
-            challenge=self._reattaching.challenge(record.session_id, proven.arrival, now_ms),
+            challenge=challenge,
             reports=(),
         )
         salt = self._context.random_bytes(16)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -39,8 +38,8 @@ def page(descriptor: int) -> Iterator[Page]:
 def full_row() -> SessionRow:
     """Another value in every field."""
     values: dict[str, Any] = {}
-    for number, each in enumerate(fields(SessionRow), 1):
-        values[each.name] = bytes([number]) * 16 if isinstance(each.default, bytes) else number
+    for number, (name, default) in enumerate(SessionRow._field_defaults.items(), 1):
+        values[name] = bytes([number]) * 16 if isinstance(default, bytes) else number
     return SessionRow(**values)
 
 

@@ -309,7 +309,7 @@ class TestJudge:
             admitted=False, known=False, proven=False, challenged=False, attempt=19,
             version=pack_version(4, 10), cause=R.QUALITY_SWITCH,
         )  # fmt: skip
-        session = replace(SESSION, owner_node="b", session_deadline_ms=0)
+        session = SESSION._replace(owner_node="b", session_deadline_ms=0)
         node, policy, seen = NODE, LIMITED, []
 
         def look() -> None:
@@ -319,13 +319,13 @@ class TestJudge:
         for change in (
             {"admitted": True}, {"known": True}, {"proven": True}, {"attempt": 21}, {"challenged": True},
         ):  # fmt: skip
-            request = replace(request, **change)
+            request = request._replace(**change)
             look()
-        session = replace(session, owner_node="a")
+        session = session._replace(owner_node="a")
         look()
-        request = replace(request, version=VERSION)
+        request = request._replace(version=VERSION)
         look()
-        session = replace(session, session_deadline_ms=10_000)
+        session = session._replace(session_deadline_ms=10_000)
         look()
         policy = PolicyFacts()
         look()
@@ -346,34 +346,34 @@ class TestJudge:
         assert judge(GOOD, None, NODE, 0).reason_code is Code.UNKNOWN_SESSION
 
     def test_a_replay_is_logged_and_never_counts(self) -> None:
-        verdict = judge(replace(GOOD, attempt=19), SESSION, NODE, 0)
+        verdict = judge(GOOD._replace(attempt=19), SESSION, NODE, 0)
         assert (verdict.kind, verdict.security_event) == (Kind.DROP, Violation.STALE_ATTEMPT)
         assert not verdict.counts_against_session
 
     @pytest.mark.parametrize("challenged", [True, False])
     def test_the_bound_attempt_gets_the_same_answer(self, challenged: bool) -> None:
-        request = replace(GOOD, attempt=20, challenged=challenged)
+        request = GOOD._replace(attempt=20, challenged=challenged)
         assert judge(request, SESSION, NODE, 0).kind is Kind.SAME_ACK
 
     @pytest.mark.parametrize("attempt", [1, 20, 21])
     @pytest.mark.parametrize("challenged", [True, False])
     def test_after_a_takeover_the_challenge_is_the_freshness(self, attempt: int, challenged: bool) -> None:
-        session = replace(SESSION, state=S.RECOVERING, bindings=0, bound_in_epoch=False)
-        verdict = judge(replace(GOOD, attempt=attempt, challenged=challenged), session, NODE, 0)
+        session = SESSION._replace(state=S.RECOVERING, bindings=0, bound_in_epoch=False)
+        verdict = judge(GOOD._replace(attempt=attempt, challenged=challenged), session, NODE, 0)
         assert verdict.kind is (Kind.BIND if challenged else Kind.PENDING)
         assert verdict.security_event is None
 
     @pytest.mark.parametrize("version", [0, pack_version(3, 99), pack_version(4, 0), VERSION])
     def test_a_lost_ack_strands_nobody(self, version: int) -> None:
-        assert judge(replace(GOOD, version=version), SESSION, NODE, 0).kind is Kind.BIND
+        assert judge(GOOD._replace(version=version), SESSION, NODE, 0).kind is Kind.BIND
 
     def test_a_count_ahead_of_ours_counts_against_the_key_holder(self) -> None:
-        verdict = judge(replace(GOOD, version=VERSION + 1), SESSION, NODE, 0)
+        verdict = judge(GOOD._replace(version=VERSION + 1), SESSION, NODE, 0)
         assert (verdict.kind, verdict.reason_code) == (Kind.FAIL, Code.VERSION_CONFLICT)
         assert (verdict.security_event, verdict.counts_against_session) == (Violation.VERSION_CONFLICT, True)
 
     def test_an_epoch_ahead_of_ours_makes_the_node_doubt_itself(self) -> None:
-        verdict = judge(replace(GOOD, version=pack_version(5, 0)), SESSION, NODE, 0)
+        verdict = judge(GOOD._replace(version=pack_version(5, 0)), SESSION, NODE, 0)
         assert (verdict.kind, verdict.reason_code, verdict.check_fence) == (Kind.FAIL, Code.NOT_OWNER, True)
         assert not verdict.counts_against_session
 
@@ -384,13 +384,13 @@ class TestJudge:
     @pytest.mark.parametrize(
         ("session", "reason"),
         [
-            (replace(SESSION, session_deadline_ms=100), R.SESSION_TTL_EXPIRED),
+            (SESSION._replace(session_deadline_ms=100), R.SESSION_TTL_EXPIRED),
             (
-                replace(SESSION, state=S.DEGRADED, bindings=0, loss_deadline_ms=100),
+                SESSION._replace(state=S.DEGRADED, bindings=0, loss_deadline_ms=100),
                 R.TRANSPORT_LOSS_TTL_EXPIRED,
             ),
             (
-                replace(SESSION, state=S.DEGRADED, bindings=0, session_deadline_ms=1, loss_deadline_ms=1),
+                SESSION._replace(state=S.DEGRADED, bindings=0, session_deadline_ms=1, loss_deadline_ms=1),
                 R.SESSION_TTL_EXPIRED,
             ),
         ],
@@ -406,17 +406,17 @@ class TestJudge:
     @pytest.mark.parametrize("attempt", [20, 21])
     def test_nothing_revives_a_terminated_session(self, attempt: int) -> None:
         verdict = judge(
-            replace(GOOD, attempt=attempt), replace(SESSION, state=S.TERMINATED, bindings=0), NODE, 0
+            GOOD._replace(attempt=attempt), SESSION._replace(state=S.TERMINATED, bindings=0), NODE, 0
         )
         assert (verdict.kind, verdict.reason_code) == (Kind.FAIL, Code.SESSION_OVER)
 
     def test_birth_takes_no_request(self) -> None:
-        verdict = judge(GOOD, replace(SESSION, state=S.BIRTH, bindings=0), NODE, 0)
+        verdict = judge(GOOD, SESSION._replace(state=S.BIRTH, bindings=0), NODE, 0)
         assert (verdict.kind, verdict.reason_code) == (Kind.DROP, Code.NOT_ATTACHED)
 
     @pytest.mark.parametrize("cause", sorted(VOLUNTARY_CAUSES | LOSS_CAUSES))
     def test_switch_limits_hold_wishes_back_and_never_a_recovery(self, cause: Reason) -> None:
-        verdict = judge(replace(GOOD, cause=cause), SESSION, NODE, 0, LIMITED)
+        verdict = judge(GOOD._replace(cause=cause), SESSION, NODE, 0, LIMITED)
         if cause in LOSS_CAUSES:
             assert verdict.kind is Kind.BIND
         else:
@@ -434,7 +434,7 @@ class TestJudge:
 
     @pytest.mark.parametrize("cause", sorted(set(Reason) - VOLUNTARY_CAUSES - LOSS_CAUSES))
     def test_a_cause_no_client_has(self, cause: Reason) -> None:
-        verdict = judge(replace(GOOD, cause=cause), SESSION, NODE, 0)
+        verdict = judge(GOOD._replace(cause=cause), SESSION, NODE, 0)
         assert (verdict.kind, verdict.reason_code) == (Kind.FAIL, Code.ILLEGAL_CAUSE)
         assert verdict.counts_against_session
 

@@ -2,7 +2,6 @@
 
 import errno
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -234,7 +233,7 @@ def test_a_probe_is_answered_where_it_came_from(gateway: Worker) -> None:
 def test_probes_do_not_count_as_activity_or_fill_the_window(gateway: Worker) -> None:
     before = gateway.page.read_activity(3)
     gateway.get(probe(11, 5000), now_ns=77)
-    assert replace(gateway.page.read_activity(3), heard_ns=before.heard_ns) == before
+    assert gateway.page.read_activity(3)._replace(heard_ns=before.heard_ns) == before
     assert len(gateway.get(datagram(data(), 1))) == 1
 
 
