@@ -14,6 +14,10 @@ from jvpn.session.precedence import first_of
 from jvpn.session.record import SessionRecord
 from jvpn.session.table import Reason, State
 
+#: How often a session with a binding is stored in one transport-loss TTL, and how often at most.
+HEARTBEATS_A_TTL = 4
+MIN_HEARTBEAT_MS = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Fired:
@@ -89,6 +93,12 @@ class TtlClock:
         if reason is Reason.RECOVERY_WINDOW_EXCEEDED:
             return Fired(reason, State.TERMINATED if window_terminates else State.DEGRADED)
         return Fired(reason)
+
+
+def store_heartbeat_ms(transport_loss_ttl_ms: int) -> int:
+    """How often a session with a binding is stored, although nothing has changed: should its host die, it lived for as
+    long as this after what the store says, perhaps."""
+    return max(MIN_HEARTBEAT_MS, transport_loss_ttl_ms // HEARTBEATS_A_TTL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ class GatewayContext:
         self, session: LiveSession, now_ms: int, timestamp_us: int, then: Callable[[bool, int], None]
     ) -> None:
         """Have the store keep a session as it is now; `then(kept, now_ms)` when it has, or cannot."""
+        session.stored_ms = now_ms
         stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
         self.do(SaveSession(stored, timestamp_us, then))
 
@@ -148,6 +149,7 @@ class GatewayContext:
         then: Callable[[SessionRecord | StoreError | None, int], None],
     ) -> None:
         """As `save`, for a new session that has its inner addresses from `pool`."""
+        session.stored_ms = now_ms
         stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
         self.do(BearSession(stored, timestamp_us, pool, then))
 

@@ -93,7 +93,7 @@ class LiveSession:
         "look_at_keys_ms", "machine", "machine_hook", "next_secrets", "old_secrets", "old_until_ms", "peer",
         "policy", "pooled", "prefixes", "proven_from", "received_at_rekey", "record", "refused",
         "refused_policy", "rekey_ask_id", "rekeyed_ms", "round_trips", "secrets", "security_failures",
-        "sent_at_rekey", "session_id", "slot", "state_repeat_ms", "switch_id", "switches", "ticketed",
+        "sent_at_rekey", "session_id", "slot", "state_repeat_ms", "stored_ms", "switch_id", "switches", "ticketed",
         "told_policy", "ttl", "uncommitted",
     )  # fmt: skip
 
@@ -156,6 +156,8 @@ class LiveSession:
         self.ticketed: tuple[int, ...] = ()
         #: Changed since the store has it, since when.
         self.dirty_ms: int | None = None
+        #: When it was brought to the store last.
+        self.stored_ms = created_ms
         self.ttl = TtlClock(created_ms + policy.lifetime_ms)
         self.created_ms = created_ms
         self.generation = 0

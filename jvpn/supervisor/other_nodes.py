@@ -140,7 +140,11 @@ class OtherNodes:
         refused."""
         context = self._context
         ours = context.facts.node_id
-        if not isinstance(found, SessionRecord) or found.owner_node != ours or found.session_id in context.sessions:
+        if (
+            not isinstance(found, SessionRecord)
+            or found.owner_node != ours
+            or found.session_id in context.sessions
+        ):
             return
         given = replace(found, owner_node=asker)
 

@@ -7,11 +7,12 @@ code that takes over another node's. In this order, each step cheaper than what 
  2. ticket opens           one AEAD; until here the store is not read
  3. store read             gone, or ended here: RESET, which only its own client believes; unreachable: silence
  4. proof                  the REQUEST opens under the stored session secret
- 5. challenge              without a valid one: ACK(pending), and nothing has changed
- 6. lifetime               over: FAIL, and the record goes
+ 5. epoch                  the client knows a higher one: FAIL, and the record goes
+ 6. challenge              without a valid one: ACK(pending), and nothing has changed
  7. owner                  another node that lives: FAIL with its name (`supervisor/fleet.py`)
- 8. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
- 9. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
+ 8. lifetime               over: FAIL, and the record goes
+ 9. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
+10. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
 """
 
 from collections.abc import Callable
@@ -27,10 +28,11 @@ from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Ack, Fail, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import Buckets, Rate, TokenBucket
-from jvpn.session.machine import Reason, VersionExhausted
+from jvpn.session.machine import Reason, State, VersionExhausted
 from jvpn.session.ownership import Code
 from jvpn.session.record import SessionRecord
-from jvpn.session.ttl import Instant, TtlClock, revive
+from jvpn.session.ttl import Instant, TtlClock, revive, store_heartbeat_ms
+from jvpn.session.version import split_version
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.claims import MOST_COPIES, Claims, Waiting
@@ -168,17 +170,24 @@ class Takeover:
             # A client has one session, and this one's has another here, by a handshake since.
             self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
+        barred = context.fleet is not None and context.fleet.bars(record)
+        if split_version(request.state_version).epoch > record.epoch and not barred:
+            # The store has lost what it had kept: were the epoch opened a second time, so would its keys be. The client
+            # would take no challenge out of an epoch that it has left.
+            context.counters["store_behind"] += 1
+            self._over(proven, Reason.OWNERSHIP_CONFLICT, code=Code.SESSION_OVER)
+            return
         fresh = self._reattaching.fresh(record.session_id, arrival, now_ms)
         if not self._reattaching.challenged(record.session_id, request, arrival, fresh):
             self._pending(proven, fresh.challenge)
             return
         policy = memory.policy_snapshot()
+        if context.fleet is not None and context.fleet.bars(record):
+            self._refer(proven, context.fleet, now_ms)
+            return
         clock = self._lifetime(record, policy, now_ms)
         if isinstance(clock, Reason):
             self._over(proven, clock)
-            return
-        if context.fleet is not None and context.fleet.bars(record):
-            self._refer(proven, context.fleet, now_ms)
             return
         prefixes = still_theirs(peer, record, memory.pooled, context.facts.pool)
         if prefixes is None:
@@ -257,14 +266,18 @@ class Takeover:
     def _lifetime(self, record: SessionRecord, policy: Policy, now_ms: int) -> TtlClock | Reason:
         context = self._context
         now = Instant(context.wall_ms(), now_ms, context.facts.boot_id)
-        # The record's own time is the last sign of life that is durable.
-        heartbeat = Instant(record.stored_wall_ms, now_ms, "")
+        # The record's own time is the last sign of life that is durable. A session with a binding may have had it for
+        # as long as until it would have been stored again; one without has had none since.
+        alive_ms = 0
+        if record.state is not State.RECOVERING:
+            alive_ms = store_heartbeat_ms(policy.transport_loss_ttl_ms)
+        heartbeat = Instant(record.stored_wall_ms + alive_ms, now_ms, "")
         return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
 
-    def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"") -> None:
+    def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"", code: Code | None = None) -> None:
         """The session is not revived: its client is told by proof, the store forgets it."""
         context, record = self._context, proven.record
-        self._fail(proven, reason.value)
+        self._fail(proven, reason.value if code is None else code.value)
         context.narrator.released(record, reason, by)
         context.forget(record.session_id, record.state_version)
 

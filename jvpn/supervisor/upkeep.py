@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from jvpn.policy.health import silent_at_gateway_ms
 from jvpn.session.machine import Reason, State
+from jvpn.session.ttl import store_heartbeat_ms
 from jvpn.supervisor import draining
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
@@ -41,7 +42,7 @@ class Upkeep:
             self._silence_deadline_ms(session),
             self._rekeying.get_timer(session),
             self._key_use.get_timer(session),
-            None if session.dirty_ms is None else session.dirty_ms + STORE_LAG_MS,
+            self._store_deadline_ms(session),
         ]
         return min(at for at in due if at is not None)
 
@@ -80,9 +81,18 @@ class Upkeep:
         machine.apply(fired.reason, now_ms, fired.to)
         self._controlling.after_transition(session, now_ms)
 
+    def _store_deadline_ms(self, session: LiveSession) -> int | None:
+        """A change is due soon; without one, that a session with a binding lives."""
+        if session.dirty_ms is not None:
+            return session.dirty_ms + STORE_LAG_MS
+        if not session.machine.active_bindings:
+            return None
+        return session.stored_ms + store_heartbeat_ms(session.policy.transport_loss_ttl_ms)
+
     def _store_changes(self, session: LiveSession, now_ms: int) -> None:
         """What a bind changed is durable soon after, never before its ACK: nothing is lost but a version count."""
-        if session.dirty_ms is None or now_ms < session.dirty_ms + STORE_LAG_MS:
+        due_ms = self._store_deadline_ms(session)
+        if due_ms is None or now_ms < due_ms:
             return
         session.dirty_ms = None
         context = self._context
@@ -103,6 +113,8 @@ class Upkeep:
     def _drop_binding(self, session: LiveSession, now_ms: int) -> None:
         context, old = self._context, session.bindings.active
         session.bindings = session.bindings.drop()
+        # From now on counts what the store is to count too, should this host die.
+        session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
         self._controlling.after_transition(session, now_ms)
         if old is not None and old.index in session.indexes.ids:
             context.put_id(session, old.index)

@@ -299,3 +299,42 @@ def test_a_rekey_whose_answer_was_lost_with_the_gateway_has_one_outcome(pair: Co
     (live,) = pair.context.sessions.values()
     pair.wait_for(lambda: live.secrets.phase_number == phase + 1)
     assert live.secrets.phase == session.rekeying.secrets.phase
+
+
+def test_an_idle_session_outlives_its_host_however_long_it_was_idle() -> None:
+    """Nothing changes for longer than the transport-loss TTL, but the session had a path all the time."""
+    pair = CorePair(fast_policy(transport_loss_ttl_ms=12_000, rekey_interval_ms=600_000)).attach()
+    pair.advance(60_000)
+    restart(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2), 5_000)
+
+
+def test_a_host_that_dies_gives_a_session_without_a_path_no_more_time() -> None:
+    pair = CorePair(fast_policy(transport_loss_ttl_ms=12_000, rekey_interval_ms=600_000)).attach()
+    pair.rules.append(lambda flight: [] if flight.up else None)
+    pair.wait_for(lambda: not pair.live.machine.active_bindings)
+    left_ms = pair.live.ttl.loss_deadline_ms
+    assert left_ms is not None
+    pair.advance(8_000)
+    (record,) = pair.store.sessions()
+    assert record.state is State.RECOVERING
+    pair.restart_gateway()
+    pair.rules.clear()
+    pair.now_ns = max(pair.now_ns, left_ms * 1_000_000)
+    send_traffic(pair)
+    pair.wait_for(lambda: pair.store.sessions() == [] or pair.context.sessions)
+    assert pair.context.counters["takeovers"] == 0
+
+
+def test_a_store_that_has_lost_an_epoch_brings_nothing_back(pair: CorePair) -> None:
+    """A backup of the store was restored: the session's keys of its next epoch have been used before."""
+    old = pair.store.sessions()
+    restart(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    pair.advance(1_000)
+    pair.store.forget(old[0].session_id)
+    pair.store.save(old[0], 0)
+    restart(pair)
+    pair.wait_for(lambda: pair.context.counters["store_behind"])
+    assert pair.context.counters["takeovers"] == 0
+    assert all(kept.session_id != old[0].session_id for kept in pair.store.sessions())
