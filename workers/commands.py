@@ -100,7 +100,8 @@ class DetachSocket(msgspec.Struct, frozen=True, tag=True):
 class Start(msgspec.Struct, frozen=True, tag=True):
     """Begin to work as `slot`, pinned to `cpu` (-1: not pinned); drops privileges to `uid`/`gid` first (-1: keep).
 
-    `bulk`: seal and open whole runs by libipsec-mb (`workers.bulk`).
+    `bulk`: seal and open whole runs by libipsec-mb (`workers.bulk`). `waits`: read nothing until Serve, because what
+    has come for its sessions would be refused before they are added; it stays in sockets and TUN queue.
     """
 
     seq: int
@@ -110,6 +111,13 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     uid: int
     gid: int
     bulk: bool = False
+    waits: bool = False
+
+
+class Serve(msgspec.Struct, frozen=True, tag=True):
+    """The sessions are there: read what comes, if Start had it wait."""
+
+    seq: int
 
 
 class AddSession(msgspec.Struct, frozen=True, tag=True):
@@ -204,6 +212,8 @@ class SetPathMtu(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Read nothing more, send what has been read, and end."""
+
     seq: int
 
 
@@ -213,6 +223,7 @@ Command = (
     | AttachSocket
     | DetachSocket
     | Start
+    | Serve
     | AddSession
     | InstallIndexes
     | Rebind

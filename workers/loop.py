@@ -6,12 +6,15 @@ import time
 from typing import Final
 
 from workers.channel import Channel, ChannelClosed
+from workers.pipelines import TICK_S
 from workers.tun import TunQueue
 from workers.udp import UdpSocket
 from workers.worker import Worker
 
 #: Commands carried out before traffic gets its turn.
 _COMMANDS_PER_TURN: Final = 64
+#: What waits to be sent again is half a second old at most, and goes twice as fast as it came.
+_FINISH_S: Final = 0.5
 
 
 class Loop:
@@ -33,6 +36,7 @@ class Loop:
         try:
             while not self._worker.stopped:
                 self._turn()
+            self._finish()
             self._channel.flush()
         except ChannelClosed:
             return
@@ -51,6 +55,14 @@ class Loop:
                 # They may have given the pipelines something to go on with.
                 due = True
         if pipelines is not None and due:
+            pipelines.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+    def _finish(self) -> None:
+        """Send what has been read. Nothing more is: it is the successor's."""
+        pipelines = self._worker.pipelines
+        until = time.monotonic() + _FINISH_S
+        while pipelines is not None and pipelines.unfinished and time.monotonic() < until:
+            time.sleep(TICK_S)
             pipelines.tick(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
 
     def _traffic(self, source: TunQueue | UdpSocket, descriptor: int, events: int) -> None:

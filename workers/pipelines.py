@@ -107,6 +107,11 @@ class Pipelines:
             return TICK_S
         return SWEEP_NS / 1e9 if self.table.pool.in_use or self.table.held else None
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something that was read, and may go, has not gone yet."""
+        return self._crowded or (self._backlog is not None and self._backlog.busy)
+
     def tick(self, now_ns: int) -> None:
         """Send what may go by now, forget what is too old."""
         if self._crowded:

@@ -24,6 +24,7 @@ from workers.commands import (
     RemoveSession,
     SendMtuProbe,
     SendProbe,
+    Serve,
     SetPathMtu,
     Start,
     Stop,
@@ -62,6 +63,7 @@ class Worker:
         self._mtu = 0
         self._opened: dict[int, socket.socket] = {}
         self._sockets: dict[int, UdpSocket] = {}
+        self._reads = False
 
     def handle(self, message: bytes, descriptors: list[int]) -> None:
         """Carry out one message and answer it. Descriptors that no command takes are closed."""
@@ -107,6 +109,9 @@ class Worker:
                 self._detach_socket(command.socket)
             case Start():
                 self._start(command)
+            case Serve():
+                self._started()
+                self._read()
             case AddSession():
                 self._started().add(command, _now_ns())
             case InstallIndexes():
@@ -145,6 +150,7 @@ class Worker:
         self._tun, self._mtu = tun, command.mtu
         if self.pipelines is not None:
             self.pipelines.attach(tun, command.mtu)
+        if self._reads:
             self._watch(tun, tun.fileno())
 
     def _attach_socket(self, command: AttachSocket, descriptors: list[int]) -> None:
@@ -158,14 +164,14 @@ class Worker:
         else:
             udp.replace(opened, segment=command.segment)
         self._opened[command.socket] = opened
-        if self.pipelines is not None:
+        if self._reads:
             self._watch(udp, opened.fileno())
 
     def _detach_socket(self, number: int) -> None:
         opened = self._opened.pop(number, None)
         if opened is not None:
             # Others may hold the same socket, so closing alone would leave it in the epoll set.
-            if self.pipelines is not None:
+            if self._reads:
                 self._unwatch(opened.fileno())
             self._sockets[number].detach()
             opened.close()
@@ -184,6 +190,13 @@ class Worker:
         table.sockets = self._sockets
         counters = self._page.counters(command.slot)
         self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel.offer, counters)
+        if not command.waits:
+            self._read()
+
+    def _read(self) -> None:
+        if self._reads:
+            return
+        self._reads = True
         if self._tun is not None:
             self._watch(self._tun, self._tun.fileno())
         for number, opened in self._opened.items():

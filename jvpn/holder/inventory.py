@@ -67,17 +67,27 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class WorkerReplaced(msgspec.Struct, frozen=True, tag=True):
-    """A worker died and the spare took its seat (one descriptor beside: the new channel)."""
+    """A worker ended and the spare took its seat (one descriptor beside: the new channel). It waits for Serve.
+
+    `retired`: it was told to, for one of the holder's version.
+    """
 
     seat: WorkerSeat
     exit_status: int
+    retired: bool = False
+
+
+class Succeeded(msgspec.Struct, frozen=True, tag=True):
+    """The holder's process runs another version of the program now; nothing has changed for anybody."""
+
+    version: str
 
 
 class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """From the supervisor: end the workers and yourself. The same in every version."""
 
 
-HolderMessage = Inventory | Refused | WorkerReplaced | Shutdown
+HolderMessage = Inventory | Refused | WorkerReplaced | Succeeded | Shutdown
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(HolderMessage).decode

@@ -3,39 +3,39 @@
 It exists because closing one descriptor renumbers a reuseport group and a TUN's queues, so somebody must keep them
 all while workers and supervisors come and go. It reads nothing from the network and holds no key but the challenge
 key it makes. `python -m jvpn.holder.process PLAN` with a HolderPlan as JSON; it ends on Shutdown or SIGTERM, never
-because its supervisor ended: the next one finds everything here.
+because its supervisor ended: the next one finds everything here. With `--estate DESCRIPTOR` it goes on as the holder
+that this process was under another version (succession.py).
 """
 
 import contextlib
 import errno
 import os
 import selectors
-import signal
 import socket
 import struct
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from multiprocess import get_context
 
-from jvpn.holder import descriptors, inventory
+from jvpn import __version__
+from jvpn.holder import descriptors, estate, inventory, succession
+from jvpn.holder.belongings import Belongings
+from jvpn.holder.estate import Estate, handed, taken
 from jvpn.holder.inventory import (
     PROTOCOL,
     HolderPlan,
     Inventory,
     Refused,
     Shutdown,
+    Succeeded,
     WorkerReplaced,
-    WorkerSeat,
 )
 from jvpn.holder.notify import ready
 from jvpn.holder.signals import stop_pipe
-from jvpn.protocol.constants import SLOT_FIRST_WORKER
-from workers import commands, offload, privileges, tun, udp
-from workers.main import worker_main
-from workers.page import Page
+from jvpn.holder.succession import Succession, Taken
+from jvpn.holder.workforce import Worker, Workforce, other_children, reap
+from workers import privileges
 
 SOCKET_NAME = "holder.sock"
 #: Once sockets and TUN are there: to end workers, to let new ones become nobody, and to find their code where root
@@ -51,100 +51,74 @@ CAPABILITIES = frozenset(
 )
 
 
-@dataclass(slots=True)
-class Worker:
-    """A worker process; `channel` is the end that the supervisor gets. Without a seat it is the warm spare."""
-
-    pid: int
-    pidfd: int
-    channel: socket.socket
-    seat: WorkerSeat | None = None
-
-
 class Holder:
-    def __init__(self, plan: HolderPlan) -> None:
-        self.plan = plan
+    """`listeners`: for supervisors, and for who asks to hand over. `begin` or `inherit`, then `run`."""
+
+    def __init__(self, held: Belongings, listeners: tuple[socket.socket, socket.socket]) -> None:
+        privileges.keep(CAPABILITIES)
+        self.held = held
         self.generation = 0
-        self._spawn = get_context("spawn")
+        self._listeners = listeners
         self._selector = selectors.DefaultSelector()
         self._supervisor: socket.socket | None = None
         self._running = True
-        self.page = Page.create(plan.capacity, os.urandom(32))
-        self.groups = [self._open_group(address, port) for address, port in plan.listen]
-        _refuse_existing(plan.tun_name)
-        self.queues = [
-            tun.open_queue(plan.tun_name, multi_queue=True, offload=plan.offload) for _ in range(plan.slots)
-        ]
-        self.offload = offload.find(self.queues[0]) if plan.offload else offload.Offload()
-        privileges.keep(CAPABILITIES)
-        self.workers = [self._start_worker() for _ in range(plan.slots)]
-        for slot, worker in enumerate(self.workers):
-            self._seat(worker, slot)
-        self.spare = self._start_worker()
-
-    def _open_group(self, address: str, port: int) -> list[socket.socket]:
-        """Sockets of one listener, in the order that the reuseport program counts them.
-
-        Raises OSError (EADDRINUSE) when anybody has the port, a group that would let us join among them.
-        """
-        udp.open_socket(address, port).close()
-        count = SLOT_FIRST_WORKER + self.plan.slots
-        return [
-            udp.open_socket(address, port, reuseport=True, offload=self.plan.offload) for _ in range(count)
-        ]
-
-    # Workers
-
-    def _start_worker(self) -> Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        process = self._spawn.Process(target=worker_main, args=(theirs, os.getpid()), daemon=True)
-        process.start()
-        theirs.close()
-        pid: int = process.pid
-        worker = Worker(pid, os.pidfd_open(pid), ours)
-        self._selector.register(worker.pidfd, selectors.EVENT_READ, lambda: self._on_exit(worker))
-        return worker
-
-    def _seat(self, worker: Worker, slot: int) -> None:
-        """Give a worker its slot's descriptors and let it begin. Sequence number 0: nobody waits for the answers."""
-        plan = self.plan
-        cpu = plan.cpus[slot % len(plan.cpus)]
-        worker.seat = WorkerSeat(slot, worker.pid, cpu)
-        descriptors.send(worker.channel, commands.encode(commands.AttachPage(0)), [self.page])
-        attach_tun = commands.AttachTun(0, self.offload.vnet_header, plan.tun_mtu)
-        descriptors.send(worker.channel, commands.encode(attach_tun), [self.queues[slot]])
-        for number, group in enumerate(self.groups):
-            attach = commands.AttachSocket(0, number, gro=self.offload.gro, segment=self.offload.gso)
-            member = group[SLOT_FIRST_WORKER + slot].fileno()
-            descriptors.send(worker.channel, commands.encode(attach), [member])
-        start = commands.Start(0, slot, cpu, True, plan.uid, plan.gid, self.offload.bulk)
-        descriptors.send(worker.channel, commands.encode(start))
-
-    def _on_exit(self, worker: Worker) -> None:
-        self._selector.unregister(worker.pidfd)
-        os.close(worker.pidfd)
-        _pid, status = os.waitpid(worker.pid, 0)
-        worker.channel.close()
-        if not self._running:
-            return
-        seat = worker.seat
-        if seat is None:
-            self.spare = self._start_worker()
-            return
-        successor, self.spare = self.spare, self._start_worker()
-        self.workers[seat.slot] = successor
-        self._seat(successor, seat.slot)
-        print(
-            f"worker {seat.slot} (pid {worker.pid}) ended with status {os.waitstatus_to_exitcode(status)}; "
-            f"pid {successor.pid} took its seat",
-            file=sys.stderr,
-            flush=True,
+        self.workforce = Workforce(
+            held, self._selector, self._announce, supervised=lambda: self._supervisor is not None
         )
-        if self._supervisor is not None and successor.seat is not None:
-            told = WorkerReplaced(successor.seat, os.waitstatus_to_exitcode(status))
-            self._tell(inventory.encode(told), [successor.channel.fileno()])
+        self._succession = Succession(held.plan, self._selector, self._bequeath)
+
+    def begin(self) -> None:
+        self.workforce.start()
+
+    def inherit(self, left: Estate) -> None:
+        """Go on where this process was; say so to who asked for it and to the supervisor."""
+        for descriptor in left.descriptors():
+            os.set_inheritable(descriptor, False)
+        workers = [taken(worker) for worker in left.workers]
+        spare = taken(left.spare)
+        for child in other_children({worker.pid for worker in (*workers, spare)}):
+            self._reap_later(child)
+        self.generation = left.generation
+        if left.supervisor is not None:
+            self._attend(socket.socket(fileno=left.supervisor))
+        self.workforce.inherit(workers, spare)
+        self._tell(inventory.encode(Succeeded(__version__)), [])
+        said = Taken(os.getpid(), __version__, len(workers), supervised=self._supervisor is not None)
+        with socket.socket(fileno=left.asker) as asker, contextlib.suppress(OSError):
+            asker.send(succession.encode(said))
+
+    def _reap_later(self, child: int) -> None:
+        pidfd = os.pidfd_open(child)
+
+        def ended() -> None:
+            self._selector.unregister(pidfd)
+            os.close(pidfd)
+            reap(child)
+
+        self._selector.register(pidfd, selectors.EVENT_READ, ended)
+
+    def _bequeath(self, asker: int) -> Estate:
+        held, force = self.held, self.workforce
+        assert force.spare is not None, "there is a spare from the beginning"
+        return Estate(
+            PROTOCOL,
+            held.plan,
+            held.offload,
+            self.generation,
+            held.page,
+            [[member.fileno() for member in group] for group in held.groups],
+            held.queues,
+            (self._listeners[0].fileno(), self._listeners[1].fileno()),
+            None if self._supervisor is None else self._supervisor.fileno(),
+            asker,
+            [handed(worker) for worker in force.workers],
+            handed(force.spare),
+        )
 
     # Supervisors
+
+    def _announce(self, told: WorkerReplaced, successor: Worker) -> None:
+        self._tell(inventory.encode(told), [successor.channel.fileno()])
 
     def _tell(self, message: bytes, passed: list[int]) -> None:
         if self._supervisor is None:
@@ -166,15 +140,18 @@ class Holder:
         if not _is_open(newcomer):  # somebody looked whether we are here
             newcomer.close()
             return
-        self._supervisor = newcomer
-        self._selector.register(newcomer, selectors.EVENT_READ, self._on_supervisor)
+        self._attend(newcomer)
         self.generation += 1
-        seats = [worker.seat for worker in self.workers if worker.seat is not None]
-        first = Inventory(self.generation, self.plan, os.getpid(), seats, self.offload, PROTOCOL)
-        passed = [self.page, self.queues[0]]
-        passed += [member.fileno() for group in self.groups for member in group[:SLOT_FIRST_WORKER]]
-        passed += [worker.channel.fileno() for worker in self.workers]
+        workers = self.workforce.workers
+        seats = [worker.seat for worker in workers if worker.seat is not None]
+        first = Inventory(self.generation, self.held.plan, os.getpid(), seats, self.held.offload, PROTOCOL)
+        passed = [*self.held.for_supervisor(), *(worker.channel.fileno() for worker in workers)]
         self._tell(inventory.encode(first), passed)
+        self.workforce.go_on()
+
+    def _attend(self, supervisor: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._selector.register(supervisor, selectors.EVENT_READ, self._on_supervisor)
 
     def _on_supervisor(self) -> None:
         if self._supervisor is None:
@@ -196,14 +173,21 @@ class Holder:
 
     # Life
 
-    def run(self, listener: socket.socket) -> None:
-        """Serve supervisors that connect to `listener`, until told to end."""
-        self._selector.register(listener, selectors.EVENT_READ, lambda: self._on_connect(listener))
+    def run(self) -> None:
+        """Serve until told to end."""
+        for_supervisors, for_successors = self._listeners
+        self._selector.register(
+            for_supervisors, selectors.EVENT_READ, lambda: self._on_connect(for_supervisors)
+        )
+        self._succession.listen(for_successors)
         self._watch_signals()
         while self._running:
-            for key, _events in self._selector.select():
-                key.data()
-        self._end_workers()
+            for key, _events in self._selector.select(self.workforce.timeout_s):
+                # The one before may have been the end of this one.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
+            self.workforce.enforce()
+        self.workforce.end()
 
     def _watch_signals(self) -> None:
         reader = stop_pipe()
@@ -214,14 +198,6 @@ class Holder:
 
         self._selector.register(reader, selectors.EVENT_READ, stop)
 
-    def _end_workers(self) -> None:
-        for worker in [*self.workers, self.spare]:
-            try:
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                continue
-
 
 def _is_shutdown(message: bytes) -> bool:
     """What another version may say beyond that is not for us, and no reason to end."""
@@ -229,12 +205,6 @@ def _is_shutdown(message: bytes) -> bool:
         return isinstance(inventory.decode(message), Shutdown)
     except msgspec.MsgspecError:
         return False
-
-
-def _refuse_existing(tun_name: str) -> None:
-    """A multi-queue TUN of another gateway would take ours as further queues and give us its packets."""
-    if tun_name in (name for _index, name in socket.if_nameindex()):
-        raise OSError(errno.EEXIST, "there is such an interface already; is another gateway running?")
 
 
 def _is_open(connection: socket.socket) -> bool:
@@ -254,7 +224,7 @@ def _pid_of(connection: socket.socket) -> int:
 
 
 def listen(path: Path) -> socket.socket:
-    """The socket for supervisors, before anything else is made. Raises OSError when another holder answers there."""
+    """A socket for supervisors, or for who asks to hand over. Raises OSError when another holder answers there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
         try:
             probe.connect(str(path))
@@ -273,17 +243,19 @@ def listen(path: Path) -> socket.socket:
 
 
 def main() -> int:
+    if sys.argv[1] == "--estate":
+        return _go_on(int(sys.argv[2]))
     plan = msgspec.json.decode(sys.argv[1], type=HolderPlan)
-    path = Path(plan.run_dir) / SOCKET_NAME
     try:
-        listener = listen(path)
+        listeners = _listen_both(plan)
     except OSError as error:
         print(f"data plane: {error}", file=sys.stderr, flush=True)
         return 1
     try:
-        holder = Holder(plan)
+        holder = Holder(Belongings.create(plan), listeners)
+        holder.begin()
         ready()
-        holder.run(listener)
+        holder.run()
     except OSError as error:
         where = ", ".join(f"{address}:{port}" for address, port in plan.listen)
         why = f"data plane on {where}, TUN {plan.tun_name}: {error.strerror or error}"
@@ -291,8 +263,38 @@ def main() -> int:
         print(f"jvpn server: {why}{remedy}", file=sys.stderr, flush=True)
         return 1
     finally:
-        path.unlink(missing_ok=True)
+        _unlink(plan)
     return 0
+
+
+def _go_on(descriptor: int) -> int:
+    """As the holder that this process was. It has rehearsed it: nothing of this is expected to fail."""
+    left = estate.read(descriptor)
+    os.close(descriptor)
+    for_supervisors, for_successors = left.listeners
+    listeners = socket.socket(fileno=for_supervisors), socket.socket(fileno=for_successors)
+    try:
+        holder = Holder(left.belongings(), listeners)
+        holder.inherit(left)
+        holder.run()
+    finally:
+        _unlink(left.plan)
+    return 0
+
+
+def _paths(plan: HolderPlan) -> tuple[Path, Path]:
+    run_dir = Path(plan.run_dir)
+    return run_dir / SOCKET_NAME, run_dir / succession.SOCKET_NAME
+
+
+def _listen_both(plan: HolderPlan) -> tuple[socket.socket, socket.socket]:
+    for_supervisors, for_successors = _paths(plan)
+    return listen(for_supervisors), listen(for_successors)
+
+
+def _unlink(plan: HolderPlan) -> None:
+    for path in _paths(plan):
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

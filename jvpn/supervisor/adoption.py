@@ -31,7 +31,7 @@ from jvpn.supervisor.inner import still_theirs
 from jvpn.supervisor.live_session import CODES, REASONS, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
-from workers.commands import IndexReport, RemoveSession
+from workers.commands import IndexReport, RemoveSession, Serve
 from workers.page import SessionRow
 
 NS_PER_MS = 1_000_000
@@ -88,6 +88,9 @@ class Adoption:
                 context.reserve(session, index)
         for session in restored:
             self._resume(session)
+        for slot in context.facts.slots:
+            # Its seat may have been given to a worker that waits for its sessions.
+            context.tell(slot, Serve(context.next_seq()))
         for record in found.torn:
             self._discard(record, "its row of the shared page was half written")
         self._supersede()

@@ -224,6 +224,7 @@ class GatewayCore:
             context.tell(slot, session.add_command(last_seq))
             if session not in unborn:
                 context.narrator.transferred(session, slot)
+        context.tell(slot, commands.Serve(context.next_seq()))
 
         def catch_up(done_ms: int, _reports: Sequence[commands.IndexReport]) -> None:
             for then in orphaned:

@@ -9,13 +9,23 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from jvpn.holder import descriptors, inventory
-from jvpn.holder.inventory import PROTOCOL, HolderPlan, Inventory, Shutdown, WorkerReplaced, WorkerSeat
+from jvpn.holder.inventory import (
+    PROTOCOL,
+    HolderPlan,
+    Inventory,
+    Refused,
+    Shutdown,
+    Succeeded,
+    WorkerReplaced,
+    WorkerSeat,
+)
 from jvpn.holder.process import SOCKET_NAME
 from jvpn.transports.udp import UdpTransport
 from workers import commands
@@ -23,6 +33,8 @@ from workers.page import Page
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
+#: Commands that wait for one worker; who leaves more unread has stopped reading.
+MAX_WAITING = 1 << 17
 #: Counters carry the supervisor's generation in 16 bits.
 LAST_GENERATION = 65_535
 
@@ -119,6 +131,7 @@ class DataPlane:
         self.transports = [(UdpTransport(a), UdpTransport(b)) for a, b in self.sockets]
         self.seats: dict[int, WorkerSeat] = {seat.slot: seat for seat in self.inventory.seats}
         self.channels = {seat.slot: _channel(rest.pop(0)) for seat in self.inventory.seats}
+        self._waiting: dict[int, deque[bytes]] = {slot: deque() for slot in self.channels}
         self._holder.setblocking(False)
 
     def _start(self, plan: HolderPlan) -> socket.socket:
@@ -140,10 +153,27 @@ class DataPlane:
     # Workers
 
     def tell(self, slot: int, command: commands.Command) -> bool:
-        """False when the worker is gone or stuck: its successor will be told everything again."""
+        """False when the worker is gone or stuck: its successor will be told everything again.
+
+        What its channel does not hold (sessions of a thousand clients are more) waits; each `Done` that it says makes
+        room, and `reports` sends on.
+        """
+        waiting = self._waiting[slot]
+        if len(waiting) >= MAX_WAITING:
+            return False
+        waiting.append(commands.encode(command))
+        return self._send_on(slot)
+
+    def _send_on(self, slot: int) -> bool:
+        waiting, channel = self._waiting[slot], self.channels[slot]
         try:
-            self.channels[slot].send(commands.encode(command), socket.MSG_DONTWAIT)
+            while waiting:
+                channel.send(waiting[0], socket.MSG_DONTWAIT)
+                waiting.popleft()
+        except BlockingIOError:
+            return True
         except OSError:
+            waiting.clear()
             return False
         return True
 
@@ -154,12 +184,13 @@ class DataPlane:
             try:
                 message = self.channels[slot].recv(commands.MAX_MESSAGE, socket.MSG_DONTWAIT)
             except OSError:
-                return heard
+                message = b""
             if not message:
+                self._send_on(slot)
                 return heard
             heard.append(commands.decode_report(message))
 
-    def holder_message(self) -> WorkerReplaced | None:
+    def holder_message(self) -> WorkerReplaced | Succeeded | None:
         """What the holder says next. Raises DataPlaneError when it is gone."""
         try:
             message, passed = descriptors.receive(self._holder, inventory.MAX_MESSAGE)
@@ -173,9 +204,13 @@ class DataPlane:
                 f"the holder of sockets and workers (pid {self.inventory.pid}) died, and the tunnel's data plane "
                 "with it; start the gateway again"
             )
-        told = inventory.decode(message)
-        if not isinstance(told, WorkerReplaced):
+        try:
+            told = inventory.decode(message)
+        except msgspec.MsgspecError:  # what the holder's next version may say in addition
             return None
+        if not isinstance(told, WorkerReplaced):
+            return None if isinstance(told, Refused | Inventory | Shutdown) else told
+        self._waiting[told.seat.slot].clear()
         self.channels[told.seat.slot].close()
         self.channels[told.seat.slot] = _channel(passed[0])
         self.seats[told.seat.slot] = told.seat

@@ -9,7 +9,7 @@ import socket
 import struct
 from pathlib import Path
 
-from jvpn.holder import xdp
+from jvpn.holder import succession, xdp
 from jvpn.holder.loader import is_bpffs
 from jvpn.holder.process import SOCKET_NAME
 from jvpn.observability.admin import ADMIN_SOCKET
@@ -34,7 +34,7 @@ def clean(run_dir: Path | None, usual_pin_dir: Path | None) -> list[str]:
         ours = _program_or_none(pin_dir)
         said += _detach(ours, pin_dir.parent)
         said += [f"unpinned {path}" for path in remove_pins(pin_dir, run_dir)]
-        for name in (SOCKET_NAME, ADMIN_SOCKET):
+        for name in (SOCKET_NAME, succession.SOCKET_NAME, ADMIN_SOCKET):
             path = run_dir / name
             if path.exists():
                 path.unlink()

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from jvpn import __version__
+from jvpn.holder.inventory import Succeeded
 from jvpn.holder.notify import ready
 from jvpn.holder.signals import signal_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer, make_run_dir
@@ -301,14 +302,21 @@ class Gateway:
             self.core.others.asked_for(asked.session_id, asked.asker, asked.attempt, now_ms())
 
     def _on_holder(self) -> None:
+        # The last words of a worker that has ended are in its channel, which goes with it.
+        for slot in self.dataplane.channels:
+            self._on_worker(slot)
         gone = {slot: channel.fileno() for slot, channel in self.dataplane.channels.items()}
         told = self.dataplane.holder_message()
         if told is None:
             return
+        if isinstance(told, Succeeded):
+            self._say(f"the data plane is held by version {told.version} now; its workers follow one by one")
+            return
         slot = told.seat.slot
         self._turns.unregister(gone[slot])
         self._watch_worker(slot)
-        self._say(f"worker {slot} ended (status {told.exit_status}); pid {told.seat.pid} took its seat")
+        how = "was retired" if told.retired else f"ended (status {told.exit_status})"
+        self._say(f"worker {slot} {how}; pid {told.seat.pid} took its seat")
         self.core.worker_replaced(slot, now_ms())
 
     def _report_worker_errors(self) -> None:

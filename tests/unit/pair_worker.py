@@ -95,6 +95,8 @@ class PairWorker:
                 self._answers.send_mtu_probe(command)
             case commands.SetPathMtu():
                 self.table.set_path_mtu(command)
+            case commands.Serve():  # it has read all along
+                pass
             case _:
                 raise AssertionError(f"no core sends {command}")
         return []
