@@ -88,7 +88,7 @@ def counts_replays_against_the_session() -> AbstractContextManager[object]:
 
     def strict(*args: Any) -> Verdict:
         verdict = judge(*args)
-        return replace(verdict, counts_against_session=verdict.security_event is not None)
+        return verdict._replace(counts_against_session=verdict.security_event is not None)
 
     return instead(reattaching, "judge", strict)
 
