@@ -12,10 +12,9 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from owner_history import Claim, Read
-
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import pack_version
+from jvpn.sim.owner_history import Claim, Read
 from jvpn.store.base import StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess

@@ -17,8 +17,6 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from owner_history import Claim, Read
-
 from jvpn.observability.sink import MemorySink
 from jvpn.policy.model import Policy
 from jvpn.protocol.addresses import to_bytes
@@ -26,6 +24,7 @@ from jvpn.protocol.constants import HEADER_SIZE, PacketType
 from jvpn.protocol.suites import x25519_public
 from jvpn.protocol.wire import Header
 from jvpn.session.record import SessionRecord
+from jvpn.sim.owner_history import Claim, Read
 from jvpn.store.base import Claimed, StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess

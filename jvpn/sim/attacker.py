@@ -22,7 +22,7 @@ from jvpn.protocol.constants import DATA_KINDS, HANDSHAKE_TYPES, PacketType
 from jvpn.protocol.keys import steering_id
 from jvpn.protocol.wire import WireError
 from jvpn.sim.guard import Guard
-from jvpn.sim.network import DOWN, GATEWAY, UP, Flight
+from jvpn.sim.network import DOWN, UP, Flight
 from jvpn.sim.violation import Violation
 from jvpn.sim.worker import SimWorker
 from jvpn.sim.world import World
@@ -64,7 +64,7 @@ class Attacker:
 
     def _up(self, flight: Flight) -> None:
         refused = self._refusals()
-        ready = self._world.gateway.up
+        ready = self._world.nodes[flight.destination].up
         if flight.uplink in self._relayed and flight.genuine:
             self._carry_up(flight)
         else:
@@ -74,10 +74,9 @@ class Attacker:
 
     def _refusals(self) -> int:
         """How many datagrams the gateway has put away unread: copies of those are taken later, if ever."""
-        gateway = self._world.gateway
-        counters = gateway.context.counters
-        found = sum(counters[name] for name in _UNREAD)
-        return found + sum(_put_away(worker) for worker in gateway.workers.values())
+        nodes = self._world.gateways
+        found = sum(node.context.counters[name] for node in nodes for name in _UNREAD)
+        return found + sum(_put_away(worker) for node in nodes for worker in node.workers.values())
 
     def _down(self, flight: Flight) -> None:
         refused = self._refused_by_client()
@@ -127,10 +126,8 @@ class Attacker:
             raise Violation("AMPLIFIED", f"an attacker sent {self._spent} bytes and got {self._got}")
 
     def _look(self) -> None:
-        gateway = self._world.gateway
-        if gateway.core is None:
-            return
-        for session in gateway.context.sessions.values():
+        nodes = [node for node in self._world.gateways if node.core is not None]
+        for session in [session for node in nodes for session in node.context.sessions.values()]:
             active = session.bindings.active
             if active is None:
                 continue
@@ -150,27 +147,28 @@ class Attacker:
     def again(self, seen: Flight, source: Endpoint, uplink: int) -> None:
         """What it has seen once more, from `source`, to the gateway or over an uplink to the client."""
         if seen.up:
-            copy = Flight(UP, uplink, source, GATEWAY, seen.data, False)
+            copy = Flight(UP, uplink, source, seen.destination, seen.data, False)
         else:
             own = self._world.network.uplinks[uplink].external
-            copy = Flight(DOWN, uplink, GATEWAY, own, seen.data, False)
+            copy = Flight(DOWN, uplink, seen.source, own, seen.data, False)
         self._count(copy)
         if self._is_stale(copy):
             self._guard.stale(copy)
         else:
-            (self._world.gateway.receive if copy.up else self._world.client.receive)(copy)
+            (self._world.receive_up if copy.up else self._world.client.receive)(copy)
 
     def early(self, seen: Flight) -> None:
         """A genuine datagram of the client, from the attacker's address."""
-        copy = Flight(UP, seen.uplink, OWN, GATEWAY, seen.data, False)
+        copy = Flight(UP, seen.uplink, OWN, seen.destination, seen.data, False)
         self._count(copy)
         before = self._delivered()
-        self._world.gateway.receive(copy)
+        self._world.receive_up(copy)
         if self._delivered() != before:
             raise Violation("ATTACKER", "the gateway delivers user data from an address that is not bound")
 
     def _delivered(self) -> int:
-        return sum(worker.count(Counter.DELIVERED_PACKETS) for worker in self._world.gateway.workers.values())
+        workers = [worker for node in self._world.gateways for worker in node.workers.values()]
+        return sum(worker.count(Counter.DELIVERED_PACKETS) for worker in workers)
 
     def _count(self, flight: Flight) -> None:
         self.sent += 1
@@ -181,14 +179,14 @@ class Attacker:
         """Whether nothing may come of it. A copy of what an end has never had is no worse than a late original."""
         kind = copy.data[0]
         if kind == PacketType.REATTACH_REQUEST:
-            return copy.source == OWN or self._is_decided(copy.data)
+            return copy.source == OWN or self._is_decided(copy)
         if kind in HANDSHAKE_TYPES and copy.up:
             return True
         return copy.data in self._taken
 
-    def _is_decided(self, data: bytes) -> bool:
-        """A REQUEST of an attempt that has been bound or refused."""
-        gateway = self._world.gateway
+    def _is_decided(self, copy: Flight) -> bool:
+        """A REQUEST of an attempt that has been bound or refused where it arrives."""
+        data, gateway = copy.data, self._world.nodes[copy.destination]
         if gateway.core is None:
             return False
         for session in gateway.context.sessions.values():
@@ -212,7 +210,7 @@ class Attacker:
         """It comes from the relay's address."""
         if flight.data[0] not in DATA_KINDS or self._relays_data:
             self.sent += 1
-            self._world.gateway.receive(Flight(UP, flight.uplink, RELAY, GATEWAY, flight.data, False))
+            self._world.receive_up(Flight(UP, flight.uplink, RELAY, flight.destination, flight.data, False))
         if self._beside:
             self._guard.receive_up(flight)
 

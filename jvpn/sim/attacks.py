@@ -17,8 +17,8 @@ from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header
 from jvpn.sim.attacker import OWN, RELAY, Attacker
 from jvpn.sim.faults import Stage, Undo, fault
-from jvpn.sim.gateway import GATEWAY_KEY
 from jvpn.sim.network import DOWN, GATEWAY, UP, Flight, flip
+from jvpn.sim.supervising import GATEWAY_KEY
 from workers.commands import Endpoint
 
 _ANSWERS = (PacketType.REATTACH_ACK, PacketType.REATTACH_FAIL)

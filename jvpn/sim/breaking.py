@@ -14,28 +14,28 @@ START_AGAIN_MS = 500
 @fault(1.5, (20, 2_000))
 def worker_killed(stage: Stage) -> Undo | None:
     """A worker of the gateway dies; the holder seats another."""
-    gateway = stage.world.gateway
+    gateway = stage.gateway
     slot = stage.draw.choice(gateway.slots)
     if not gateway.host_up or not gateway.workers[slot].alive:
         return None
     gateway.kill_worker(slot)
     killed = gateway.workers[slot]
-    stage.say(f"gateway's worker {slot} is killed")
+    stage.say(f"{gateway.name}'s worker {slot} is killed")
     return lambda: None if gateway.workers[slot] is not killed else void(gateway.seat_worker(slot))
 
 
 @fault(1.5, (50, 4_000))
 def supervisor_killed(stage: Stage) -> Undo | None:
-    gateway = stage.world.gateway
+    gateway = stage.gateway
     if gateway.core is None:
         return None
     gateway.kill_supervisor()
-    stage.say("the supervisor is killed")
+    stage.say(f"{gateway.name}'s supervisor is killed")
     boots = gateway.boots
 
     def start() -> None:
         if gateway.boots == boots and gateway.host_up and gateway.core is None:
-            _try(stage, gateway.start_supervisor)
+            start_again(stage, gateway.start_supervisor)
 
     return start
 
@@ -43,34 +43,35 @@ def supervisor_killed(stage: Stage) -> Undo | None:
 @fault(1, (200, 6_000))
 def gateway_restarts(stage: Stage) -> Undo | None:
     """The gateway's data plane dies with everything, or the whole host: then its clock begins anew."""
-    gateway = stage.world.gateway
-    if not gateway.host_up or gateway.store.broken or not gateway.context.narrator.durable:
+    gateway = stage.gateway
+    alone = gateway.cluster is None
+    if not gateway.host_up or (alone and (gateway.store.broken or not gateway.context.narrator.durable)):
         # Of what the store was not given nothing is left: keys of a rekey among it (docs/simulator.md).
         return None
     host = stage.draw.random() < 0.5
     gateway.kill_host()
-    stage.say("the gateway's host restarts" if host else "the gateway's holder is killed")
+    stage.say(f"{gateway.name}'s host restarts" if host else f"{gateway.name}'s holder is killed")
 
     def undo() -> None:
         if host:
             gateway.clock.reboot()
-        _try(stage, gateway.boot)
+        start_again(stage, gateway.boot)
 
     return undo
 
 
-def _try(stage: Stage, start: Undo) -> None:
+def start_again(stage: Stage, start: Undo) -> None:
     """A gateway whose store cannot be read does not start; its service manager tries again."""
     try:
         start()
     except StoreError:
-        stage.world.gateway.kill_supervisor()
+        stage.gateway.kill_supervisor()
         stage.world.agenda.later(START_AGAIN_MS, lambda: _again(stage, start))
 
 
 def _again(stage: Stage, start: Undo) -> None:
-    if stage.world.gateway.core is None:
-        _try(stage, start)
+    if stage.gateway.core is None:
+        start_again(stage, start)
 
 
 @fault(1, (100, 4_000))
@@ -113,7 +114,7 @@ def clock_jumps(stage: Stage) -> None:
     """Somebody sets the wall clock of one machine."""
     machine = stage.draw.choice(("gateway", "client"))
     by_s = stage.draw.choice((-86_400, -3_600, -5, 5, 3_600, 86_400))
-    clock = stage.world.gateway.clock if machine == "gateway" else stage.world.client.clock
+    clock = stage.gateway.clock if machine == "gateway" else stage.world.client.clock
     clock.skew_ms += by_s * 1_000
     stage.say(f"the {machine}'s wall clock jumps by {by_s} s")
 
@@ -129,7 +130,7 @@ def switch_asked(stage: Stage) -> None:
             world.client.touched = True
         stage.say(f"the client's operator wants uplink {stage.fault.uplink}")
         return
-    gateway = world.gateway
+    gateway = stage.gateway
     if gateway.core is not None:
         for session in list(gateway.context.sessions.values()):
             gateway.core.switch(
@@ -142,7 +143,7 @@ def switch_asked(stage: Stage) -> None:
 @fault(0.5, (1, 2))
 def terminated(stage: Stage) -> None:
     """The gateway's operator ends the session."""
-    gateway = stage.world.gateway
+    gateway = stage.gateway
     if gateway.core is not None:
         for session in list(gateway.context.sessions.values()):
             gateway.core.terminate(session, Reason.OPERATOR_TERMINATED, gateway.clock.now_ms)
@@ -153,7 +154,7 @@ def terminated(stage: Stage) -> None:
 @fault(1, (1, 2))
 def policy_changed(stage: Stage) -> None:
     """The policy file says something else, and the gateway is told to read it: for all sessions, or for new ones."""
-    world, gateway, mode = stage.world, stage.world.gateway, stage.draw.choice(MODES)
+    world, gateway, mode = stage.world, stage.gateway, stage.draw.choice(MODES)
     gateway.policy = new = draw_policy(stage.draw, gateway.policy.kem)
     world.longest_window_ms = max(world.longest_window_ms, new.recovery_window_ms)
     world.longest_resend_ms = max(world.longest_resend_ms, new.resend_window_ms)
@@ -169,7 +170,7 @@ def policy_changed(stage: Stage) -> None:
 @fault(0.5, (500, 8_000))
 def store_broken(stage: Stage) -> Undo:
     """The store fails every call, as on a full disk."""
-    store = stage.world.gateway.store
+    store = stage.gateway.store
     store.broken = True
     stage.say("the store fails")
 

@@ -14,8 +14,9 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.sim.clock import Agenda, MachineClock, Reports, TimedSink
-from jvpn.sim.gateway import CLIENT_KEY, GATEWAY_KEY
 from jvpn.sim.network import GATEWAY, Flight
+from jvpn.sim.reaching import Reaching
+from jvpn.sim.supervising import CLIENT_KEY, GATEWAY_KEY
 from jvpn.sim.worker import SimWorker, make_page
 from workers import commands
 from workers.commands import Endpoint
@@ -47,7 +48,9 @@ class ClientNode:
         deliver: Callable[[bytes], None],
         *,
         suite_number: int = 1,
+        gateways: tuple[Endpoint, ...] = (GATEWAY,),
     ) -> None:
+        """`gateways`: where the nodes of a fleet are reached, or the one that there is."""
         self.clock = MachineClock(agenda)
         self.sink = TimedSink(agenda)
         self.plans = uplinks
@@ -62,6 +65,9 @@ class ClientNode:
         #: What netlink would say of each uplink.
         self.links = {plan.number: True for plan in uplinks}
         self._suite = suite_number
+        self._gateways = gateways
+        #: Which endpoint each uplink leads to; None with one gateway: there is no choice.
+        self._reaching: Reaching | None = None
         self._agenda = agenda
         self._draw = draw
         self._send = send
@@ -82,10 +88,7 @@ class ClientNode:
         )
         self.page = make_page(RECORDS, bytes(32))
         self.worker = self._worker()
-        self.uplinks = [
-            Uplink(plan.number, plan.name, plan.preference, GATEWAY, self.links[plan.number])
-            for plan in self.plans
-        ]
+        self.uplinks = self._ways()
         self.core = ClientCore(
             identity or known,
             self.uplinks,
@@ -95,7 +98,24 @@ class ClientNode:
             self.persisted_us,
             self.clock.now_ns,
         )
+        if self._reaching is not None:
+            self._reaching.begin(self.core, self.clock.now_ns)
         self.touched = True
+
+    def _ways(self) -> list[Uplink]:
+        if len(self._gateways) == 1:
+            return [
+                Uplink(plan.number, plan.name, plan.preference, GATEWAY, self.links[plan.number])
+                for plan in self.plans
+            ]
+        self._reaching = Reaching(
+            [(plan.name, plan.preference) for plan in self.plans],
+            [plan.own for plan in self.plans],
+            [self.links[plan.number] for plan in self.plans],
+            self._gateways,
+            self.policy.max_candidates + 1,
+        )
+        return self._reaching.ways
 
     def _worker(self) -> SimWorker:
         def say(report: commands.Report) -> None:
@@ -184,9 +204,13 @@ class ClientNode:
             self._link(number, up)
 
     def _link(self, number: int, up: bool) -> None:
-        if self.core is not None:
+        if self.core is None:
+            return
+        if self._reaching is not None:
+            self._reaching.link(self.plans[number].name, up, self.clock.now_ns)
+        else:
             self.core.link_event(self.plans[number].name, up, self.clock.now_ns)
-            self.touched = True
+        self.touched = True
 
     # Time and effects
 
@@ -194,11 +218,16 @@ class ClientNode:
         """When `handle_timer` is due, as the agenda counts; None while nothing is."""
         if self.core is None or self.asleep or self.over_for_good:
             return None
-        return self.clock.agenda_ns(self.core.get_timer())
+        due_ms = self.core.get_timer()
+        if self._reaching is not None:
+            due_ms = min(due_ms, self._reaching.next_ms)
+        return self.clock.agenda_ns(due_ms)
 
     def handle_timer(self) -> None:
         assert self.core is not None
         self.core.handle_timer(self.clock.now_ns)
+        if self._reaching is not None:
+            self._reaching.look(self.clock.now_ns)
         self.touched = True
 
     def carry_out(self) -> bool:
@@ -213,7 +242,7 @@ class ClientNode:
     def _do(self, effect: does.Effect) -> None:
         match effect:
             case does.SendDatagram(uplink, remote, data):
-                if self.uplinks[uplink].link_up:
+                if any(way.link_up for way in self.uplinks if way.socket == uplink):
                     self._send(uplink, remote, data)
             case does.TellWorker(command):
                 self.worker.tell(command)

@@ -95,12 +95,14 @@ class TimedSink(MemorySink):
 
 
 class MachineClock:
-    """CLOCK_BOOTTIME and the wall clock of one machine. `skew_ms` is how far somebody has set the wall clock."""
+    """CLOCK_BOOTTIME and the wall clock of one machine. `skew_ms` is how far somebody has set the wall clock,
+    `drift_ppm` how much faster it runs."""
 
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self.boots = 1
         self.skew_ms = 0
+        self.drift_ppm = 0
         self._booted_ns = 0
 
     def reboot(self) -> None:
@@ -125,4 +127,5 @@ class MachineClock:
         return int(-(-own_ms // 1)) * NS + self._booted_ns
 
     def wall_ms(self) -> int:
-        return WALL_MS + self.skew_ms + self._agenda.now_ns // NS - START_MS
+        passed_ms = self._agenda.now_ns // NS - START_MS
+        return WALL_MS + self.skew_ms + passed_ms + passed_ms * self.drift_ppm // 1_000_000

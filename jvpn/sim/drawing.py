@@ -24,8 +24,10 @@ def draw(result: Result, width: int = 100) -> list[str]:
         f"{'s':>{_TIME - 1}} {'gateway':<{_END}} client",
     ]
     told: list[tuple[float, int, str, str]] = [(at_ms, 1, "", f"· {text}") for at_ms, text in result.notes]
-    for whose, stream in zip((_GATEWAY, _CLIENT), result.told, strict=False):
-        told += [(at_ns / NS - START_MS, 0, whose, text_of(event)) for at_ns, event in stream]
+    *gateways, client = result.told or ([],)
+    for stream in gateways:
+        told += [(at / NS - START_MS, 0, _GATEWAY, _of_node(event, len(gateways))) for at, event in stream]
+    told += [(at / NS - START_MS, 0, _CLIENT, text_of(event)) for at, event in client]
     told.sort(key=lambda entry: (entry[0], entry[1]))
     if len(told) > MAX_LINES:
         lines.append(f"{'':>{_TIME}}({len(told) - MAX_LINES} earlier lines are not shown)")
@@ -36,6 +38,10 @@ def draw(result: Result, width: int = 100) -> list[str]:
     if result.trace and result.code:
         lines += ["", *result.trace.rstrip().splitlines()]
     return lines
+
+
+def _of_node(event: ev.AnyEvent, nodes: int) -> str:
+    return text_of(event) if nodes == 1 else f"{event.node_id[-1]} {text_of(event)}"
 
 
 def text_of(event: ev.AnyEvent) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from jvpn.protocol.constants import PacketType
 from jvpn.sim.attacker import Attacker
+from jvpn.sim.gateway import GatewayNode
 from jvpn.sim.network import DOWN, GATEWAY, UP, Flight, Network, flip
 from jvpn.sim.world import World
 from workers.commands import Endpoint
@@ -43,6 +44,12 @@ class Stage:
     unproven: Callable[[Flight], None]
     attacker: Attacker
 
+    @property
+    def gateway(self) -> GatewayNode:
+        """The one that the fault is about."""
+        gateways = self.world.gateways
+        return gateways[self.fault.draw % len(gateways)]
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -54,13 +61,15 @@ class Kind:
 
 
 FAULTS: Final[dict[str, Kind]] = {}
+#: What can go wrong besides where there are several gateways.
+FLEET_FAULTS: Final[dict[str, Kind]] = {}
 
 
 def fault(
-    weight: float, lasts_ms: tuple[int, int] = (100, 8_000)
+    weight: float, lasts_ms: tuple[int, int] = (100, 8_000), *, fleet: bool = False
 ) -> Callable[[Callable[[Stage], Undo | None]], Callable[[Stage], Undo | None]]:
     def register(begin: Callable[[Stage], Undo | None]) -> Callable[[Stage], Undo | None]:
-        FAULTS[begin.__name__] = Kind(begin, weight, lasts_ms)
+        (FLEET_FAULTS if fleet else FAULTS)[begin.__name__] = Kind(begin, weight, lasts_ms)
         return begin
 
     return register

@@ -3,44 +3,50 @@
 worker      killed; the holder seats another process, which knows nothing
 supervisor  killed; workers and page go on, another one adopts what it finds
 host        killed; only the store is left, and the clock begins anew
+processes   paused, all at once: what comes meanwhile waits for them
+
+Alone it has a store of its own, which answers at once unless a fault says otherwise. In a fleet it shares the cluster,
+and belongs to it by `member.py`.
 """
 
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from typing import Final
 
 from jvpn.policy.model import Policy
+from jvpn.protocol.addresses import to_text
 from jvpn.protocol.constants import DATA_KINDS, PacketType
-from jvpn.protocol.suites import x25519_public
 from jvpn.protocol.wire import Header, WireError
-from jvpn.session.pool import AddressPool, InnerPool, ranges_of
-from jvpn.sim.clock import Agenda, MachineClock, Reports, TimedSink
+from jvpn.sim.clock import NS, Agenda, MachineClock, Reports, TimedSink
+from jvpn.sim.cluster import Cluster
+from jvpn.sim.member import Member
 from jvpn.sim.network import GATEWAY, Flight
+from jvpn.sim.pausing import BACKLOG, Pausing
+from jvpn.sim.store_way import StoreWay, WayDesk
+from jvpn.sim.supervising import CAPACITY, INNER_ADDRESS, Seat, context_of
 from jvpn.sim.worker import SimWorker, make_page
+from jvpn.store.base import StoreError
 from jvpn.store.memory import MemoryStore
+from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor import effects as does
 from jvpn.supervisor.adoption import Adoption, Found
-from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
-from jvpn.supervisor.peers import Peer, PeerTable
-from jvpn.supervisor.store_desk import DirectDesk
+from jvpn.supervisor.store_desk import Answers, Batch, serve
 from workers import commands
 from workers.commands import Endpoint
 from workers.page import TornRow
 
-GATEWAY_KEY: Final = b"\x11" * 32
-CLIENT_KEY: Final = b"\x22" * 32
-INNER_ADDRESS: Final = "10.8.0.2"
-#: The one address that there is for the client: whoever loses it, or keeps it from the client, is found out.
-POOL: Final = InnerPool((AddressPool(4, ranges_of(ip_network("10.8.0.0/30"), [ip_network("10.8.0.1/32")])),))
-#: Datagrams that the supervisor's sockets hold while nobody reads them.
-BACKLOG: Final = 256
+#: As `fence` in the page: traffic has ended.
+_LONG_AGO_NS: Final = 1
+
+#: A supervisor that could not read the store when it had joined the fleet is started again after this.
+JOIN_AGAIN_MS: Final = 500
 
 
 @dataclass(slots=True)
@@ -63,11 +69,24 @@ class GatewayNode:
         deliver: Callable[[bytes], None],
         *,
         slots: tuple[int, ...] = (0, 1),
-        capacity: int = 8,
+        node_id: str = "gw",
+        endpoint: Endpoint = GATEWAY,
+        cluster: Cluster | None = None,
     ) -> None:
+        self.node_id = node_id
+        self.endpoint = endpoint
         self.clock = MachineClock(agenda)
         self.sink = TimedSink(agenda)
-        self.store = MemoryStore(b"\x77" * 32)
+        self.cluster = cluster
+        self.store = MemoryStore(b"\x77" * 32) if cluster is None else cluster
+        self.way = StoreWay(agenda, draw)
+        self.member: Member | None = None
+        self.about = NodeAbout(advertise=(f"{to_text(endpoint.address)}:{endpoint.port}",))
+        self.watch_lag_ms = 0.0
+        self.pausing = Pausing(agenda)
+        self.when_awake = self.pausing.when_awake
+        #: When return traffic was last led here.
+        self.led_ns = -1
         self.policy = policy
         self.slots = slots
         self.reports = Reports(agenda)
@@ -77,62 +96,109 @@ class GatewayNode:
         self._draw = draw
         self._send = send
         self._deliver = deliver
-        self._capacity = capacity
         self._waiting: list[Callable[[], None]] = []
+        #: What it has told its operator.
+        self.said: list[str] = []
         self.host_up = False
         #: How often the data plane has been brought up.
         self.boots = 0
         self.core: GatewayCore | None = None
         self.boot()
+        if cluster is not None:
+            self.way.delay_ms = (0.1, draw.choice((0.5, 2.0, 10.0)))
+            self.watch_lag_ms = draw.choice((1.0, 5.0, 50.0))
+            self.clock.skew_ms = draw.choice((0, -80, 40, 300))
+            self.clock.drift_ppm = draw.choice((0, -100, 200))
+
+    @property
+    def paused(self) -> bool:
+        """SIGSTOP."""
+        return self.pausing.now
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "the gateway" if self.cluster is None else self.node_id
 
     # Coming up
 
     def boot(self) -> None:
-        """A host that has just come up: nothing but the store is left of whatever was before."""
+        """A host that has just come up: nothing but the store is left of whatever was before. Raises StoreError."""
+        self._must_reach_the_store()
         self.host_up = True
         self.boots += 1
-        self.page = make_page(self._capacity, self._draw.randbytes(32))
+        self.page = make_page(CAPACITY, self._draw.randbytes(32))
+        if self.cluster is not None:
+            self.page.write_fence(_LONG_AGO_NS)
         self.steered = Steered()
         self.generation = 0
         self._waiting = []
         self.workers = {slot: self._worker(slot) for slot in self.slots}
-        self._supervise()
+        self._start(self._supervise)
+
+    def _start(self, begin: Callable[[], None]) -> None:
+        """Have a supervisor `begin`; that of a fleet's node as soon as there is a lease."""
+        if self.cluster is None:
+            begin()
+            return
+
+        def joined() -> None:
+            try:
+                self._must_reach_the_store()
+            except StoreError:
+                self.kill_supervisor()
+                self._agenda.later(JOIN_AGAIN_MS, again)
+                return
+            begin()
+            assert self.member is not None
+            self.member.caught_up()
+
+        boots = self.boots
+
+        def again() -> None:
+            if self.boots == boots and self.host_up and self.member is None:
+                self._start(begin)
+
+        self.member = Member(self, self.cluster, self._agenda, joined)
+        self.member.start()
+
+    def _must_reach_the_store(self) -> None:
+        if self.way.cut or self.store.broken:
+            raise StoreError("the store is not reached")
+
+    def _serve(self, batch: Batch) -> Answers:
+        return serve(self.store, batch) if self.cluster is None else self.cluster.serve(batch, self.node_id)
 
     def _supervise(self) -> None:
         self.generation += 1
-        public = x25519_public(GATEWAY_KEY)
-        facts = GatewayFacts(
-            node_id="gw",
-            boot_id=self.clock.boot_id,
-            private_key=GATEWAY_KEY,
-            public_key=public,
-            fleet_key=self.store.fleet_key,
-            suites=frozenset({1, 2}),
-            challenge_key=self.page.challenge_key,
-            generation=self.generation,
-            slots=self.slots,
-            capacity=self._capacity,
-            mtu=1400,
-            routes=("10.8.0.0/24",),
-            default_policy=self.policy,
-            pool=POOL,
+        seat = Seat(self.node_id, self.clock, self.page, self.generation, self.slots, self.policy)
+        self.context = context_of(
+            seat, self.store, Narrator(self.sink, self.node_id, self.clock.wall_ms), self._draw
         )
-        laptop = Peer("laptop", x25519_public(CLIENT_KEY), (), self.policy)
-        self.context = GatewayContext(
-            facts,
-            PeerTable({laptop.public_key: laptop}, self.store.timestamps_us()),
-            Narrator(self.sink, "gw", self.clock.wall_ms),
-            self._draw.randbytes,
-            self.clock.wall_ms,
-            self.page,
-        )
-        self.core = GatewayCore(self.context)
-        self.keeping = Keeping(DirectDesk(self.store), self.core, lambda _text: None)
+        self.context.fenced = self.fenced
+        core = self.core = GatewayCore(self.context)
+
+        def wake() -> None:
+            self.touched = self.touched or self.core is core
+
+        self.keeping = Keeping(WayDesk(self.way, self._serve, wake), core, self._say)
         self.touched = True
+        if self.cluster is not None:
+            assert self.member is not None
+            self.context.fleet = Fleet(self.node_id)
+            self.context.doubt_lease = self.member.renew
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+
+    def fenced(self, now_ms: int) -> bool:
+        """Whether its sessions may be another's by now."""
+        until_ns = self.page.read_fence()
+        return 0 < until_ns <= now_ms * NS
 
     def _worker(self, slot: int) -> SimWorker:
         def say(report: commands.Report) -> None:
-            self.reports.say(lambda: self._heard(slot, worker, report))
+            self.reports.say(lambda: self.when_awake(lambda: self._heard(slot, worker, report)))
 
         worker = SimWorker(
             self.page,
@@ -140,8 +206,8 @@ class GatewayNode:
             self._agenda,
             slot=slot,
             gateway=True,
-            sockets={0: GATEWAY},
-            send=lambda _number, to, data: self._send(data, GATEWAY, to),
+            sockets={0: self.endpoint},
+            send=lambda _number, to, data: self._send(data, self.endpoint, to),
             say=say,
             deliver=self._deliver,
         )
@@ -159,6 +225,24 @@ class GatewayNode:
         elif len(self._waiting) < BACKLOG:
             self._waiting.append(lambda: self._to_core(tell))
 
+    def to_core(self, tell: Callable[[GatewayCore], None]) -> None:
+        """Now, if there is a supervisor."""
+        if self.core is not None:
+            tell(self.core)
+            self.touched = True
+
+    def pause(self) -> None:
+        """All processes of the node stop where they are."""
+        self.pausing.begin()
+        self.touched = True
+        for worker in self.workers.values():
+            worker.paused = True
+
+    def go_on(self) -> None:
+        """They do what they were at, then what has waited for them."""
+        self.touched = True
+        self.pausing.end([worker.go_on for worker in self.workers.values()])
+
     # Dying
 
     def kill_worker(self, slot: int) -> None:
@@ -175,10 +259,21 @@ class GatewayNode:
 
     def kill_supervisor(self) -> None:
         self.core = None
+        self._leave()
         self.touched = True
 
+    def _leave(self) -> None:
+        if self.member is not None:
+            self.member.stop()
+            self.member = None
+
     def start_supervisor(self) -> None:
-        """Another supervisor finds page, store, maps and workers."""
+        """Another supervisor finds page, store, maps and workers. Raises StoreError."""
+        if self.member is None:
+            self._must_reach_the_store()
+            self._start(self._adopt)
+
+    def _adopt(self) -> None:
         self._supervise()
         assert self.core is not None
         rows, torn = {}, []
@@ -196,20 +291,26 @@ class GatewayNode:
 
     def kill_host(self) -> None:
         self.core = None
+        self._leave()
         self.host_up = False
+        self.pausing.forget()
         self.touched = True
         for worker in self.workers.values():
             worker.alive = False
 
     @property
     def up(self) -> bool:
-        return self.core is not None and all(worker.alive for worker in self.workers.values())
+        working = self.core is not None and not self.paused
+        return working and all(worker.alive for worker in self.workers.values())
 
     # What comes in
 
     def receive(self, flight: Flight) -> None:
         """A datagram reached the host: the steering maps decide who reads it."""
         if not self.host_up:
+            return
+        if self.paused:
+            self.pausing.queue(lambda: self.receive(flight))
             return
         kind = None
         with suppress(WireError):
@@ -224,6 +325,9 @@ class GatewayNode:
 
     def packet(self, packet: bytes) -> None:
         """A packet for the client's inner address: the TUN's steering chooses the worker."""
+        if self.paused:
+            self.pausing.queue(lambda: self.packet(packet))
+            return
         slot = self.steered.prefixes.get(f"{INNER_ADDRESS}/32")
         if slot is not None:
             self.workers[slot].packet(packet)
@@ -232,7 +336,7 @@ class GatewayNode:
 
     def due_ns(self) -> int | None:
         """When `handle_timer` is due, as the agenda counts."""
-        due = () if self.core is None else (self.core.get_timer(), self.keeping.get_timer())
+        due = () if self.core is None or self.paused else (self.core.get_timer(), self.keeping.get_timer())
         return min((self.clock.agenda_ns(at_ms) for at_ms in due if at_ms is not None), default=None)
 
     def handle_timer(self) -> None:
@@ -242,7 +346,7 @@ class GatewayNode:
 
     def carry_out(self) -> bool:
         """Do what the core asks for; False when that was nothing."""
-        if self.core is None:
+        if self.core is None or self.paused:
             return False
         self._done = 0
         self.keeping.settle(self._do, self.clock.now_ms)
@@ -269,5 +373,6 @@ class GatewayNode:
                 self.steered.ids.pop(steering_id, None)
             case does.PutPrefix(prefix, slot):
                 self.steered.prefixes[prefix] = slot
+                self.led_ns = self._agenda.now_ns
             case does.RemovePrefix(prefix):
                 self.steered.prefixes.pop(prefix, None)

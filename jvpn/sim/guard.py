@@ -21,9 +21,9 @@ class Guard:
 
     def receive_up(self, flight: Flight) -> None:
         if flight.genuine:
-            self._world.gateway.receive(flight)
+            self._world.receive_up(flight)
         else:
-            self._watched(flight, lambda: self._world.gateway.receive(flight))
+            self._watched(flight, lambda: self._world.receive_up(flight))
 
     def receive_down(self, flight: Flight) -> None:
         if flight.genuine:
@@ -33,7 +33,7 @@ class Guard:
 
     def stale(self, flight: Flight) -> None:
         """A copy of what has been taken already: it may decide nothing, and brings no more than it has."""
-        receive = self._world.gateway.receive if flight.up else self._world.client.receive
+        receive = self._world.receive_up if flight.up else self._world.client.receive
         self._watched(flight, lambda: receive(flight), decided_of)
 
     def _tap(self, flight: Flight) -> None:
@@ -42,6 +42,10 @@ class Guard:
         answers = not flight.up and flight.data[0] != PacketType.CONTROL
         if asking is not None and answers and flight.destination == asking.source:
             self._answered += len(flight.data)
+
+    def _at_once(self, at_once: bool) -> None:
+        for end in self._world.ends:
+            end.reports.at_once = at_once
 
     def _watched(
         self,
@@ -54,12 +58,12 @@ class Guard:
         # What is due already is not this datagram's doing. Behind reports that are on their way its own would be late,
         # and what it did not be seen: every other time they come first.
         if self.tried % 2:
-            world.gateway.reports.hasten()
-            world.client.reports.hasten()
+            for end in world.ends:
+                end.reports.hasten()
         while world.after():
             pass
         before = look(world)
-        world.gateway.reports.at_once = world.client.reports.at_once = True
+        self._at_once(True)
         self._asking, self._answered = flight if flight.up else None, 0
         try:
             arrive()
@@ -67,7 +71,7 @@ class Guard:
                 pass
         finally:
             self._asking = None
-            world.gateway.reports.at_once = world.client.reports.at_once = False
+            self._at_once(False)
         after = look(world)
         self.tried += 1
         if before != after:
@@ -87,8 +91,10 @@ class Guard:
 def decided_of(world: World) -> list[object]:
     """What both ends have decided, of each session: all that only something new may change."""
     state: list[object] = []
-    gateway, client = world.gateway, world.client
-    if gateway.core is not None:
+    client = world.client
+    for gateway in world.gateways:
+        if gateway.core is None:
+            continue
         context = gateway.context
         state += [len(context.sessions), len(context.confirming)]
         for session in context.sessions.values():
@@ -119,15 +125,16 @@ def decided_of(world: World) -> list[object]:
 def state_of(world: World) -> list[object]:
     """All that only proven input may change, of both ends."""
     state = decided_of(world)
-    gateway, client = world.gateway, world.client
-    if gateway.core is not None:
-        context = gateway.context
-        state.append(len(context.by_steering_id))
-        for session in context.sessions.values():
-            state += [session.indexes.highest_seen, session.client_version]
-    state.append(len(gateway.store._records))
-    for worker in gateway.workers.values():
-        _of_table(worker.table, state)
+    client = world.client
+    for gateway in world.gateways:
+        if gateway.core is not None:
+            context = gateway.context
+            state.append(len(context.by_steering_id))
+            for session in context.sessions.values():
+                state += [session.indexes.highest_seen, session.client_version]
+        for worker in gateway.workers.values():
+            _of_table(worker.table, state)
+    state.append(len(world.gateway.store._records))
     _of_table(client.worker.table, state)
     session_of = None if client.core is None else client.core.session
     if session_of is not None:

@@ -3,11 +3,12 @@
     client socket ── up ──► NAT (`external`) ── … ──► gateway
     client socket ◄── down ── NAT ◄── … ── gateway
 
+A fleet's gateways differ in their endpoints; each can be cut off from the client by itself.
 What a direction does to each datagram is the lab's link model; corruption, NAT and taps are added here.
 """
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +20,8 @@ from jvpn.sim.clock import NS, Agenda
 from workers.commands import Endpoint
 
 GATEWAY: Final = Endpoint(to_bytes("203.0.113.1"), 51820)
+#: Where the nodes of a fleet are reached.
+GATEWAYS: Final = (GATEWAY, *(Endpoint(to_bytes(f"203.0.113.{n}"), 51820) for n in (2, 3)))
 #: Ethernet, IPv4 and UDP around each datagram.
 WIRE_OVERHEAD: Final = 14 + 20 + 8
 UP, DOWN = True, False
@@ -146,6 +149,8 @@ class Network:
     strangers: list[Flight] = field(default_factory=list)
     #: What was sent lately, for who would send it again.
     recent: deque[Flight] = field(default_factory=lambda: deque(maxlen=64))
+    #: Gateways that no uplink reaches, by endpoint: how often each was cut off.
+    cut_off: Counter[Endpoint] = field(default_factory=Counter)
     sent: int = 0
     #: The longest that a datagram has been, or will be, under way.
     longest_ms: float = 0.0
@@ -188,7 +193,8 @@ class Network:
 
     def _send(self, direction: Direction | None, flight: Flight) -> None:
         self._tap(flight)
-        if direction is None:
+        gateway = flight.destination if flight.up else flight.source
+        if direction is None or self.cut_off[gateway]:
             return
         for at_ns in direction.arrivals(self.agenda.now_ns, len(flight.data)):
             self.longest_ms = max(self.longest_ms, (at_ns - self.agenda.now_ns) / NS)

@@ -9,11 +9,13 @@ A tap of the network and a watcher of the world.
 """
 
 from jvpn.agent.core import ClientCore
-from jvpn.observability.events import StateChange
+from jvpn.observability.events import OwnershipEvent, StateChange
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import DATA_KINDS, HANDSHAKE_TYPES
 from jvpn.session.machine import State
+from jvpn.sim.client import ClientNode
 from jvpn.sim.clock import NS, TimedSink
+from jvpn.sim.gateway import GatewayNode
 from jvpn.sim.network import Flight
 from jvpn.sim.violation import Violation
 from jvpn.sim.world import World
@@ -28,10 +30,10 @@ class Promises:
         self._uplink_of: dict[bytes, int] = {}
         #: Ids that two uplinks had to share when there was no other left.
         self._shared: set[bytes] = set()
-        self._ended = {"gateway": _Ends(world.gateway.sink), "client": _Ends(world.client.sink)}
-        self._gateway_had: tuple[GatewayCore | None, frozenset[bytes]] = (None, frozenset())
+        self._ended: dict[GatewayNode | ClientNode, _Ends] = {end: _Ends(end.sink) for end in world.ends}
+        self._had: dict[GatewayNode, tuple[GatewayCore | None, frozenset[bytes]]] = {}
         self._client_had: tuple[ClientCore | None, bytes | None] = (None, None)
-        self._unbound_ns: dict[bytes, int] = {}
+        self._unbound_ns: dict[tuple[str, bytes], int] = {}
         self._client_since_ns: int | None = None
         world.network.taps.append(self._tap)
         world.watchers.append(self._look)
@@ -48,7 +50,7 @@ class Promises:
             self._data_down(flight)
 
     def _data_down(self, flight: Flight) -> None:
-        gateway = self._world.gateway
+        gateway = self._world.nodes[flight.source]
         found = gateway.context.by_steering_id.get(flight.data[4:12]) if gateway.core is not None else None
         if found is None:
             return
@@ -86,31 +88,30 @@ class Promises:
     # What is kept
 
     def _look(self) -> None:
-        self._gateway()
+        for node in self._world.gateways:
+            if node.core is not None:
+                self._gateway(node, node.core)
         self._client()
 
-    def _gateway(self) -> None:
-        gateway = self._world.gateway
-        core = gateway.core
-        if core is None:
-            return
-        before, had = self._gateway_had
-        sessions = gateway.context.sessions
+    def _gateway(self, node: GatewayNode, core: GatewayCore) -> None:
+        before, had = self._had.get(node, (None, frozenset()))
+        sessions = node.context.sessions
         if before is core and had - sessions.keys():
-            ended = self._ended["gateway"].ended()
+            ended = self._ended[node].ended()
             for session_id in had - sessions.keys():
                 if session_id.hex() not in ended:
                     raise Violation("ID_REPLACED", f"{session_id.hex()} is gone, and no TERMINATED was told")
         if before is not core or had != sessions.keys():
-            self._gateway_had = core, frozenset(sessions)
-        for session_id in list(self._unbound_ns):
-            if session_id not in sessions:
-                del self._unbound_ns[session_id]
+            self._had[node] = core, frozenset(sessions)
+        for of, session_id in list(self._unbound_ns):
+            if of == node.node_id and session_id not in sessions:
+                del self._unbound_ns[of, session_id]
         for session_id, session in sessions.items():
+            key = (node.node_id, session_id)
             if session.machine.active_bindings or session.machine.terminated:
-                self._unbound_ns.pop(session_id, None)
-            elif not self._world.gateway_is_due:
-                since_ns = self._unbound_ns.setdefault(session_id, self._world.agenda.now_ns)
+                self._unbound_ns.pop(key, None)
+            elif not self._world.is_due(node):
+                since_ns = self._unbound_ns.setdefault(key, self._world.agenda.now_ns)
                 self._not_too_long("gateway", since_ns, session.policy.transport_loss_ttl_ms)
 
     def _not_too_long(self, where: str, since_ns: int, ttl_ms: int) -> None:
@@ -130,13 +131,13 @@ class Promises:
             self._not_too_long("client", self._client_since_ns, session.policy.transport_loss_ttl_ms)
         if core is before and has == had:
             return
-        if core is before and had is not None and had.hex() not in self._ended["client"].ended():
+        if core is before and had is not None and had.hex() not in self._ended[self._world.client].ended():
             raise Violation("ID_REPLACED", f"the client left {had.hex()}, and no TERMINATED was told")
         self._client_had = core, has
 
 
 class _Ends:
-    """Sessions whose TERMINATED an end has told."""
+    """Sessions whose TERMINATED an end has told, or that it has let go to another node."""
 
     def __init__(self, sink: TimedSink) -> None:
         self._sink = sink
@@ -148,5 +149,7 @@ class _Ends:
         for event in events[self._read :]:
             if isinstance(event, StateChange) and event.to is State.TERMINATED:
                 self._ended.add(event.session_id)
+            elif isinstance(event, OwnershipEvent) and event.reason_code == "TAKEN_OVER":
+                (self._ended.add if event.action == "transferred" else self._ended.discard)(event.session_id)
         self._read = len(events)
         return self._ended

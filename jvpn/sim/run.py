@@ -14,10 +14,11 @@ from jvpn.protocol.constants import HEADER_SIZE
 from jvpn.sim.attacker import Attacker
 from jvpn.sim.checks import Checks
 from jvpn.sim.clock import NS, START_MS
-from jvpn.sim.faults import FAULTS, Fault, Stage
+from jvpn.sim.faults import FAULTS, FLEET_FAULTS, Fault, Stage
 from jvpn.sim.guard import Guard
 from jvpn.sim.network import Flight
 from jvpn.sim.nonces import Nonces
+from jvpn.sim.ownership import Ownership
 from jvpn.sim.plan import Plan, plan
 from jvpn.sim.promises import Promises
 from jvpn.sim.traffic import Traffic
@@ -72,6 +73,7 @@ class Run:
             deliver_up=lambda inner: self.traffic.delivered_up(inner),
             deliver_down=lambda inner: self.traffic.delivered_down(inner),
             suite_number=chosen.suite,
+            nodes=chosen.nodes,
         )
         world = self.world
         self.traffic = Traffic(world.agenda, random.Random(f"{chosen.seed}/traffic"))
@@ -81,9 +83,11 @@ class Run:
         world.network.taps += [self.nonces, self._count]
         self.attacker = Attacker(world, self.guard)
         self.promises = Promises(world)
+        self.ownership = None if world.cluster is None else Ownership(world, world.cluster)
         self.traffic.oldest_ms = self._oldest_ms
         world.watchers.append(self.checks)
-        world.gateway.reports.delay_ms = world.client.reports.delay_ms = chosen.worker_delay_ms
+        for end in world.ends:
+            end.reports.delay_ms = chosen.worker_delay_ms
         self._undo: dict[int, Callable[[], None]] = {}
         if mutate is not None:
             mutate(self)
@@ -118,7 +122,7 @@ class Run:
             result.trace = traceback.format_exc()
         result.at_ms = self.now_ms
         result.steps, result.datagrams = world.steps, world.network.sent
-        sinks = world.gateway.sink, world.client.sink
+        sinks = [end.sink for end in world.ends]
         for sink in sinks:
             for line in sink.lines():
                 self._digest.update(line)
@@ -134,6 +138,8 @@ class Run:
             attacks=self.attacker.sent,
             nonces=self.nonces.watched,
         )
+        if self.ownership is not None:
+            result.counts.update(fleets=1, claims=self.ownership.claims, taken=self.ownership.taken)
         self._digest.update(repr((result.code, result.text, sorted(result.counts.items()))).encode())
         result.digest = self._digest.hexdigest()
         return result
@@ -143,7 +149,7 @@ class Run:
         begin_ns = world.agenda.now_ns
         for fault in chosen.faults:
             world.agenda.at(begin_ns + fault.at_ms * NS, partial(self._begin, fault))
-        self.traffic.connect(world.client.packet, world.gateway.packet)
+        self.traffic.connect(world.client.packet, world.packet_down)
         self._mind_the_client()
         if chosen.fair:
             world.run(begin_ns + chosen.chaos_ms * NS, lambda: world.attached)
@@ -154,11 +160,13 @@ class Run:
         world.run(world.agenda.now_ns + 20_000 * NS, lambda: world.attached)
         self._carries()
         self.checks.finish()
+        if self.ownership is not None:
+            self.ownership.finish()
 
     def _begin(self, fault: Fault) -> None:
         stage = Stage(self.world, fault, random.Random(fault.draw), self.note, self.unproven, self.attacker)
         self.result.faults[fault.name] += 1
-        undo = FAULTS[fault.name].begin(stage)
+        undo = (FAULTS | FLEET_FAULTS)[fault.name].begin(stage)
         if undo is not None:
             self._undo[fault.number] = undo
             self.world.agenda.later(fault.lasts_ms, partial(self._end, fault))
@@ -194,7 +202,9 @@ class Run:
         datagrams and sends them later can make any of them old."""
         if self.attacker.sent:
             return None
-        return 2 * self.world.longest_resend_ms + self.world.network.longest_ms + 100
+        # What waits in the sockets of a machine that is stopped does not know how long it waits.
+        stopped_ms = max(node.pausing.longest_ms for node in self.world.gateways)
+        return 2 * self.world.longest_resend_ms + self.world.network.longest_ms + stopped_ms + 100
 
     def _carries(self) -> None:
         """At the end, what goes in at one end comes out at the other."""

@@ -49,7 +49,7 @@ class Outlet:
 class SimWorker:
     """Carries out commands, takes datagrams and packets, and tells `say` its reports and `deliver` what it wrote.
 
-    `sockets` are number → own endpoint. `alive` False: killed, it does nothing any more.
+    `sockets` are number → own endpoint. `alive` False: killed, it does nothing any more. `paused`: it does nothing now.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class SimWorker:
         deliver: Callable[[bytes], None],
     ) -> None:
         self.alive = True
+        self.paused = False
         self.commands: list[commands.Command] = []
         self.refused: list[str] = []
         self.page = page
@@ -175,7 +176,15 @@ class SimWorker:
                 self._tick_ns = self._agenda.now_ns + max(NS, round(timeout_s * 1e9))
                 self._agenda.at(self._tick_ns, self._tick)
 
+    def go_on(self) -> None:
+        """It was paused; what should have been done meanwhile is done now."""
+        self.paused = False
+        if self._tick_ns is not None and self._tick_ns <= self._agenda.now_ns:
+            self._tick()
+
     def _tick(self) -> None:
+        if self.paused:
+            return
         self._tick_ns = None
         if self.alive:
             self.pipelines.tick(self._clock.now_ns)

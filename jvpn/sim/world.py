@@ -2,6 +2,8 @@
 
     application ── client worker ═ ClientCore ── uplinks (network.py) ── GatewayCore ═ workers ── application
 
+There is one gateway, with a store of its own, or a fleet of them, which share one (cluster.py).
+
 Nothing waits and nothing runs beside anything: the agenda holds what will happen, the cores say when they want to be
 woken, and `step` makes the next of these happen and carries out all that follows at that instant. After every step the
 `watchers` look.
@@ -10,15 +12,20 @@ woken, and `step` makes the next of these happen and carries out all that follow
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from jvpn.lab.link_model import LinkParams
 from jvpn.policy.model import Policy
 from jvpn.sim.client import ClientNode, UplinkPlan
 from jvpn.sim.clock import NS, Agenda
+from jvpn.sim.cluster import LEASE_TTL_MS, Cluster
 from jvpn.sim.gateway import GatewayNode
-from jvpn.sim.network import Network
+from jvpn.sim.network import GATEWAYS, Flight, Network
+from workers.commands import Endpoint
 
+#: An endpoint that is silent is left after 3 s, then after 6 s (agent/reach.py).
+_TURNS_MS: Final = 9_000
 #: Turns of the cores at one instant; more means that one spins.
 MAX_TURNS: Final = 200
 
@@ -37,7 +44,7 @@ class UplinkSetup:
 
 
 class World:
-    """One client and one gateway. `draw` is the only source of randomness besides the network's own streams."""
+    """One client and its gateways. `draw` is the only source of randomness besides the network's own streams."""
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class World:
         deliver_up: Callable[[bytes], None],
         deliver_down: Callable[[bytes], None],
         suite_number: int = 1,
+        nodes: int = 1,
     ) -> None:
         self.agenda = Agenda()
         self.draw = random.Random(f"{seed}/world")
@@ -57,16 +65,28 @@ class World:
         self.longest_resend_ms = policy.resend_window_ms
         #: Called after every step that may have changed what a core has; they raise at what must not be.
         self.watchers: list[Callable[[], None]] = []
-        self.network = Network(
-            self.agenda,
-            lambda flight: self.gateway.receive(flight),
-            lambda flight: self.client.receive(flight),
-        )
+        self.network = Network(self.agenda, self.receive_up, lambda flight: self.client.receive(flight))
         plans = []
         for setup in uplinks:
             path = self.network.add(str(seed), setup.up, setup.down)
             plans.append(UplinkPlan(path.number, path.own, setup.preference))
-        self.gateway = GatewayNode(self.agenda, self.draw, policy, self.network.send_down, deliver_up)
+        self.cluster = Cluster(self.agenda, b"\x77" * 32) if nodes > 1 else None
+        #: By endpoint.
+        self.nodes = {
+            endpoint: GatewayNode(
+                self.agenda,
+                self.draw,
+                policy,
+                self.network.send_down,
+                partial(self._delivered, deliver_up, endpoint),
+                node_id=f"gw{number}" if nodes > 1 else "gw",
+                endpoint=endpoint,
+                cluster=self.cluster,
+            )
+            for number, endpoint in enumerate(GATEWAYS[:nodes])
+        }
+        #: Told of each payload that a node delivers.
+        self.on_delivery: Callable[[GatewayNode], None] = lambda node: None
         self.client = ClientNode(
             self.agenda,
             self.draw,
@@ -75,9 +95,39 @@ class World:
             self.network.send_up,
             deliver_down,
             suite_number=suite_number,
+            gateways=tuple(self.nodes),
         )
-        self._gateway_ns: int | None = None
+        self._gateway_ns: dict[Endpoint, int | None] = dict.fromkeys(self.nodes)
         self._client_ns: int | None = None
+
+    # Nodes
+
+    @property
+    def gateways(self) -> list[GatewayNode]:
+        return list(self.nodes.values())
+
+    @property
+    def gateway(self) -> GatewayNode:
+        """The one that there always is."""
+        return self.nodes[GATEWAYS[0]]
+
+    @property
+    def ends(self) -> list[GatewayNode | ClientNode]:
+        return [*self.nodes.values(), self.client]
+
+    def receive_up(self, flight: Flight) -> None:
+        """A datagram has come to the gateway that it is for."""
+        self.nodes[flight.destination].receive(flight)
+
+    def _delivered(self, deliver: Callable[[bytes], None], endpoint: Endpoint, packet: bytes) -> None:
+        self.on_delivery(self.nodes[endpoint])
+        deliver(packet)
+
+    def packet_down(self, packet: bytes) -> None:
+        """A packet for the client: its route leads to the node that took it last, of those that run and have it."""
+        leading = [node for node in self.gateways if node.host_up and node.steered.prefixes]
+        if leading:
+            max(leading, key=lambda node: node.led_ns).packet(packet)
 
     # Time
 
@@ -102,8 +152,8 @@ class World:
         self.run(self.agenda.now_ns + round(ms * NS))
 
     def _next_ns(self) -> int | None:
-        due = [at for at in (self.agenda.next_ns, self._gateway_ns, self._client_ns) if at is not None]
-        return min(due, default=None)
+        due = (self.agenda.next_ns, self._client_ns, *self._gateway_ns.values())
+        return min((at for at in due if at is not None), default=None)
 
     def _settle(self) -> None:
         """Carry out what is due now, until nothing is. Raises Spins."""
@@ -120,10 +170,11 @@ class World:
             self.after()
             busy = True
         now_ns = self.agenda.now_ns
-        if self._gateway_ns is not None and self._gateway_ns <= now_ns:
-            self.gateway.handle_timer()
-            self.after()
-            busy = True
+        for endpoint, due_ns in list(self._gateway_ns.items()):
+            if due_ns is not None and due_ns <= now_ns:
+                self.nodes[endpoint].handle_timer()
+                self.after()
+                busy = True
         if self._client_ns is not None and self._client_ns <= now_ns:
             self.client.handle_timer()
             self.after()
@@ -132,16 +183,17 @@ class World:
 
     def after(self) -> bool:
         """Whatever has just happened: carry out what the cores want, see when they want to be woken, and look."""
-        gateway, client = self.gateway, self.client
+        client = self.client
         busy = False
         self.steps += 1
-        if not gateway.touched and not client.touched:
+        touched = [node for node in self.nodes.values() if node.touched]
+        if not touched and not client.touched:
             # A datagram for a worker alone: what the cores decide has not changed.
             return False
-        if gateway.touched:
-            gateway.touched = False
-            busy |= gateway.carry_out()
-            self._gateway_ns = gateway.due_ns()
+        for node in touched:
+            node.touched = False
+            busy |= node.carry_out()
+            self._gateway_ns[node.endpoint] = node.due_ns()
         if client.touched:
             client.touched = False
             busy |= client.carry_out()
@@ -158,27 +210,42 @@ class World:
         late = self._client_ns is not None and self._client_ns <= self.agenda.now_ns
         return late or self.client.asleep
 
-    @property
-    def gateway_is_due(self) -> bool:
-        """Its supervisor, perhaps one that has just been started, has deadlines to look at."""
-        return self._gateway_ns is not None and self._gateway_ns <= self.agenda.now_ns
+    def is_due(self, node: GatewayNode) -> bool:
+        """The node's supervisor, perhaps one that has just been started or goes on, has deadlines to look at."""
+        due_ns = self._gateway_ns[node.endpoint]
+        return node.paused or (due_ns is not None and due_ns <= self.agenda.now_ns)
 
     @property
-    def well(self) -> bool:
-        """Both ends run, and at least one uplink carries nearly everything: the session has no excuse."""
-        running = self.gateway.up and self.client.up and not self.client.over_for_good
-        return running and any(path.usable for path in self.network.uplinks)
+    def serving(self) -> frozenset[str]:
+        """Nodes that may own sessions and that the client reaches, while it runs: none has an excuse then."""
+        client_runs = self.client.up and not self.client.over_for_good
+        if not client_runs or not any(path.usable for path in self.network.uplinks):
+            return frozenset()
+        return frozenset(node.node_id for node in self.gateways if self._serves(node))
+
+    def _serves(self, node: GatewayNode) -> bool:
+        if not node.up or self.network.cut_off[node.endpoint]:
+            return False
+        return self.cluster is None or (node.way.good and not node.fenced(node.clock.now_ms))
+
+    @property
+    def patience_ms(self) -> int:
+        """What it may cost besides that there are other nodes: a lease has to end, and endpoints are tried by turns."""
+        return 0 if self.cluster is None else LEASE_TTL_MS + _TURNS_MS
 
     @property
     def attached(self) -> bool:
         """Both ends agree on a session that delivers, and nothing is in flight."""
-        core, gateway = self.client.core, self.gateway.core
+        core = self.client.core
         ours = None if core is None else core.session
-        if ours is None or gateway is None or not ours.configured or ours.requester.attempt is not None:
+        if ours is None or not ours.configured or ours.requester.attempt is not None:
             return False
-        theirs = gateway.context.sessions.get(ours.session_id)
         path = ours.paths.active_path
-        if theirs is None or path is None or theirs.bindings.active is None:
+        if path is None:
+            return False
+        node = self.nodes[path.uplink.remote]
+        theirs = None if node.core is None else node.context.sessions.get(ours.session_id)
+        if theirs is None or theirs.bindings.active is None or node.fenced(node.clock.now_ms):
             return False
         return (
             ours.view.state_version == theirs.machine.state_version

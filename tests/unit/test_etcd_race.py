@@ -14,10 +14,10 @@ from pathlib import Path
 import etcd_cluster
 import pytest
 from etcd_cluster import Cluster
-from owner_history import Claim, Read, State, check
 from test_store import RECORD
 
 from jvpn.lab.running import wait_for
+from jvpn.sim.owner_history import Claim, Read, State, check
 from jvpn.store.etcd import EtcdStore
 
 TESTS = Path(__file__).parents[1]

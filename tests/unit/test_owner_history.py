@@ -1,7 +1,8 @@
 """The checker of claims finds what is wrong in a history, and nothing in one that is right."""
 
 import pytest
-from owner_history import BadHistory, Claim, Read, check
+
+from jvpn.sim.owner_history import BadHistory, Claim, Read, check
 
 A, B, C, D = (1, "gw1"), (2, "gw2"), (2, "gw3"), (3, "gw3")
 

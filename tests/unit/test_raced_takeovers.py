@@ -14,7 +14,6 @@ from typing import Any
 import etcd_cluster
 import msgspec
 from etcd_cluster import Cluster
-from owner_history import Claim, Read, State, check
 from racing_gateway import CHALLENGE_KEY, CLIENT, CLIENT_KEY, GATEWAY, NOW_MS
 
 from jvpn.policy.model import Policy
@@ -27,6 +26,7 @@ from jvpn.protocol.wire import Header
 from jvpn.session import machine
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import pack_version, split_version
+from jvpn.sim.owner_history import Claim, Read, State, check
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_lease import LeaseKeeper
 from jvpn.supervisor.remembered import Remembered
