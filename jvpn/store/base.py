@@ -104,6 +104,10 @@ class OwnershipStore(Protocol):
     def sessions(self) -> list[SessionRecord]:
         """Every session kept. A record that cannot be opened or makes no sense is left out."""
 
+    def expired(self, before_wall_ms: int) -> list[SessionRecord]:
+        """Of the next so many sessions that are kept, those whose lifetime was over before that, by the record. Each
+        call goes on where the last one stopped, and begins anew at the end. Nothing is forgotten: that is `forget`."""
+
     def timestamps_us(self) -> dict[bytes, int]:
         """Newest accepted handshake timestamp by client public key."""
 

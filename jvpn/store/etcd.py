@@ -44,6 +44,8 @@ class EtcdStore:
         self._addresses = EtcdAddresses(self._client, self._keys, self._read, self._all)
         self._batch: Batch | None = None
         self._overtaken: list[bytes] = []
+        #: The key that was looked at last for `expired`.
+        self._looked_to = ""
         self._check_key(sealing.derived(key, _CHECK_INFO), key_file)
 
     def _check_key(self, check: bytes, key_file: Path) -> None:
@@ -160,6 +162,25 @@ class EtcdStore:
             record = None if session_id is None else self._record(session_id, kv)
             records += [] if record is None else [record]
         return records
+
+    def expired(self, before_wall_ms: int) -> list[SessionRecord]:
+        prefix = self._keys.sessions
+        wanted = ops.rest(prefix, self._looked_to) if self._looked_to else ops.whole(prefix)
+        reply = self._client.read("/v3/kv/range", {**wanted, "limit": str(sealing.LOOKED_AT)})
+        kvs = reply.get("kvs", [])
+        self._looked_to = ops.data(kvs[-1]["key"]).decode() if kvs and reply.get("more") else ""
+        records = (self._expired(kv, before_wall_ms) for kv in kvs)
+        return [record for record in records if record is not None]
+
+    def _expired(self, kv: Json, before_wall_ms: int) -> SessionRecord | None:
+        session_id = ops.hex_tail(ops.data(kv["key"]).decode())
+        try:
+            row = None if session_id is None else self._row(session_id, kv)
+        except StoreError:
+            return None
+        if row is None or sealing.expires_wall_ms(row) >= before_wall_ms:
+            return None
+        return sealing.record_of(row, self._aead_of)
 
     def timestamps_us(self) -> dict[bytes, int]:
         timestamps_us = {}

@@ -126,6 +126,11 @@ class MemoryStore:
         self._check()
         return list(self._records.values())
 
+    def expired(self, before_wall_ms: int) -> list[SessionRecord]:
+        """All at once: there is nothing to wait for."""
+        self._check()
+        return [record for record in self._records.values() if record.expires_wall_ms < before_wall_ms]
+
     def timestamps_us(self) -> dict[bytes, int]:
         self._check()
         return dict(self._timestamps_us)

@@ -21,6 +21,9 @@ Row = tuple[
     bytes, bytes, str, str, str, int, bytes, str | None, str | None, int, int, int, str, int, int
 ]  # fmt: skip
 
+#: Records that are looked at in one call of `expired`.
+LOOKED_AT = 256
+
 #: The AEAD that seals the secrets of the session with this id.
 AeadOf = Callable[[bytes], AESGCM]
 
@@ -86,6 +89,10 @@ def record_of(row: Row, aead_of: AeadOf) -> SessionRecord | None:
         )
     except (InvalidTag, ValueError):
         return None
+
+
+def expires_wall_ms(row: Row) -> int:
+    return row[10]
 
 
 def own_key(path: Path) -> bytes:

@@ -54,6 +54,8 @@ class SqliteStore:
             self._addresses = SqliteAddresses(self._database)
             self._batching = False
             self._overtaken: list[bytes] = []
+            #: The row that was looked at last for `expired`.
+            self._looked_to = 0
         except (OSError, sqlite3.Error, ValueError) as error:
             raise StoreError(f"cannot open the session store {path}: {error}") from error
 
@@ -175,6 +177,19 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the session store {self._path}: {error}") from error
         return [record for record in map(self._record, rows) if record is not None]
+
+    def expired(self, before_wall_ms: int) -> list[SessionRecord]:
+        try:
+            found = self._database.execute(
+                "SELECT rowid, * FROM sessions WHERE rowid > ? ORDER BY rowid LIMIT ?",
+                (self._looked_to, sealing.LOOKED_AT),
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the session store {self._path}: {error}") from error
+        self._looked_to = found[-1][0] if len(found) == sealing.LOOKED_AT else 0
+        rows: list[sealing.Row] = [row for _rowid, *row in found]
+        over = [row for row in rows if sealing.expires_wall_ms(row) < before_wall_ms]
+        return [record for record in map(self._record, over) if record is not None]
 
     def _record(self, row: sealing.Row) -> SessionRecord | None:
         """None for a row that the key file does not open."""

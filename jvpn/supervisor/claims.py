@@ -46,6 +46,9 @@ class Claims:
         self._on_ours = on_ours
         self._pending: dict[bytes, _Claim] = {}
 
+    def under_way(self, session_id: bytes) -> bool:
+        return session_id in self._pending
+
     def join(self, session_id: bytes, data: bytes, arrival: Arrival) -> bool:
         """Whether the session is being claimed; then this REQUEST, whose ticket has opened, waits for that too."""
         claim = self._pending.get(session_id)

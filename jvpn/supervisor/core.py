@@ -26,6 +26,7 @@ from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.policies import Applied, Mode, Policies, PolicySet
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.rekeying import Rekeying
+from jvpn.supervisor.sweeping import Sweeping
 from jvpn.supervisor.takeover import Takeover
 from jvpn.supervisor.upkeep import Upkeep
 from workers import commands
@@ -41,6 +42,8 @@ class GatewayCore:
         self._handshakes = Handshakes(context, self._on_attached, self._not_born)
         self._reattaching = Reattaching(context)
         self._takeover = Takeover(context, self._reattaching, self._on_taken)
+        #: What nobody comes back for leaves the store, once `begin` was called.
+        self.sweeping = Sweeping(context, self._takeover.claiming)
         self._rekeying = Rekeying(context)
         self._controlling = Controlling(context, self._handshakes, self._rekeying, self.terminate)
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
@@ -245,7 +248,7 @@ class GatewayCore:
                 self._agenda.put(session, self._upkeep.due_ms(session))
             else:
                 self._agenda.forget(session)
-        due = [self._handshakes.get_timer(), self._agenda.next_ms()]
+        due = [self._handshakes.get_timer(), self._agenda.next_ms(), self.sweeping.get_timer()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
         due += [due_ms for due_ms, _datagram in self.context.farewells]
         due.append(departing.get_timer(self.context))
@@ -253,6 +256,7 @@ class GatewayCore:
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
+        self.sweeping.handle_timer(now_ms)
         self.context.say_farewells(now_ms)
         departing.handle_timer(self.context, now_ms)
         for session, expires_ms in list(self.context.confirming.values()):

@@ -82,6 +82,14 @@ class LoadSession:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadExpired:
+    """Read which of the next stored sessions were over before a time. `then(found, now_ms)`."""
+
+    before_wall_ms: int
+    then: Callable[[list[SessionRecord] | StoreError, int], None]
+
+
+@dataclass(frozen=True, slots=True)
 class SaveSession:
     """Keep a session's record and its peer's newest handshake timestamp. `then(kept, now_ms)`: whether it is."""
 
@@ -170,7 +178,8 @@ StoreWrite = (
     | AskOwner
     | WasAsked
 )
-StoreEffect = LoadSession | StoreWrite
+StoreRead = LoadSession | LoadExpired
+StoreEffect = StoreRead | StoreWrite
 FOR_STORE: Final = frozenset(get_args(StoreEffect))
 
 Effect = (

@@ -22,11 +22,12 @@ from jvpn.supervisor.effects import (
     Effect,
     ForgetOthers,
     ForgetSession,
-    LoadSession,
+    LoadExpired,
     SaveSession,
+    StoreRead,
     StoreWrite,
 )
-from jvpn.supervisor.store_desk import Answers, Batch, StoreDesk, Written
+from jvpn.supervisor.store_desk import Answers, Batch, Loaded, StoreDesk, Written
 
 Carry = Callable[[Iterable[Effect]], None]
 
@@ -46,7 +47,7 @@ class Keeping:
         self._core = core
         self._say = say
         self._narrator = core.context.narrator
-        self._loads: list[LoadSession] = []
+        self._loads: list[StoreRead] = []
         self._writes: list[StoreWrite] = []
         self._asked: Batch | None = None
         self._patient_until_ms = 0
@@ -66,7 +67,7 @@ class Keeping:
     def _without_store(self, effects: Iterable[Effect]) -> list[Effect]:
         others: list[Effect] = []
         for effect in effects:
-            if isinstance(effect, LoadSession):
+            if isinstance(effect, StoreRead):
                 self._loads.append(effect)
             elif isinstance(effect, StoreWrite):
                 self._writes.append(effect)
@@ -125,7 +126,7 @@ class Keeping:
         assert asked is not None
         if not late:
             for load, found in zip(asked.loads, answers.loaded, strict=True):
-                load.then(found, now_ms)
+                _read(load, found, now_ms)
         if isinstance(answers.written, StoreError):
             if not late:
                 self._failed(answers.written, asked.writes, now_ms)
@@ -198,3 +199,13 @@ class Keeping:
                 write.then(error, now_ms)
             elif isinstance(write, ClaimSession):
                 write.then(None, now_ms)
+
+
+def _read(load: StoreRead, found: Loaded, now_ms: int) -> None:
+    """Tell who asked what was read; each sort of reading has its own sort of answer."""
+    if isinstance(load, LoadExpired):
+        assert isinstance(found, list | StoreError)
+        load.then(found, now_ms)
+    else:
+        assert not isinstance(found, list)
+        load.then(found, now_ms)

@@ -124,6 +124,7 @@ class Gateway:
             self._fence.lift()
         else:
             self.member.caught_up()
+        self.core.sweeping.begin(now_ms())
         self._watch()
         self._undo.leave_running = plan.keep_dataplane
 

@@ -21,8 +21,9 @@ from jvpn.supervisor.effects import (
     ForgetExpired,
     ForgetOthers,
     ForgetSession,
-    LoadSession,
+    LoadExpired,
     SaveSession,
+    StoreRead,
     StoreWrite,
     WasAsked,
 )
@@ -30,6 +31,8 @@ from jvpn.supervisor.effects import (
 #: How long `close` waits for the batch that is under way.
 LAST_BATCH_S = 3.0
 
+#: What was read, or that it could not be.
+Loaded = SessionRecord | list[SessionRecord] | StoreError | None
 #: Of a claim: whether it was granted. Of a birth with inner addresses: the record. Of ForgetOthers: what was forgotten.
 Written = bool | SessionRecord | list[SessionRecord] | None
 
@@ -38,7 +41,7 @@ Written = bool | SessionRecord | list[SessionRecord] | None
 class Batch:
     """Reads, then writes as one transaction. `ended`: sessions to be forgotten besides, with their last versions."""
 
-    loads: Sequence[LoadSession] = ()
+    loads: Sequence[StoreRead] = ()
     writes: Sequence[StoreWrite] = ()
     ended: Sequence[ForgetSession] = ()
 
@@ -46,7 +49,7 @@ class Batch:
 class Answers(NamedTuple):
     """In the order of the batch's loads and writes. `overtaken`: ids of sessions that are another node's by now."""
 
-    loaded: Sequence[SessionRecord | StoreError | None]
+    loaded: Sequence[Loaded]
     written: Sequence[Written] | StoreError
     overtaken: Sequence[bytes]
 
@@ -67,7 +70,7 @@ class StoreDesk(Protocol):
 
 def serve(store: OwnershipStore, batch: Batch) -> Answers:
     """Have the store do all that a batch asks for."""
-    loaded = [_load(store, wanted.session_id) for wanted in batch.loads]
+    loaded = [_load(store, wanted) for wanted in batch.loads]
     if not batch.writes and not batch.ended:
         return Answers(loaded, [], [])
     try:
@@ -88,9 +91,11 @@ def _word(said: "Claimed | Birth | list[SessionRecord] | None") -> Written:
     return said if said is None or isinstance(said, list) else bool(said)
 
 
-def _load(store: OwnershipStore, session_id: bytes) -> SessionRecord | StoreError | None:
+def _load(store: OwnershipStore, wanted: StoreRead) -> Loaded:
     try:
-        return store.load(session_id)
+        if isinstance(wanted, LoadExpired):
+            return store.expired(wanted.before_wall_ms)
+        return store.load(wanted.session_id)
     except StoreError as error:
         return error
 

@@ -71,6 +71,10 @@ class Takeover:
         self._bucket = TokenBucket(RATE)
         self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
 
+    def claiming(self, session_id: bytes) -> bool:
+        """Whether the session is on its way here."""
+        return self._claims.under_way(session_id)
+
     def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
         """Judge a REQUEST on an unknown id."""
         counters = self._context.counters

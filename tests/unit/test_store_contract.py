@@ -223,3 +223,41 @@ def test_words_for_owners_and_claims_go_in_one_batch(store: OwnershipStore) -> N
     with store.batch():
         store.was_asked(OTHER.session_id, OTHER.owner_node)
         store.was_asked(RECORD.session_id, RECORD.owner_node)
+
+
+def test_what_was_over_before_a_time_is_found_a_part_at_a_time(store: OwnershipStore) -> None:
+    end_ms = RECORD.created_wall_ms + 1000
+    many = [
+        replace(
+            RECORD,
+            session_id=n.to_bytes(16, "big"),
+            client_public=n.to_bytes(32, "big"),
+            expires_wall_ms=end_ms + n % 3,
+        )
+        for n in range(600)
+    ]
+    with store.batch():
+        for record in many:
+            store.save(record, 1)
+    over = {record.session_id for record in many if record.expires_wall_ms < end_ms + 1}
+    assert len(over) == 200
+
+    def look() -> set[bytes]:
+        parts = [store.expired(end_ms + 1) for _ in range(3)]
+        assert all(record in many for part in parts for record in part)
+        return {record.session_id for part in parts for record in part}
+
+    assert look() == over
+    # What stays is found again in the next round.
+    assert look() == over
+    assert len(store.sessions()) == 600
+    back, *gone = sorted(over)
+    late = replace(many[0], session_id=back, state_version=pack_version(2, 0))
+    assert store.claim(late, many[0].state_version, many[0].owner_node)
+    with store.batch():
+        for session_id in (back, *gone):
+            store.forget(session_id, RECORD.state_version)
+    assert len(store.sessions()) == 401
+    assert store.load(back) == late
+    assert {record.session_id for _ in range(3) for record in store.expired(end_ms + 1)} == {back}
+    assert store.expired(RECORD.created_wall_ms) == []
