@@ -50,9 +50,9 @@ class Recorder:
 
     def served(self, batch: Batch, answers: Answers) -> None:
         now_ms = self._agenda.now_ns / NS
-        for load, found in zip(batch.loads, answers.loaded, strict=True):
+        for found in answers.loaded:
             if isinstance(found, SessionRecord):
-                session = self._sessions[load.session_id]
+                session = self._sessions[found.session_id]
                 state = session.numbers[found.state_version, found.owner_node], found.owner_node
                 session.reads.append(Read(state, now_ms, now_ms))
         if not isinstance(answers.written, StoreError):

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from jvpn.session.record import SessionRecord
 from jvpn.sim.clock import Agenda
 from jvpn.store.base import OwnershipStore, StoreError
-from jvpn.supervisor.store_desk import Answers, Batch
+from jvpn.supervisor.store_desk import Answers, Batch, Loaded
 
 #: How long one call is waited for.
 TIMEOUT_MS: Final = 2_000
 
 Found = TypeVar("Found")
-Loaded = list[SessionRecord | StoreError | None]
 
 
 @dataclass(slots=True)
@@ -98,17 +96,17 @@ class WayDesk:
             self._write(batch, [])
 
     def _read(self, batch: Batch, found: Answers | StoreError) -> None:
-        failed: Loaded = [found for _ in batch.loads] if isinstance(found, StoreError) else []
+        failed: list[Loaded] = [found for _ in batch.loads] if isinstance(found, StoreError) else []
         self._write(batch, failed if isinstance(found, StoreError) else list(found.loaded))
 
-    def _write(self, batch: Batch, loaded: Loaded) -> None:
+    def _write(self, batch: Batch, loaded: list[Loaded]) -> None:
         if not batch.writes and not batch.ended:
             self._answered(loaded, Answers(loaded, [], []))
             return
         writes = Batch(writes=batch.writes, ended=batch.ended)
         self._way.call(partial(self._serve, writes), partial(self._answered, loaded))
 
-    def _answered(self, loaded: Loaded, found: Answers | StoreError) -> None:
+    def _answered(self, loaded: list[Loaded], found: Answers | StoreError) -> None:
         written: Answers = Answers([], found, []) if isinstance(found, StoreError) else found
         self._answers = Answers(loaded, written.written, written.overtaken)
         self._wake()

@@ -1,7 +1,7 @@
 """Stored sessions that nobody can come back to: their clients stayed away until their time was over.
 
-While there is room they are in nobody's way: a client that asks for one is told then, and `sweeping.py` forgets the rest
-in time. But one keeps its client's inner address, so they are looked for at once when a pool has no other left, and
+While there is room they are in nobody's way: a client that asks for one is told then, `sweeping.py` forgets the rest in
+time. But one keeps its client's inner address, so they are looked for at once when a pool has no other left, and
 when an operator wants an address back.
 """
 
