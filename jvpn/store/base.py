@@ -54,11 +54,12 @@ class OwnershipStore(Protocol):
         the end. Not to be nested; what is read inside need not show what was written inside."""
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
-        """Keep a session and its client's newest handshake timestamp. If the session is in a higher epoch by now, it is
-        another owner's: nothing of the record is kept, see `overtaken`."""
+        """Keep a session and its client's newest handshake timestamp; 0 where that has not changed. If the session is
+        in a higher epoch by now, it is another owner's: nothing of the record is kept, see `overtaken`. Nor is it in a
+        store of several nodes, without a timestamp, if the session is not there any more: another one has ended it."""
 
     def overtaken(self) -> list[bytes]:
-        """Sessions whose `save` kept nothing since this was called last, because they are in a higher epoch."""
+        """Sessions whose `save` kept nothing since this was called last: somebody else has taken or ended them."""
 
     def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
         """`save` for a new session, with inner addresses of its client's own: those that the client was given before,

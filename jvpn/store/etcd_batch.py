@@ -26,6 +26,7 @@ from jvpn.store.etcd_keys import (
     owner_value,
     put,
     value_above,
+    value_below,
     when,
 )
 from jvpn.store.sealing import AeadOf, row_of
@@ -64,6 +65,8 @@ class _Session:
     record: SessionRecord | None
     #: False where this batch has forgotten it before: then nobody can have taken it over.
     guarded: bool = True
+    #: Of a session that is kept already: one that has ended meanwhile is not to come back by a late save.
+    update: bool = False
     #: Version and owner that a claim has seen.
     seen: tuple[int, str] | None = None
     #: Whether the claim counts only if that owner's lease has ended.
@@ -75,6 +78,10 @@ class _Session:
     #: Saved after it was claimed: kept whatever becomes of the claim, unless another node took it over.
     saved_after: bool = False
     birth: _Birth | None = None
+
+    @property
+    def only_saved(self) -> bool:
+        return self.seen is None and self.record is not None and self.birth is None
 
     @property
     def written(self) -> tuple[int, str] | None:
@@ -98,8 +105,9 @@ class Batch:
         self._clients[record.session_id] = record.client_public
         present = self._sessions.get(record.session_id)
         if present is None:
-            self._sessions[record.session_id] = _Session(record)
+            self._sessions[record.session_id] = _Session(record, update=not timestamp_us)
         else:
+            present.update = present.update and not timestamp_us
             present.guarded = present.guarded and present.record is not None
             present.record = record
             present.saved_after = present.seen is not None
@@ -208,19 +216,20 @@ class Batch:
                 yield delete(key) if value is None else put(key, value)
 
     def settle(self, answers: Sequence[Json]) -> Iterator[bytes]:
-        """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over, whose
-        save changed nothing."""
+        """What etcd says to `operations`: claims know now, and ids come of sessions that others have taken over or
+        ended, whose save changed nothing."""
         for (session_id, session), answer in zip(self._sessions.items(), answers, strict=False):
             first = bool(answer["response_txn"].get("succeeded", False))
             if session.birth is not None:
                 session.birth.answer.settle(session.record if first else None)
+            granted = first
+            if session.only_saved and session.guarded:
+                granted = first == session.update
             for claim in session.answers:
-                unsaved = session.guarded and session.seen is None and session.record is not None
-                unsaved = unsaved and session.birth is None
-                claim.granted = not first if unsaved else first
+                claim.granted = granted
             if session.birth is not None:
                 continue
-            if session.seen is None and session.record is not None and session.guarded and first:
+            if session.only_saved and not granted:
                 yield session_id
             elif session.saved_after and not first and session.record is not None:
                 (nested,) = answer["response_txn"]["responses"]
@@ -251,6 +260,8 @@ class Batch:
             return when(compared, [*last, answered], otherwise)
         if not session.guarded:
             return when((), last)
+        if session.record is not None and session.update:
+            return when([value_below(owner, end_of_epoch(session.record.state_version))], last)
         version = session.ended_at if session.record is None else session.record.state_version
         return self._unless_taken_over(session_id, version, last)
 

@@ -139,8 +139,7 @@ class Keeping:
         if not late:
             for write, said in zip(asked.writes, answers.written, strict=True):
                 self._kept(write, said, now_ms)
-        for session_id in answers.overtaken:
-            self._core.others.overtaken(session_id, now_ms)
+        self._core.others.doubt(answers.overtaken)
 
     def _works_again(self) -> None:
         if not self._narrator.durable:

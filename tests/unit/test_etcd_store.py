@@ -11,6 +11,7 @@ import pytest
 from etcd_cluster import Cluster
 from test_store import RECORD
 
+from jvpn.lab.running import wait_for
 from jvpn.session.machine import pack_version
 from jvpn.store import etcd_keys as ops
 from jvpn.store.base import StoreError
@@ -185,7 +186,7 @@ def test_users_have_passwords_and_tokens_are_renewed(tmp_path: Path) -> None:
         # A member that was restarted has forgotten all tokens.
         cluster.kill(cluster.members[0])
         cluster.start(cluster.members[0])
-        etcd_cluster.wait_for("the member", lambda: _loads(store))
+        wait_for("the member", lambda: _loads(store))
         assert store.load(RECORD.session_id) == RECORD
 
 
@@ -196,3 +197,16 @@ def _loads(store: EtcdStore) -> bool:
         raise
     except StoreError:
         return False
+
+
+def test_a_session_that_another_node_has_ended_does_not_come_back_by_a_late_save(store: EtcdStore) -> None:
+    store.save(RECORD, 100)
+    store.forget(RECORD.session_id)
+    late = replace(RECORD, last_bound_attempt=9)
+    store.save(late, 0)
+    assert store.overtaken() == [RECORD.session_id]
+    assert store.load(RECORD.session_id) is None
+    store.save(RECORD, 200)
+    store.save(late, 0)
+    assert store.overtaken() == []
+    assert store.load(RECORD.session_id) == late

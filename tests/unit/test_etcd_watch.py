@@ -100,7 +100,7 @@ def test_it_begins_with_all_owners_and_goes_on_with_each_change(fleet: Fleet) ->
     ended = fleet.owned()
     assert ended.now is None
     assert [node for node in ("gw1", "gw2", "gw3") if ended.lost_by(node)] == ["gw2"]
-    fleet.store.save(replace(RECORD, session_id=b"o" * 16, owner_node="gw3"), 0)
+    fleet.store.save(replace(RECORD, session_id=b"o" * 16, owner_node="gw3"), 1)
     begun = fleet.owned()
     assert begun.before is None
     assert not any(begun.lost_by(node) for node in ("gw1", "gw2", "gw3"))
@@ -109,7 +109,7 @@ def test_it_begins_with_all_owners_and_goes_on_with_each_change(fleet: Fleet) ->
 
 def test_each_owner_comes_with_the_inner_prefixes_of_the_session(fleet: Fleet) -> None:
     many = replace(RECORD, session_id=b"m" * 16, inner_v4="10.8.0.3 192.168.7.0/24", inner_v6="fd00:8::3")
-    fleet.store.save(many, 0)
+    fleet.store.save(many, 1)
     (first,) = fleet.next()
     assert isinstance(first, Everything)
     assert first.owners[many.session_id].prefixes == ("10.8.0.3", "192.168.7.0/24", "fd00:8::3")
@@ -210,7 +210,7 @@ def test_what_was_compacted_is_told_as_a_whole(frail_fleet: Fleet, frail_etcd: C
     known = frail_fleet.watch.revision
     frail_fleet.take()
     other = replace(RECORD, session_id=b"o" * 16)
-    frail_fleet.store.save(other, 0)
+    frail_fleet.store.save(other, 1)
     client = EtcdClient(frail_etcd.access())
     now = client.read("/v3/kv/range", {"key": "YQ=="})["header"]["revision"]
     client.write("/v3/kv/compaction", {"revision": now, "physical": True})
