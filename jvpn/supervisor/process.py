@@ -67,6 +67,8 @@ CONTROL_NICE = -10
 SWITCH_INTERVAL_S = 0.0005
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
+#: A few hundred of these a turn would keep live sessions' reattaches waiting for tens of milliseconds.
+READS_OF_STRANGERS = 16
 
 
 class Gateway:
@@ -266,7 +268,7 @@ class Gateway:
 
     def _on_datagrams(self, listener: int, member: int) -> None:
         transport = self.dataplane.transports[listener][member]
-        for _ in range(READS_PER_TURN):
+        for _ in range(READS_OF_STRANGERS if member else READS_PER_TURN):
             received = transport.receive()
             if not received:
                 return

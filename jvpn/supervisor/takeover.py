@@ -3,8 +3,9 @@
 A host that restarts loads nothing in advance: its sessions come back one by one, when their clients ask, by the same
 code that takes over another node's. In this order, each step cheaper than what follows it:
 
- 1. buckets                of the source, then for all strangers together
- 2. ticket opens           one AEAD; until here the store is not read
+ 1. bucket of the source
+ 2. ticket opens           one AEAD
+    buckets                of the session, then of all together; until here the store is not read
  3. store read             gone, or ended here: RESET, which only its own client believes; unreachable: silence
  4. proof                  the REQUEST opens under the stored session secret
  5. epoch                  the client knows a higher one: FAIL, and the record goes
@@ -27,7 +28,7 @@ from jvpn.protocol.indexes import window
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Ack, Fail, Request, Result
 from jvpn.protocol.wire import WireError
-from jvpn.session.bucket import Buckets, Rate, TokenBucket
+from jvpn.session.bucket import DATAGRAM_RATE, Buckets, Rate, TokenBucket
 from jvpn.session.machine import Reason, State, VersionExhausted
 from jvpn.session.ownership import Code
 from jvpn.session.record import SessionRecord
@@ -48,9 +49,12 @@ from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
 
 OnTaken = Callable[[LiveSession, int], None]
 
-#: REQUESTs with a ticket that we look at: all strangers together, and from one source. Many clients may be behind one.
-RATE = Rate(500, 1000)
+#: REQUESTs with a ticket that we look at from one source (many clients may be behind one), and of those whose ticket
+#: opens: of one session, and all together, which is what a core can do when a host's sessions come back at once.
 SOURCE_RATE = Rate(100, 200)
+SESSION_RATE = DATAGRAM_RATE
+RATE = Rate(10_000, 1_000)
+SESSIONS_KEPT = 4_096
 #: Sessions that the store is asked for at a time: while it does not answer, no more than these wait for it.
 MOST_READING = 4_096
 #: How far above the stored highest index a client may have gone since that was stored.
@@ -70,6 +74,7 @@ class Takeover:
         self._reattaching = reattaching
         self._bucket = TokenBucket(RATE)
         self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
+        self._of_sessions = Buckets(SESSION_RATE, SESSIONS_KEPT)
 
     def claiming(self, session_id: bytes) -> bool:
         """Whether the session is on its way here."""
@@ -82,13 +87,16 @@ class Takeover:
         if ticket == tickets.NO_TICKET:
             counters["unknown_id"] += 1
             return
-        # The source's first: one that floods is not to empty the bucket of all the others.
-        if not self._sources.take(source_of(arrival), now_ms) or not self._bucket.take(now_ms):
+        if not self._sources.take(source_of(arrival), now_ms):
             counters["ticket_rate"] += 1
             return
         session_id = tickets.open_ticket(self._context.facts.fleet_key, _wanted(data), ticket)
         if session_id is None:
             counters["bad_ticket"] += 1
+            return
+        # The session's first: whoever repeats what he has recorded is not to empty the bucket of all the others.
+        if not self._of_sessions.take(session_id, now_ms) or not self._bucket.take(now_ms):
+            counters["ticket_rate"] += 1
             return
         if not self._needs_no_store(session_id, data, arrival, now_ms):
             self._read(session_id, data, arrival)

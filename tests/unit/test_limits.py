@@ -126,6 +126,22 @@ def test_a_flood_of_requests_by_ticket_from_one_source_delays_nobody_elses_takeo
     assert pair.client.handshakes_done == 1
 
 
+def test_a_recorded_request_by_ticket_is_looked_up_a_few_times_from_however_many_sources():
+    pair = CorePair().attach()
+    pair.advance(500)
+    pair.link(0, False)
+    pair.wait_for(lambda: pair.attached)
+    recorded = pair.of_kind(REQUEST, up=True)[-1].data
+    pair.restart_gateway()
+    before = pair.context.counters["takeover_pending"]
+    for n in range(1_000):
+        pair.inject(recorded, Endpoint(to_bytes(f"198.18.{n >> 8}.{n & 255}"), 1))
+    pair.advance(1)
+    counters = pair.context.counters
+    assert 0 < counters["takeover_pending"] - before <= takeover.SESSION_RATE.burst
+    assert counters["ticket_rate"] >= 1_000 - takeover.SESSION_RATE.burst
+
+
 def test_inits_from_all_of_one_64_are_one_source():
     pair = CorePair()
     for n in range(50):

@@ -276,6 +276,8 @@ def test_numbers_of_the_implementation() -> None:
         "binds after a loss, burst": bucket.BIND_RATE.burst,
         "REQUEST by ticket, in all, rate": takeover.RATE.per_s,
         "REQUEST by ticket, in all, burst": takeover.RATE.burst,
+        "REQUEST by ticket, of one session, rate": takeover.SESSION_RATE.per_s,
+        "REQUEST by ticket, of one session, burst": takeover.SESSION_RATE.burst,
         "REQUEST by ticket, from one source address, rate": takeover.SOURCE_RATE.per_s,
         "REQUEST by ticket, from one source address, burst": takeover.SOURCE_RATE.burst,
         "handshakes answered to one client key, rate": handshakes.KEY_RATE.per_s,
