@@ -8,6 +8,7 @@ time is asked first, by a device that has a living path if there is one.
 from typing import TYPE_CHECKING
 
 from jvpn.agent.paths import NS, Uplink
+from jvpn.agent.reattaching import Attempt
 from jvpn.protocol.reattach import Cause
 from workers.commands import Endpoint
 
@@ -21,19 +22,30 @@ class Leaving:
     def __init__(self, session: "ClientSession") -> None:
         self._session = session
         self._paths = session.paths
-        #: Endpoints that were to be moved to, and when.
+        #: Endpoints that were to be moved to, and when; and when the gateway last wished for it.
         self._asked_ms: dict[Endpoint, int] = {}
+        self._wished_ms = 0
 
     def leave(self, now_ms: int) -> str:
         """Begin to move to another node. Returns why not, empty when that is under way."""
-        session, attempt = self._session, self._session.requester.attempt
+        attempt = self._session.requester.attempt
         if attempt is not None:
             return "" if attempt.cause is Cause.NODE_DRAIN else "SWITCH_IN_FLIGHT"
+        self._wished_ms = now_ms
         choices = self._choices(now_ms)
         self._asked_ms = {known: at_ms for known, at_ms in self._asked_ms.items() if known in choices}
-        if not choices:
-            return "NO_CANDIDATE"
-        remote = min(choices, key=lambda endpoint: self._asked_ms.get(endpoint, -1))
+        return self._go(choices, now_ms) if choices else "NO_CANDIDATE"
+
+    def go_on(self, attempt: Attempt, now_ms: int) -> None:
+        """This attempt has come to nothing: if it was to leave, another endpoint is asked, but each once a wish."""
+        if attempt.cause is Cause.NODE_DRAIN:
+            choices = self._choices(now_ms).items()
+            left = {end: way for end, way in choices if self._asked_ms.get(end, -1) < self._wished_ms}
+            if left:
+                self._go(left, now_ms)
+
+    def _go(self, choices: dict[Endpoint, Uplink], now_ms: int) -> str:
+        session, remote = self._session, min(choices, key=lambda end: self._asked_ms.get(end, -1))
         uplink = choices[remote]
         self._asked_ms[remote] = now_ms
         if uplink.remote != remote:

@@ -340,6 +340,7 @@ class Switching:
         if attempt.voluntary and self._paths.active is not None:
             self._view.apply(Reason.REATTACH_FAIL, now_ms, details={"fail": reason})
             self._session.deciding.refused(retry_after_ms, now_ms)
+            self._session.leaving.go_on(attempt, now_ms)
         else:
             again = self._requester.begin(
                 attempt.cause,

@@ -159,6 +159,7 @@ class Upkeep:
         if fired.to is State.TERMINATED or (fired.to is None and fired.reason is not Reason.REATTACH_FAIL):
             session.end(fired.reason, now_ms, tell=True)
             return
+        attempt = None
         if fired.reason is Reason.REATTACH_FAIL:
             attempt, self._requester.attempt = self._requester.attempt, None
             session.worker.expect_nobody()
@@ -168,6 +169,8 @@ class Upkeep:
             session.deciding.refused(0, now_ms)
         session.view.apply(fired.reason, now_ms, fired.to)
         session.clocks(now_ms)
+        if attempt is not None:
+            session.leaving.go_on(attempt, now_ms)
 
 
 def _over_ipv6(path: ClientPath) -> bool:

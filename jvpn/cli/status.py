@@ -51,7 +51,9 @@ def gateway_text(answer: dict[str, Any]) -> str:
     lines += [f"offload   {answer['offload']}"]
     lines += [f"store     {answer['store']}"] if answer.get("store") else []
     lines += fleet_lines(answer["fleet"]) if answer.get("fleet") else []
-    lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}", ""]
+    lines += [f"sessions  {answer['sessions']}", f"policy    {answer['policy']}"]
+    lines += [f"draining  {drain_text(answer['drain'])}"] if answer.get("drain") else []
+    lines.append("")
     rows = [["worker", "pid", "cpu", "state", "sessions", "delivered", "sent"]]
     for worker in answer["workers"]:
         count = worker["counters"]
@@ -77,6 +79,16 @@ def fleet_lines(fleet: dict[str, Any]) -> list[str]:
         nodes = ", ".join(f"{n} (draining)" if n in fleet["draining"] else n for n in fleet["nodes"])
     left = f"for {fleet['lease_ms'] / 1000:.1f} s" if fleet["lease_ms"] else "ended: nothing is carried"
     return [f"nodes     {nodes}", f"lease     {left}"]
+
+
+def drain_text(drain: dict[str, Any]) -> str:
+    """How far the drain of a node is, in one line."""
+    where = ", ".join(drain["nodes"]) or "no other node"
+    begun = f"for {duration(drain['for_ms'])}, to {where}"
+    if not drain["announced"]:
+        begun = "its fleet has not heard of it yet"
+    away = f", {drain['away']} without a path" if drain["away"] else ""
+    return f"{begun}: {drain['moved']} moved, {drain['left']} left{away}"
 
 
 def client_text(answer: dict[str, Any]) -> str:

@@ -31,12 +31,37 @@ class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: int
 
 
+class StayingSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that is still at a node which drains. `asked`: how often; `read`: its client has read the last wish."""
+
+    session_id: str
+    peer: str
+    path: str
+    asked: int
+    read: bool
+
+
+class DrainSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that is to be left. `announced`: its fleet has heard of it. Sessions that have `moved`, are `left` with a
+    path, and are `away`, without one. `nodes`: where they may go. `staying`: some of those left, by name."""
+
+    node_id: str
+    for_ms: int
+    announced: bool
+    moved: int
+    left: int
+    away: int
+    nodes: list[str]
+    staying: list[StayingSnapshot]
+
+
 class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway node. `xdp_mode`: interface → native, generic, none. `steering`: one sentence on who picks the worker;
     `steering_notes`: why nothing better does.
 
     `offload`: what the kernel takes off the workers' hands. `counters` holds every reason to drop, by name. `store`:
     where sessions are kept, and whether they can be. `fleet`: None where the store is this gateway's alone.
+    `drain`: set while it is to be left.
     """
 
     node_id: str
@@ -53,6 +78,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     steering_notes: list[str] = []
     store: str = ""
     fleet: FleetSnapshot | None = None
+    drain: DrainSnapshot | None = None
 
 
 class SwitchSnapshot(msgspec.Struct, frozen=True, kw_only=True):

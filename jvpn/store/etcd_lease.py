@@ -54,7 +54,7 @@ class LeaseKeeper:
         self._lease = Lease(ttl_s * 1000, margin_ms)
         self._client = EtcdClient(access)
         self._node = Keys(prefix).node(node_id)
-        self._about = about.encode()
+        self._about = self._registered = about.encode()
         self._on_fence = on_fence
         self._say = say
         self._members = Members(access)
@@ -78,6 +78,11 @@ class LeaseKeeper:
 
     def doubt(self) -> None:
         """Somebody says that another node owns what is ours: the lease is renewed, or found lost, soon. Any thread."""
+        self._woken.set()
+
+    def announce(self, about: str) -> None:
+        """What the others are to know of this node from now on; they do soon. Any thread."""
+        self._about = about.encode()
         self._woken.set()
 
     def stop(self, give_back: bool = True) -> None:
@@ -153,8 +158,10 @@ class LeaseKeeper:
         self._lease.granted(lease_id, sent_ms, int(reply["TTL"]) * 1000)
 
     def _register(self, lease_id: int, timeout_s: float) -> None:
-        registered = when((), [put(self._node, self._about, lease_id)])["request_txn"]
+        about = self._about
+        registered = when((), [put(self._node, about, lease_id)])["request_txn"]
         self._client.read("/v3/kv/txn", registered, timeout_s)
+        self._registered = about
 
     def _renew(self, lease_id: int, sent_ms: int) -> None:
         timeout_s = self._lease.patience_ms / 1000
@@ -175,6 +182,8 @@ class LeaseKeeper:
         if _term(kept) != _term(reply):
             raise StoreError("etcd has elected another leader meanwhile")
         self._lease.renewed(lease_id, sent_ms, ttl_ms)
+        if self._registered != self._about:
+            self._register(lease_id, timeout_s)
 
     def _tell(self) -> None:
         if self._lease.fence_ms != self._told_ms:

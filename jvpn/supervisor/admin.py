@@ -16,6 +16,7 @@ from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
 from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.dataplane import counters_of
+from jvpn.supervisor.drain_admin import DrainAdmin
 from jvpn.supervisor.live_session import LiveSession, path_text
 from jvpn.supervisor.peer_admin import BY_MAX, PeerAdmin
 from jvpn.supervisor.policies import MODES, Applied, named
@@ -33,6 +34,7 @@ class GatewayAdmin:
     def __init__(self, gateway: "Gateway") -> None:
         self._gateway = gateway
         self._peers = PeerAdmin(gateway)
+        self._drain = DrainAdmin(gateway)
 
     def handle(self, request: dict[str, Any]) -> object:
         """Answer one request. Raises AdminError."""
@@ -58,9 +60,15 @@ class GatewayAdmin:
             return self._peers.reset_clock(str(request.get("peer", "")), str(request.get("by", "")))
         if command == "release-address":
             return self._peers.release_address(str(request.get("peer", "")))
+        if command == "drain":
+            return self._drain.begin(request)
+        if command == "undrain":
+            return self._drain.undo(request)
+        if command == "draining":
+            return self._drain.look()
         known = (
-            "peers, policies, policy-apply, release-address, reset-clock, sessions, status, switch, switching "
-            "and terminate"
+            "drain, draining, peers, policies, policy-apply, release-address, reset-clock, sessions, status, switch, "
+            "switching, terminate and undrain"
         )
         raise AdminError(f"unknown command {command!r}; this gateway knows {known}")
 
@@ -90,6 +98,7 @@ class GatewayAdmin:
             steering_notes=list(gateway.xdp.notes),
             store=self._store_sentence(),
             fleet=self._fleet(),
+            drain=self._drain.snapshot(),
         )
 
     def _store_sentence(self) -> str:

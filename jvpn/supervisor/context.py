@@ -102,6 +102,8 @@ class GatewayContext:
     departing: dict[bytes, LiveSession] = field(default_factory=dict)
     #: The nodes that the store is shared with; None where it is this node's alone.
     fleet: Fleet | None = None
+    #: The node is to be left: it takes no session.
+    draining: bool = False
     #: Whether this node's sessions may be another's by now: asked at every reattach.
     fenced: Callable[[int], bool] = lambda _now_ms: False
     #: A client has seen a higher epoch than this node knows: the node's lease is to be renewed at once, if it can be.

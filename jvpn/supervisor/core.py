@@ -21,6 +21,7 @@ from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.node_drain import NodeDrain
 from jvpn.supervisor.other_nodes import OtherNodes
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.policies import Applied, Mode, Policies, PolicySet
@@ -49,6 +50,7 @@ class GatewayCore:
         self._policies = Policies(context, self._handshakes, self._controlling, self.terminate)
         #: What the other nodes of a fleet do to sessions of this one.
         self.others = OtherNodes(context, self.terminate)
+        self.drain = NodeDrain(context, self.switch)
         self._upkeep = Upkeep(context, self._controlling, self._rekeying, self.terminate)
 
     def effects(self) -> list[Effect]:
@@ -251,7 +253,7 @@ class GatewayCore:
         due = [self._handshakes.get_timer(), self._agenda.next_ms(), self.sweeping.get_timer()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
         due += [due_ms for due_ms, _datagram in self.context.farewells]
-        due.append(departing.get_timer(self.context))
+        due += [departing.get_timer(self.context), self.drain.get_timer()]
         return min((at for at in due if at is not None), default=None)
 
     def handle_timer(self, now_ms: int) -> None:
@@ -259,6 +261,7 @@ class GatewayCore:
         self.sweeping.handle_timer(now_ms)
         self.context.say_farewells(now_ms)
         departing.handle_timer(self.context, now_ms)
+        self.drain.handle_timer(now_ms)
         for session, expires_ms in list(self.context.confirming.values()):
             if expires_ms <= now_ms:
                 self.context.counters["worker_timeout"] += 1

@@ -74,6 +74,13 @@ class TellWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """Let the other nodes of the fleet know whether this one is to be left."""
+
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoadSession:
     """Read a stored session. `then(found, now_ms)`: None when there is none for certain."""
 
@@ -191,5 +198,6 @@ Effect = (
     | PutPrefix
     | RemovePrefix
     | TellWorker
+    | Announce
     | StoreEffect
 )

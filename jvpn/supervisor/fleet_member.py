@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_lease import LeaseKeeper, boottime_ms
 from jvpn.store.etcd_watch import Change, FleetWatch
+from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.plan import FleetPlan
 from jvpn.supervisor.return_routes import ReturnRoutes
 
@@ -93,6 +94,10 @@ class FleetMember:
         with self._lock:
             self._behind = False
             self._move_fence(self._fence_ms)
+
+    def announce(self, about: NodeAbout) -> None:
+        """What the others are to know of this node from now on. Its own watch tells when they may."""
+        self._keeper.announce(about.encode())
 
     def renew(self) -> None:
         """Somebody says that this node has lost a session: all owners are to be looked at again, and the lease."""

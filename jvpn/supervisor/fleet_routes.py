@@ -5,14 +5,23 @@ inner prefix that another node owns there is a route to that node's return addre
 own sessions: they fall to the TUN. Whoever the store names is the owner, also while its lease has ended: until another
 one has claimed the session there is nobody else to send to.
 
+When a session leaves a node that drains, that one goes on sending for a second. So it is the last to lead traffic
+elsewhere, when the new owner surely has the session in force; and the new owner, whose own route still led to it, is
+just behind its bind. Between the two a packet goes to the old one by whatever way, and never round in circles.
+
 A client that shakes hands anew has two sessions for a moment, maybe at two nodes. The one that began last is right.
 """
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
+from typing import Final
 
 from jvpn.store.etcd_watch import Announced, Change, Everything, Owned, Ownership
 from jvpn.store.node_about import NodeAbout
+
+#: After the claim: until the new owner takes traffic for itself, and until a node that drains leads it there.
+NEW_OWNER_S: Final = 0.05
+OLD_OWNER_S: Final = 0.5
 
 
 def version_of(prefix: str) -> int:
@@ -48,17 +57,32 @@ class RouteTable:
         self._mute: set[str] = set()
         #: Also of nodes whose lease has ended.
         self._hops: dict[str, dict[int, str]] = {}
+        self._draining: set[str] = set()
+        #: Changes that wait: for how long, and since they were first looked at, until when.
+        self._wait_s: dict[str, float] = {}
+        self._due_s: dict[str, float] = {}
 
-    def take(self) -> dict[str, str | None]:
-        """Prefixes whose route has changed since this was called last: the next hop, None for no route any more."""
-        pending, self._pending = self._pending, {}
-        return pending
+    def take(self, now_s: float) -> dict[str, str | None]:
+        """Prefixes whose route is to be changed by now: the next hop, None for no route any more."""
+        for prefix, wait_s in self._wait_s.items():
+            self._due_s[prefix] = now_s + wait_s
+        self._wait_s.clear()
+        self._due_s = {prefix: at_s for prefix, at_s in self._due_s.items() if now_s < at_s}
+        due = {prefix: hop for prefix, hop in self._pending.items() if prefix not in self._due_s}
+        for prefix in due:
+            del self._pending[prefix]
+        return due
+
+    @property
+    def held(self) -> frozenset[str]:
+        """Prefixes whose route is to stay for a moment as it is."""
+        return frozenset(self._due_s)
 
     def apply(self, change: Change) -> None:
         match change:
             case Owned(session_id, _, now):
                 self._session(session_id, now)
-            case Announced(node_id, about) if about is not None:
+            case Announced(node_id, about):
                 self._node(node_id, about)
             case Everything(owners, nodes):
                 self._everything(owners, nodes)
@@ -71,6 +95,7 @@ class RouteTable:
         return {(self._owner(prefix) or "", version_of(prefix)) for prefix in self._mute}
 
     def _everything(self, owners: Mapping[bytes, Ownership], nodes: Mapping[str, NodeAbout]) -> None:
+        self._draining.clear()
         for node_id, about in nodes.items():
             self._node(node_id, about)
         for session_id in self._sessions.keys() - owners.keys():
@@ -79,7 +104,13 @@ class RouteTable:
             self._session(session_id, now)
         self.complete = True
 
-    def _node(self, node_id: str, about: NodeAbout) -> None:
+    def _node(self, node_id: str, about: NodeAbout | None) -> None:
+        """Where to send for a node whose lease has ended stays known."""
+        self._draining.discard(node_id)
+        if about is None:
+            return
+        if about.draining:
+            self._draining.add(node_id)
         hops = _hops(about)
         if self._hops.get(node_id) == hops:
             return
@@ -96,6 +127,8 @@ class RouteTable:
             return
         else:
             self._sessions[session_id] = now
+        if before is not None and now is not None and before.owner in self._draining:
+            self._wait_s |= dict.fromkeys(new, self._wait_for(before.owner, now.owner))
         for prefix in old:
             if prefix not in new:
                 self._leave(prefix, session_id)
@@ -103,6 +136,12 @@ class RouteTable:
             if prefix not in old:
                 self._by_prefix[prefix] = (*self._by_prefix.get(prefix, ()), session_id)
         self._judge({*old, *new})
+
+    def _wait_for(self, old: str, new: str) -> float:
+        """How long this node leaves the route of a session as it is, that goes from a node that drains to another."""
+        if old == self._node_id:
+            return OLD_OWNER_S
+        return NEW_OWNER_S if new == self._node_id else 0.0
 
     def _leave(self, prefix: str, session_id: bytes) -> None:
         left = tuple(one for one in self._by_prefix[prefix] if one != session_id)

@@ -73,6 +73,10 @@ class Handshakes:
     def receive_init(self, datagram: bytes, arrival: Arrival, now_ms: int) -> None:
         """Answer an INIT, or drop and count it by reason."""
         context = self._context
+        if context.draining:
+            # In silence: its client goes on to another endpoint.
+            context.counters["draining"] += 1
+            return
         try:
             cookie = self._admission.judge(datagram, arrival, now_ms)
             if cookie is not None:

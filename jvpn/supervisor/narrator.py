@@ -153,6 +153,10 @@ class Narrator:
         result = f"peer {peer.name}: {forgot}, asked by {by or 'somebody without a name'}"
         self._audit("OPERATOR_RESET_CLOCK", "reset-clock", result)
 
+    def drain(self, result: str, by: str) -> None:
+        """This node is to be left, or not any more, or has been. `by` is who that operator says to be."""
+        self._audit("NODE_DRAIN", "drain", f"{result}, asked by {by}" if by else result)
+
     def _audit(self, reason: str, check: str, result: str) -> None:
         """Something of the node's, not of one session's."""
         self._sink.emit(

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from msgspec import structs
+
 from jvpn import __version__
 from jvpn.holder.inventory import Succeeded
 from jvpn.holder.notify import ready
@@ -34,6 +36,7 @@ from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.dataplane import DataPlaneError, find_holder
 from jvpn.supervisor.effects import (
+    Announce,
     ClearRecord,
     Effect,
     PutId,
@@ -356,6 +359,8 @@ class Gateway:
                     steering.put_prefix(prefix, slot)
                 case RemovePrefix(prefix):
                     steering.remove_prefix(prefix)
+                case Announce(draining) if self.member is not None and self.plan.fleet is not None:
+                    self.member.announce(structs.replace(self.plan.fleet.about, draining=draining))
 
     def close(self) -> None:
         """Take away everything that was made, in reverse order; where the data plane is kept, what is only ours."""

@@ -129,6 +129,8 @@ class Reattaching:
         session, request, arrival = asked.session, asked.request, asked.arrival
         if request.transport is not arrival.transport or not arrival.allowed_by(session.policy):
             return PolicyFacts(Code.TRANSPORT_NOT_ALLOWED)
+        if self._context.draining and request.cause is Cause.NODE_DRAIN:
+            return PolicyFacts(Code.SAME_NODE)
         if must_prove_anew(session.policy, session.proven_from, to_text(arrival.remote.address)):
             return PolicyFacts(Code.REAUTHENTICATE)
         if _REASONS[request.cause] in CHOICES:

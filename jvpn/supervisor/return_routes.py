@@ -48,7 +48,7 @@ class ReturnRoutes:
         table = self._table
         if not table.complete:
             return
-        changes = table.take()
+        changes = table.take(now_s)
         try:
             if self._kernel is None:
                 self._kernel = KernelRoutes()
@@ -78,6 +78,7 @@ class ReturnRoutes:
         present, wanted = kernel.installed(), self._table.wanted
         changes: dict[str, str | None] = dict.fromkeys(present.keys() - wanted.keys())
         changes |= {prefix: hop for prefix, hop in wanted.items() if present.get(prefix) != hop}
+        changes = {prefix: hop for prefix, hop in changes.items() if prefix not in self._table.held}
         self._refused.clear()
         self._apply(kernel, changes)
         took_s = time.monotonic() - began_s

@@ -117,6 +117,9 @@ class Takeover:
         return False
 
     def _read(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
+        if self._context.draining:
+            self._context.counters["draining"] += 1
+            return
         waiting = self._reading.get(session_id)
         if waiting is not None:
             if len(waiting) < MOST_COPIES:

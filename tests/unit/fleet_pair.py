@@ -15,6 +15,7 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.addresses import to_bytes
 from jvpn.store.memory import MemoryStore
 from jvpn.store.node_about import NodeAbout
+from jvpn.supervisor import effects as gateway_does
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.live_session import LiveSession
 from workers.commands import Endpoint
@@ -50,6 +51,10 @@ class SecondGateway(CorePair):
     def now_ns(self) -> int:  # type: ignore[override]
         return self.first.now_ns
 
+    def _gateway_effect(self, effect: gateway_does.Effect) -> None:
+        super()._gateway_effect(effect)
+        self.first.announced(self.node_id, effect)
+
     def _later(self, delay_ms: float, action: Any) -> None:
         self.first._later(delay_ms, action)
 
@@ -79,6 +84,8 @@ class FleetPair(CorePair):
         #: Until it is set, nobody watches.
         self.nodes: Mapping[str, NodeAbout] = {}
         self._owners: dict[bytes, str] = {}
+        #: Whether the store takes what nodes say of themselves.
+        self.announces = True
         #: The node that return traffic is sent to.
         self.returns_to = "gw"
         self._asked = 0
@@ -113,6 +120,14 @@ class FleetPair(CorePair):
                 node.gateway.others.alive(self.nodes)
 
         self._later(WATCH_MS, watched)
+
+    def _gateway_effect(self, effect: gateway_does.Effect) -> None:
+        super()._gateway_effect(effect)
+        self.announced(self.node_id, effect)
+
+    def announced(self, node_id: str, effect: gateway_does.Effect) -> None:
+        if isinstance(effect, gateway_does.Announce) and self.announces:
+            self.drains(node_id, effect.draining)
 
     def drains(self, node_id: str, draining: bool = True) -> None:
         self.tell(**{node_id: msgspec.structs.replace(self.nodes[node_id], draining=draining)})

@@ -1,15 +1,19 @@
 """A node that drains: its clients move to another one, and of what is under way nothing is lost or comes twice."""
 
 from collections import Counter
+from copy import copy
 from itertools import count
 
 import pytest
 from core_pair import GATEWAY, every_pair_is_sound
-from fleet_pair import SECOND, FleetPair
+from fleet_pair import SECOND, WATCH_MS, FleetPair
 
-from jvpn.observability.events import ReattachResult, TransportSwitch
+from jvpn.observability.events import AuditEvent, ReattachResult, TransportSwitch
+from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import Reason
+from jvpn.supervisor.node_drain import NodeDrain
+from workers.commands import Endpoint
 
 __all__ = ["every_pair_is_sound"]
 
@@ -173,3 +177,116 @@ def test_a_way_that_may_lead_elsewhere_is_led_there() -> None:
     flow.came_once()
     # Then the other way leads there too.
     assert [uplink.remote for uplink in pair.client.uplinks] == [SECOND, SECOND]
+
+
+# The node's side
+
+
+def begun(pair: FleetPair) -> list[str]:
+    audits = [event for event in pair.gateway_sink.events if isinstance(event, AuditEvent)]
+    return [event.result.split(":")[0] for event in audits if event.check == "drain"]
+
+
+def test_a_node_sends_its_clients_away_and_says_when_it_is_empty(pair: FleetPair) -> None:
+    flow = Flow(pair)
+    flow.run(50)
+    pair.gateway.drain.begin(50, "somebody", pair.now_ms)
+    flow.run(1_000)
+    assert pair.owned_by(pair.second)
+    flow.came_once()
+    progress = pair.gateway.drain.progress(pair.now_ms)
+    assert progress is not None
+    assert (progress.moved, progress.left, progress.away) == (1, 0, 0)
+    assert begun(pair) == ["begun, asked by somebody", "ended"]
+
+
+def test_nobody_is_asked_before_the_fleet_knows_of_it(pair: FleetPair) -> None:
+    pair.announces = False
+    pair.gateway.drain.begin(50, "", pair.now_ms)
+    pair.advance(1_000)
+    progress = pair.gateway.drain.progress(pair.now_ms)
+    assert progress is not None
+    assert not progress.announced
+    assert pair.gateway.drain.asked == {}
+    pair.drains("gw")
+    pair.wait_for(lambda: pair.owned_by(pair.second), 1_000)
+
+
+def test_a_node_that_drains_takes_nobody(pair: FleetPair) -> None:
+    pair.gateway.drain.begin(50, "", pair.now_ms)
+    pair.wait_for(lambda: pair.owned_by(pair.second))
+    # Its client comes back to it, and then a new one, which goes on to the other node.
+    pair.client.uplinks[0].remotes = pair.client.uplinks[1].remotes = (GATEWAY,)
+    pair.client.ways_event([pair.client.uplinks[1]], False, pair.now_ns)
+    pair.advance(1_000)
+    assert pair.context.counters["draining"] > 0
+    assert pair.context.sessions == {}
+    pair._make_client()
+    before = pair.context.counters["draining"]
+    pair.advance(1_000)
+    pair.wait_for(lambda: pair.second.context.counters["handshakes"] == 1)
+    assert pair.context.counters["draining"] > before
+    assert pair.context.counters["handshakes"] == 1
+
+
+def test_a_drain_can_be_undone(pair: FleetPair) -> None:
+    pair.gateway.drain.begin(50, "", pair.now_ms)
+    pair.wait_for(lambda: pair.owned_by(pair.second))
+    pair.gateway.drain.undo("")
+    pair.second.gateway.drain.begin(50, "", pair.now_ms)
+    pair.wait_for(lambda: pair.owned_by(pair))
+    assert begun(pair) == ["begun", "undone", "begun"]
+    assert pair.gateway.drain.progress(pair.now_ms) is None
+
+
+def test_who_stays_is_asked_again_and_named() -> None:
+    pair = FleetPair(ways=((GATEWAY,),))
+    pair.wait_for(lambda: pair.owned_by(pair))
+    pair.gateway.drain.begin(50, "", pair.now_ms)
+    pair.wait_for(lambda: pair.gateway.drain.asked.get(pair.session_at(pair).session_id, 0) >= 3)
+    progress = pair.gateway.drain.progress(pair.now_ms)
+    assert progress is not None
+    assert (progress.moved, progress.left) == (0, 1)
+    assert pair.owned_by(pair)
+    assert begun(pair) == ["begun"]
+
+
+def test_another_address_of_the_same_node_is_no_other_node() -> None:
+    # What goes to a third endpoint comes to the first node, too.
+    same = Endpoint(to_bytes("203.0.113.3"), 51820)
+    pair = FleetPair(ways=((GATEWAY,), (same, SECOND)))
+    pair.rules.append(
+        lambda f: [] if same in (f.source, f.destination) and f.kind is PacketType.PATH else None
+    )
+    pair.wait_for(lambda: pair.owned_by(pair))
+    pair.gateway.drain.begin(50, "", pair.now_ms)
+    flow = Flow(pair)
+    flow.run(1_500)
+    assert failed(pair) == ["SAME_NODE"]
+    assert pair.owned_by(pair.second)
+    flow.came_once()
+
+
+def test_clients_are_asked_some_at_a_time(pair: FleetPair) -> None:
+    asked: list[tuple[int, bytes]] = []
+    drain = NodeDrain(
+        pair.context, lambda session, _reason, now_ms: asked.append((now_ms, session.session_id))
+    )
+    session = pair.session_at(pair)
+    others = [copy(session) for _ in range(30)]
+    for number, other in enumerate(others):
+        other.session_id = number.to_bytes(16, "big")
+        pair.context.sessions[other.session_id] = other
+    drain.begin(100, "", pair.now_ms)
+    pair.drains("gw")
+    pair.advance(WATCH_MS)
+    for now_ms in range(pair.now_ms, pair.now_ms + 1_000, 10):
+        due_ms = drain.get_timer()
+        if due_ms is not None and due_ms <= now_ms:
+            drain.handle_timer(now_ms)
+    for other in others:
+        del pair.context.sessions[other.session_id]
+    assert len({session_id for _at, session_id in asked}) == len(asked) == 31
+    at_once = Counter(at for at, _session_id in asked)
+    assert max(at_once.values()) == 10
+    assert len(at_once) == 4
