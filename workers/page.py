@@ -10,7 +10,8 @@ find here what no store could keep up with. Every byte has one writer: rows of t
                            session record r, the rest                        the owning worker
 
 Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has
-eBPF for, and the supervisor's part has a sequence lock (odd while being written), so a reader never sees half. It ends
+eBPF for, and is written as one, by an element of a memoryview, not by struct, which clears the bytes first. The
+supervisor's part has a sequence lock (odd while being written). So a reader never sees half. That part ends
 in a checksum: a supervisor that is killed in the middle of a row leaves the lock odd, and its successor must know
 whether it died before or after the bytes were there.
 """
@@ -43,12 +44,19 @@ _CHECKSUM_OFFSET = _ROW_OFFSET + _ROW.size
 assert _CHECKSUM_OFFSET + 4 <= WORKER_PART
 #: A supervisor writes a row in microseconds; who waits longer for one waits for a dead writer.
 _WRITER_S: Final = 0.05
-_ACTIVITY = struct.Struct("=QQQQQQ")
-_HEARD_OFFSET = WORKER_PART + _ACTIVITY.size
-_FORGED_OFFSET = _HEARD_OFFSET + 8
-assert _FORGED_OFFSET + 8 <= HIGHEST_TABLE
-_HIGHEST = struct.Struct("=IxxxxQ")
-_U64 = struct.Struct("=Q")
+
+# The same places, counted in words of 8 bytes.
+_FENCE_WORD = _FENCE_OFFSET // 8
+_FIRST_WORD: Final = RECORDS // 8
+_RECORD_WORDS: Final = RECORD_BYTES // 8
+#: Six of activity, then when the session was heard, and how many datagrams were forged.
+_ACTIVITY_WORD: Final = _FIRST_WORD + WORKER_PART // 8
+_HEARD_WORD: Final = _ACTIVITY_WORD + 6
+_FORGED_WORD: Final = _ACTIVITY_WORD + 7
+#: Two for each index: which one it is, and one more than its highest counter.
+_HIGHEST_WORD: Final = _FIRST_WORD + HIGHEST_TABLE // 8
+assert WORKER_PART + 8 * 8 <= HIGHEST_TABLE
+assert HIGHEST_TABLE + HIGHEST_ENTRIES * 16 <= RECORD_BYTES
 
 
 class TornRow(ValueError):
@@ -130,6 +138,9 @@ class Page:
             raise ValueError(f"this descriptor is not a shared page of version {VERSION}")
         self.capacity: int = capacity
         self.challenge_key: bytes = key
+        whole = memoryview(self._map)
+        self._words: memoryview[int] = whole.cast("Q")
+        self._locks: memoryview[int] = whole.cast("I")
 
     @staticmethod
     def create(capacity: int, challenge_key: bytes) -> int:
@@ -140,6 +151,8 @@ class Page:
         return descriptor
 
     def close(self) -> None:
+        self._words.release()
+        self._locks.release()
         self._map.close()
 
     # Counters
@@ -153,25 +166,27 @@ class Page:
 
     def write_row(self, record: int, row: SessionRow) -> None:
         start = RECORDS + record * RECORD_BYTES
-        (sequence,) = _SEQUENCE.unpack_from(self._map, start)
+        lock = start // 4
+        sequence = self._locks[lock]
         packed = _ROW.pack(*row)
-        _SEQUENCE.pack_into(self._map, start, (sequence | 1) & 0xFFFFFFFF)
+        self._locks[lock] = sequence | 1
         begin = start + _ROW_OFFSET
         self._map[begin : begin + _ROW.size + 4] = packed + _SEQUENCE.pack(zlib.crc32(packed))
-        _SEQUENCE.pack_into(self._map, start, ((sequence | 1) + 1) & 0xFFFFFFFF)
+        self._locks[lock] = (sequence | 1) + 1 & 0xFFFFFFFF
 
     def read_row(self, record: int) -> SessionRow:
         """A consistent copy of the supervisor's part; waits while it is being written (some microseconds).
 
         A row that its writer never finished is taken when all of its bytes are there, else TornRow is raised.
         """
-        begin = RECORDS + record * RECORD_BYTES + _ROW_OFFSET
+        start = RECORDS + record * RECORD_BYTES
+        begin, lock = start + _ROW_OFFSET, start // 4
         until = time.monotonic() + _WRITER_S
         while True:
-            before = _SEQUENCE.unpack_from(self._map, begin - _ROW_OFFSET)[0]
+            before = self._locks[lock]
             packed = self._map[begin : begin + _ROW.size]
             checksum = self._map[begin + _ROW.size : begin + _ROW.size + 4]
-            after = _SEQUENCE.unpack_from(self._map, begin - _ROW_OFFSET)[0]
+            after = self._locks[lock]
             if before == after and (not before & 1 or time.monotonic() > until):
                 break
         if not any(packed):
@@ -182,38 +197,56 @@ class Page:
 
     # Worker's part
 
-    def write_activity(self, record: int, *values: int) -> None:
-        """received_ns, sent_ns, received_bytes, sent_bytes, received_packets, sent_packets"""
-        _ACTIVITY.pack_into(self._map, RECORDS + record * RECORD_BYTES + WORKER_PART, *values)
+    def write_activity(
+        self,
+        record: int,
+        received_ns: int,
+        sent_ns: int,
+        received_bytes: int,
+        sent_bytes: int,
+        received_packets: int,
+        sent_packets: int,
+    ) -> None:
+        words, at = self._words, _ACTIVITY_WORD + record * _RECORD_WORDS
+        words[at] = received_ns
+        words[at + 1] = sent_ns
+        words[at + 2] = received_bytes
+        words[at + 3] = sent_bytes
+        words[at + 4] = received_packets
+        words[at + 5] = sent_packets
 
     def read_activity(self, record: int) -> Activity:
-        start = RECORDS + record * RECORD_BYTES
-        values = _ACTIVITY.unpack_from(self._map, start + WORKER_PART)
-        heard_and_forged = struct.unpack_from("=QQ", self._map, start + _HEARD_OFFSET)
-        return Activity(*values, *heard_and_forged)
+        """Each number is whole; they need not all be of the same packet."""
+        at = _ACTIVITY_WORD + record * _RECORD_WORDS
+        return Activity(*self._words[at : at + 8])
 
     def write_heard(self, record: int, now_ns: int) -> None:
         """Anything authenticated came on this session, at CLOCK_BOOTTIME `now_ns`."""
-        _U64.pack_into(self._map, RECORDS + record * RECORD_BYTES + _HEARD_OFFSET, now_ns)
+        self._words[_HEARD_WORD + record * _RECORD_WORDS] = now_ns
 
     def write_forged(self, record: int, count: int) -> None:
         """So many datagrams of this session did not open."""
-        _U64.pack_into(self._map, RECORDS + record * RECORD_BYTES + _FORGED_OFFSET, count)
+        self._words[_FORGED_WORD + record * _RECORD_WORDS] = count
 
     def write_highest(self, record: int, index: int, counter: int) -> None:
         """Remember the highest counter received on an index; written before the packet reaches the TUN."""
+        words, at = self._words, self._highest_at(record, index)
+        if words[at] != index:
+            # Should this process be killed in between, nothing has come there: no counter is taken for another index's.
+            words[at + 1] = 0
+            words[at] = index
         # Stored one higher, so that zero means "nothing yet" and counter 0 is remembered too.
-        _HIGHEST.pack_into(self._map, self._highest_at(record, index), index, counter + 1)
+        words[at + 1] = counter + 1
 
     def read_highest(self, record: int, index: int) -> int | None:
         """Highest counter received on `index`, None when nothing was."""
-        stored, counter = _HIGHEST.unpack_from(self._map, self._highest_at(record, index))
-        return counter - 1 if stored == index and counter else None
+        words, at = self._words, self._highest_at(record, index)
+        counter = words[at + 1]
+        return counter - 1 if words[at] == index and counter else None
 
     @staticmethod
     def _highest_at(record: int, index: int) -> int:
-        row = RECORDS + record * RECORD_BYTES + HIGHEST_TABLE
-        return row + (index % HIGHEST_ENTRIES) * _HIGHEST.size
+        return _HIGHEST_WORD + record * _RECORD_WORDS + index % HIGHEST_ENTRIES * 2
 
     def clear_record(self, record: int) -> None:
         """Empty a record for its next session (both parts; no worker holds it)."""
@@ -224,11 +257,10 @@ class Page:
 
     def fence(self) -> "memoryview[int]":
         """One number: when this gateway's traffic ends, in ns of CLOCK_BOOTTIME, unless it is moved; 0: never."""
-        return memoryview(self._map)[_FENCE_OFFSET : _FENCE_OFFSET + _U64.size].cast("Q")
+        return self._words[_FENCE_WORD : _FENCE_WORD + 1]
 
     def write_fence(self, until_ns: int) -> None:
-        # In one store: struct clears the bytes first, and whoever reads between would find "never".
-        self.fence()[0] = until_ns
+        self._words[_FENCE_WORD] = until_ns
 
     def read_fence(self) -> int:
-        return self.fence()[0]
+        return self._words[_FENCE_WORD]

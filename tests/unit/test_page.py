@@ -1,7 +1,7 @@
 """The shared page: what one process writes another reads, whole, and each record is its own."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -135,6 +135,55 @@ def test_the_fence(page: Page) -> None:
     page.write_fence(2**63 + 1)
     assert page.read_fence() == 2**63 + 1
     assert page.challenge_key == KEY
+
+
+WORDS: dict[str, tuple[Callable[[Page, int], None], Callable[[Page], object]]] = {
+    "activity": (
+        lambda page, value: page.write_activity(0, *[value] * 6),
+        lambda page: page.read_activity(0)[:6],
+    ),
+    "heard": (lambda page, value: page.write_heard(0, value), lambda page: page.read_activity(0).heard_ns),
+    "forged": (lambda page, value: page.write_forged(0, value), lambda page: page.read_activity(0).forged),
+    "highest": (
+        lambda page, value: page.write_highest(0, 7, value - 1),
+        lambda page: page.read_highest(0, 7),
+    ),
+    "fence": (lambda page, value: page.write_fence(value), lambda page: page.read_fence()),
+}
+#: Each byte of one differs from that of the other, and none is zero.
+ONE, OTHER = 0x0101010101010101, 0x7272727272727272
+READS = 50_000
+
+
+def halves(page: Page, read: Callable[[Page], object]) -> set[object]:
+    """What was seen that nobody has written."""
+    written = {ONE, OTHER, ONE - 1, OTHER - 1}
+    seen: set[object] = set()
+    for _ in range(READS):
+        found = read(page)
+        seen |= set(found) if isinstance(found, tuple) else {found}
+    return seen - written
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_reader_sees_old_or_new_and_nothing_between(page: Page, descriptor: int, name: str) -> None:
+    write, read = WORDS[name]
+    write(page, ONE)
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            status = 1 if halves(Page(descriptor), read) else 0
+        finally:
+            os._exit(status)
+    status = None
+    while status is None:
+        for _ in range(100):
+            write(page, OTHER)
+            write(page, ONE)
+        ended, how = os.waitpid(child, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(how) if ended else None
+    assert status == 0
 
 
 def test_a_row_that_was_never_finished_is_not_believed(page: Page, descriptor: int) -> None:
