@@ -85,7 +85,8 @@ def _done(seen: dict[str, Any]) -> str:
         if seen["away"]
         else ""
     )
-    return f"{seen['node_id']} is empty: {seen['moved']} sessions moved to {', '.join(seen['nodes'])}{away}"
+    moved = f"{seen['moved']} session{'s' * (seen['moved'] != 1)}"
+    return f"{seen['node_id']} is empty: {moved} moved to {', '.join(seen['nodes'])}{away}"
 
 
 def _why(seen: dict[str, Any]) -> str:

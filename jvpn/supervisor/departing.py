@@ -3,7 +3,8 @@
 Their clients send here until they have the new owner's ACK, and return traffic comes here until it is led elsewhere. So
 a departed session stays at its worker as it was, with the keys of its epoch, which no new owner uses, until its time is
 over; its client takes what it sends for as long as it lets the old index drain. It has no state here, and nothing binds
-it: a REQUEST on its index is a stranger's, whose ticket leads to the store and so to the new owner.
+it: a REQUEST on its index is a stranger's, whose ticket leads to the store and so to the new owner. Its row stays in
+the page until then: a supervisor that starts meanwhile finds it, asks the store, and takes it from the worker.
 """
 
 from jvpn.session.record import Bindings, drain_window_ms
@@ -21,8 +22,6 @@ def depart(context: GatewayContext, session: LiveSession, now_ms: int) -> None:
     """Its place in the tables is given up already; what is under way to it drains."""
     active = session.bindings.active
     context.close_indexes(session)
-    # Nothing of it is to be adopted by a later supervisor.
-    context.do(ClearRecord(session.record))
     session.bindings = Bindings(drain_until_ms=now_ms)
     if active is not None and active.index in session.indexes.ids:
         measured_ms = session.round_trips.srtt_ms(active.index)
@@ -57,4 +56,5 @@ def finish(context: GatewayContext, session_id: bytes) -> None:
         has_it = other is not None and prefix in other.prefixes
         context.do(PutPrefix(prefix, other.slot) if other is not None and has_it else RemovePrefix(prefix))
     context.tell(session.slot, RemoveSession(context.next_seq(), session.record))
+    context.do(ClearRecord(session.record))
     context.free_records.append(session.record)

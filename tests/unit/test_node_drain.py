@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 from core_pair import GATEWAY, every_pair_is_sound
 from fleet_pair import SECOND, WATCH_MS, FleetPair
+from test_adoption import restart
 
 from jvpn.observability.events import AuditEvent, ReattachResult, TransportSwitch
 from jvpn.protocol.addresses import to_bytes
@@ -265,6 +266,18 @@ def test_another_address_of_the_same_node_is_no_other_node() -> None:
     assert failed(pair) == ["SAME_NODE"]
     assert pair.owned_by(pair.second)
     flow.came_once()
+
+
+def test_a_supervisor_that_starts_meanwhile_takes_what_has_left_from_the_workers(pair: FleetPair) -> None:
+    pair.drains("gw")
+    pair.advance(WATCH_MS)
+    ask_to_leave(pair)
+    pair.wait_for(lambda: pair.owned_by(pair.second) and pair.context.departing)
+    assert [len(worker.table.by_record) for worker in pair.workers.values()] == [1, 0]
+    assert restart(pair, records=pair.store.sessions()).sessions == 0
+    assert [len(worker.table.by_record) for worker in pair.workers.values()] == [0, 0]
+    assert pair.steered.ids == pair.steered.prefixes == {}
+    assert pair.owned_by(pair.second)
 
 
 def test_clients_are_asked_some_at_a_time(pair: FleetPair) -> None:
