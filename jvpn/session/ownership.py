@@ -6,7 +6,8 @@ The checks, in this order, and what each can say:
  2. known        id not installed and no ticket that opens          drop
  3. proof        AEAD under the reattach key                        drop; up to here nothing moves, nothing is allocated
  4. freshness    attempt below the last bound                       drop + SECURITY_EVENT; equal: same_ack;
-                 above, without a valid challenge                   pending: answered with a challenge, changes nothing
+                 above, or this node is fenced: without a
+                 valid challenge                                    pending: answered with a challenge, changes nothing
  5. ownership    another node's, or this node is fenced             fail NOT_OWNER
  6. version      client's count above ours in our epoch             fail VERSION_CONFLICT + SECURITY_EVENT
                  client's epoch above ours                          fail NOT_OWNER, and check the fence
@@ -148,7 +149,7 @@ def judge(
     if not request.proven:
         return Verdict(Kind.DROP, Code.BAD_PROOF)
     return (
-        _freshness(request, session)
+        _freshness(request, session, node)
         or _ownership(session, node)
         or _version(request, session)
         or _lifetime(session, now_ms)
@@ -169,13 +170,14 @@ def entry_reason(state: State, bindings: int, cause: Reason) -> Reason | None:
     return Reason.TRANSPORT_DEAD if cause is Reason.REATTACH_REQUESTED else cause
 
 
-def _freshness(request: RequestFacts, session: SessionFacts) -> Verdict | None:
+def _freshness(request: RequestFacts, session: SessionFacts, node: NodeFacts) -> Verdict | None:
     if session.state is State.BIRTH:
         return Verdict(Kind.DROP, Code.NOT_ATTACHED)
     if session.bound_in_epoch and request.attempt < session.last_bound_attempt:
         return Verdict(Kind.DROP, Code.STALE_ATTEMPT, security_event=Violation.STALE_ATTEMPT)
     repeats = session.bound_in_epoch and request.attempt == session.last_bound_attempt
-    if repeats and session.state is not State.TERMINATED:
+    # What a fenced node has bound may be bound elsewhere by now: it promises nothing a second time.
+    if repeats and session.state is not State.TERMINATED and not node.fenced:
         return Verdict(Kind.SAME_ACK, Code.ALREADY_BOUND)
     if not request.challenged:
         return Verdict(Kind.PENDING, Code.CHALLENGE_REQUIRED)

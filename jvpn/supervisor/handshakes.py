@@ -77,6 +77,9 @@ class Handshakes:
             # In silence: its client goes on to another endpoint.
             context.counters["draining"] += 1
             return
+        if context.fenced(now_ms):
+            context.counters["fenced"] += 1
+            return
         try:
             cookie = self._admission.judge(datagram, arrival, now_ms)
             if cookie is not None:
@@ -155,9 +158,12 @@ class Handshakes:
     def confirm(self, pending: Pending, now_ms: int) -> bool:
         """The client proved the keys: make the session durable, give it to its worker, then attach it.
 
-        False, and nothing done, when others took the last record meanwhile.
+        False, and nothing done, when others took the last record meanwhile, or while this node is fenced.
         """
         context, session = self._context, pending.session
+        if context.fenced(now_ms):
+            context.counters["fenced"] += 1
+            return False
         if not context.free_records:
             context.counters["table_full"] += 1
             return False

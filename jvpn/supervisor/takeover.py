@@ -108,6 +108,10 @@ class Takeover:
         if live is not None:
             self._on_live(live, data, arrival, now_ms)
             return True
+        if context.fenced(now_ms):
+            # Neither is it to begin here, nor is known whether what ended here has gone on elsewhere.
+            context.counters["fenced"] += 1
+            return True
         if self._claims.join(session_id, data, arrival):
             return True
         if session_id in context.unforgotten:

@@ -381,6 +381,13 @@ class TestJudge:
         verdict = judge(GOOD, SESSION, NodeFacts("a", fenced=True), 0)
         assert (verdict.kind, verdict.reason_code) == (Kind.FAIL, Code.NOT_OWNER)
 
+    def test_a_fenced_node_does_not_say_again_that_it_has_bound(self) -> None:
+        again, fenced = GOOD._replace(attempt=SESSION.last_bound_attempt), NodeFacts("a", fenced=True)
+        assert judge(again, SESSION, NODE, 0).kind is Kind.SAME_ACK
+        verdict = judge(again, SESSION, fenced, 0)
+        assert (verdict.kind, verdict.reason_code) == (Kind.FAIL, Code.NOT_OWNER)
+        assert judge(again._replace(challenged=False), SESSION, fenced, 0).kind is Kind.PENDING
+
     @pytest.mark.parametrize(
         ("session", "reason"),
         [
