@@ -8,25 +8,22 @@
              challenge), by its ticket: read, proven, claimed durably, bound
 
 Clients' own work is done before or between, and not in the times. Turns are of 64 datagrams. The clock that the core
-sees runs as fast as its limits on sources and keys ask, so that none of these is what is measured.
+sees runs as fast as its limits on sources and keys ask, so that none of these is what is measured. Memory is measured
+by session_memory.py.
 """
 
 import argparse
-import gc
 import json
-import resource
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import session_memory
 from lone_gateway import TURN, Client, LoneGateway, in_turns, source
 
 from jvpn.supervisor.process import SWITCH_INTERVAL_S
-from workers.commands import AddSession, InstalledIndex, PhaseKeys
-from workers.page import Page
-from workers.table import SessionTable
 
 #: How long a turn takes on the core's clock: of INITs without cookie it takes 100 a second, of tickets 10 000.
 INIT_TURN_MS, TICKET_TURN_MS, TURN_MS = 700, 7, 1
@@ -41,10 +38,6 @@ class Clock:
     def turn(self, turn_ms: int = TURN_MS) -> int:
         self.now_ms += turn_ms
         return self.now_ms
-
-
-def rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def timed(
@@ -117,32 +110,12 @@ def storm(gateway: LoneGateway, clients: list[Client], clock: Clock) -> tuple[fl
     return sum(spent_s), spent_s
 
 
-def worker_bytes(count: int) -> float:
-    """Memory of a worker for each session that has received on one index."""
-    page = Page(Page.create(count, bytes(32)))
-    table = SessionTable(page, gateway=True)
-    gc.collect()
-    before = rss_bytes()
-    for number in range(count):
-        unique = number.to_bytes(4, "big")
-        ids = [InstalledIndex(index, unique + bytes((index + 1,)) * 4) for index in range(6)]
-        inner = [f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"]
-        keys = [PhaseKeys(0, unique * 8, bytes(reversed(unique)) * 8)]
-        added = AddSession(number + 1, number, unique * 4, 1, 0, keys, inner, inner, ids, None)
-        window = table.add(added).window(0)
-        if window is not None:
-            window.check_and_set(0)
-    return (rss_bytes() - before) / count
-
-
 def measure(count: int, work: Path) -> dict[str, Any]:
     # As the supervisor has it (jvpn/supervisor/process.py).
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     clock, clients = Clock(), [Client(number) for number in range(count)]
     gateway = LoneGateway(work, count)
-    before = rss_bytes()
     shaken_s = handshakes(gateway, clients, clock)
-    active_bytes = (rss_bytes() - before) / count
     moved_s = reattaches(gateway, clients, clock)
     gateway.catch_up(clock.turn(1_000))
     gateway.close()
@@ -157,8 +130,7 @@ def measure(count: int, work: Path) -> dict[str, Any]:
         "storm_seconds": storm_s,
         "storm_turn_p99_ms": sorted(turns_s)[len(turns_s) * 99 // 100] * 1e3,
         "bytes_per_session": stored_bytes,
-        "supervisor_bytes_per_session": active_bytes,
-        "worker_bytes_per_session": worker_bytes(min(count, 5_000)),
+        **session_memory.measure(session_memory.SESSIONS, session_memory.DORMANT),
     }
 
 

@@ -72,11 +72,21 @@ class Client:
     def confirm(self, response: bytes) -> bytes:
         """The first CONTROL."""
         self.result = self._initiator.read_response(response)
-        channel = ControlChannel()
-        channel.send(ControlType.HEALTH, Health(0).encode(), 0)
-        (plaintext,) = channel.plaintexts_to_send(0)
-        control = SealedControl(self.result.secrets, self.result.epoch, Direction.CLIENT_TO_GATEWAY)
-        return control.seal(0, steering_id(self.result.secrets, 0), plaintext)
+        self._channel = ControlChannel()
+        self._channel.send(ControlType.HEALTH, Health(0).encode(), 0)
+        self._control = SealedControl(self.result.secrets, self.result.epoch, Direction.CLIENT_TO_GATEWAY)
+        return self._sealed()[0]
+
+    def acknowledge(self, datagram: bytes) -> list[bytes]:
+        """CONTROL on index 0: what acknowledges it, if anything has to."""
+        self._channel.receive(self._control.open(0, datagram).plaintext)
+        return self._sealed()
+
+    def _sealed(self) -> list[bytes]:
+        steering = steering_id(self.result.secrets, 0)
+        return [
+            self._control.seal(0, steering, plaintext) for plaintext in self._channel.plaintexts_to_send(0)
+        ]
 
     def request(self, index: int, version: int, challenge: bytes, fleet_key: bytes | None = None) -> bytes:
         """Another attempt's REQUEST; with a ticket when `fleet_key` is given."""
