@@ -28,7 +28,7 @@ from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
-from jvpn.store.etcd_watch import Announced, Asked, Everything, Owned
+from jvpn.supervisor import fleet_news
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
 from jvpn.supervisor.clocks import NS_PER_MS, now_ms, wall_ms
@@ -286,26 +286,7 @@ class Gateway:
 
     def _on_fleet(self) -> None:
         assert self.member is not None
-        others = self.core.others
-        for change in self.member.news():
-            match change:
-                case Everything():
-                    others.alive(change.nodes)
-                    others.all_owners({i: owned.owner for i, owned in change.owners.items()})
-                    for asked in change.asked:
-                        self._asked(asked)
-                    if self.member.behind:
-                        others.when_settled(self.member.caught_up, self.member.renew)
-                case Announced(node_id, about):
-                    others.announced(node_id, about)
-                case Owned(session_id) if change.lost_by(self.plan.node_id):
-                    others.doubt([session_id])
-                case Asked():
-                    self._asked(change)
-
-    def _asked(self, asked: Asked) -> None:
-        if asked.node_id == self.plan.node_id:
-            self.core.others.asked_for(asked.session_id, asked.asker, asked.attempt, now_ms())
+        fleet_news.bring(self.member, self.core.others, self.plan.node_id, now_ms())
 
     def _on_holder(self) -> None:
         # The last words of a worker that has ended are in its channel, which goes with it.
