@@ -93,5 +93,8 @@ class Configuring:
             raise WireError("bad_control") from error
         if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
             raise WireError("bad_control")
+        # Another owner of the session may have installed indexes above these: by its tickets they are found here too.
+        highest, before = max(tickets, default=-1), self._session.requester.tickets
+        tickets |= {index: ticket for index, ticket in before.items() if index > highest}
         self._session.requester.tickets, self._session.owners.token = tickets, token
         self._session.paths.ticketed = max(tickets, default=-1)

@@ -61,11 +61,11 @@ class Owners:
     def not_owner(self, attempt: Attempt, path: ClientPath, retry_after_ms: int, now_ms: int) -> bool:
         """Another node owns the session. Returns whether there is one left to ask under the same attempt: now, or this
         one itself after `retry_after_ms`, should it have the session by then; 0: it will not."""
-        if way(path) in attempt.not_owners:
-            # Everybody else has been asked since.
-            attempt.not_owners[way(path)] = now_ms + retry_after_ms
-            return bool(retry_after_ms or self._ways_left(attempt, now_ms))
+        again = way(path) in attempt.not_owners
         attempt.not_owners[way(path)] = now_ms + retry_after_ms if retry_after_ms else math.inf
+        if again:
+            # Everybody else has been asked since.
+            return bool(retry_after_ms or self._ways_left(attempt, now_ms))
         return self._ask_elsewhere(attempt, path, now_ms) or bool(retry_after_ms)
 
     def _ask_elsewhere(self, attempt: Attempt, path: ClientPath, now_ms: int) -> bool:

@@ -219,7 +219,6 @@ class Switching:
         if split_version(ack.state_version).epoch < self._session.epoch:
             return
         self._session.owners.heard(now_ms)
-        self.installed(ack.highest_installed)
         path.keep_challenge(ack.challenge, now_ms)
         lane = attempt.lane(path)
         if lane.sent == 1:
@@ -232,6 +231,10 @@ class Switching:
                 lane.prompted = True
                 self._requester.rest(self._requester.racing(now_ms), now_ms)
             return
+        if split_version(ack.state_version).epoch > self._session.epoch:
+            # What the owner before had installed says nothing of this one.
+            self._paths.highest_installed = 0
+        self.installed(ack.highest_installed)
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
         if bound is None or not bound.uplink.link_up:
             self._request_again(attempt, now_ms)

@@ -129,6 +129,8 @@ class Verdict(NamedTuple):
     retry_after_ms: int = 0
 
 
+#: A node that may own nothing now may do so again when its lease goes on.
+FENCED_RETRY_MS: Final = 200
 #: What the policy says to most.
 ALLOWED: Final = PolicyFacts()
 _CAUSES: Final = VOLUNTARY_CAUSES | LOSS_CAUSES
@@ -185,7 +187,9 @@ def _freshness(request: RequestFacts, session: SessionFacts, node: NodeFacts) ->
 
 
 def _ownership(session: SessionFacts, node: NodeFacts) -> Verdict | None:
-    if node.fenced or session.owner_node != node.node_id:
+    if node.fenced:
+        return Verdict(Kind.FAIL, Code.NOT_OWNER, retry_after_ms=FENCED_RETRY_MS)
+    if session.owner_node != node.node_id:
         return Verdict(Kind.FAIL, Code.NOT_OWNER)
     return None
 

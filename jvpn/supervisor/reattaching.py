@@ -181,20 +181,23 @@ class Reattaching:
 
     def _fail(self, asked: Asked, verdict: Verdict) -> None:
         context, session, request = self._context, asked.session, asked.request
+        if verdict.reason_code is Code.NOT_OWNER and verdict.retry_after_ms:
+            # It decides nothing about the attempt: the fence may move yet, and another node may bind it.
+            self._send_fail(asked, self._made(asked, verdict))
+            return
         path = PathFact(asked.index, asked.arrival.transport, remote_text(asked.arrival))
         if context.narrator.attempt(session, request, path):
             context.narrator.result(session, request, verdict)
             if verdict.denied_switch:
                 context.narrator.denied(session, request, verdict)
-        fail = Fail(
-            request.attempt,
-            session.machine.state_version,
-            verdict.retry_after_ms,
-            verdict.reason_code.value,
-        )
-        session.refused = fail
+        session.refused = self._made(asked, verdict)
         context.write_row(session)
-        self._send_fail(asked, fail)
+        self._send_fail(asked, session.refused)
+
+    @staticmethod
+    def _made(asked: Asked, verdict: Verdict) -> Fail:
+        version = asked.session.machine.state_version
+        return Fail(asked.request.attempt, version, verdict.retry_after_ms, verdict.reason_code.value)
 
     def _send_fail(self, asked: Asked, fail: Fail) -> None:
         session, salt = asked.session, self._context.random_bytes(16)

@@ -4,6 +4,9 @@ REKEY_INIT → secrets of the next phase → store → worker (receives under bo
 The first datagram that opens under the new phase, CONTROL here or DATA and PATH at the worker, proves that the client
 has it: then everything is sent under the new, and the old one is accepted for OLD_PHASE_MS more. Until that is over no
 other rekey begins. The same REKEY_INIT gets the same REKEY_RESPONSE.
+
+A store that cannot be written holds no rekey up, unless it is a fleet's: another node may take the session over then,
+and has no other keys than the stored ones. So there a rekey that is not kept is none, and the client asks for it again.
 """
 
 from functools import partial
@@ -20,6 +23,8 @@ from jvpn.supervisor.live_session import LiveSession
 class Rekeying:
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
+        #: Sessions whose next phase is with the store.
+        self._saving: set[bytes] = set()
 
     def begin(self, session: LiveSession, init_value: bytes, now_ms: int) -> bool:
         """Make the next phase from a REKEY_INIT; False when there is nothing new to tell the worker.
@@ -43,16 +48,29 @@ class Rekeying:
         """A REKEY_INIT of an attached session. Raises WireError: its birth is still with the store, among others."""
         if session.pooled and not session.prefixes:
             raise WireError("rekey_too_soon")
-        if not self.begin(session, init_value, now_ms):
+        if session.session_id in self._saving or not self.begin(session, init_value, now_ms):
             return
+        self._saving.add(session.session_id)
+        self._context.save(session, now_ms, 0, partial(self._stored, session))
 
-        def stored(kept: bool, done_ms: int) -> None:
-            # A store that cannot be written holds no rekey up.
-            self._context.save_again_unless(kept, session, done_ms)
-            if not session.machine.terminated:
-                self._tell_worker(session, respond=True)
+    def _stored(self, session: LiveSession, kept: bool, now_ms: int) -> None:
+        context = self._context
+        self._saving.discard(session.session_id)
+        if session.machine.terminated:
+            return
+        if not kept and context.fleet is not None:
+            context.counters["rekey_not_kept"] += 1
+            self._take_back(session)
+            return
+        context.save_again_unless(kept, session, now_ms)
+        self._tell_worker(session, respond=True)
 
-        self._context.save(session, now_ms, 0, stored)
+    @staticmethod
+    def _take_back(session: LiveSession) -> None:
+        """Neither worker nor client have heard of the next phase."""
+        if session.next_secrets is not None:
+            session.control.drop_phase(session.next_secrets.phase_number)
+        session.next_secrets = session.answered = None
 
     def respond(self, session: LiveSession, now_ms: int) -> None:
         """The worker has the new phase: the client may be told."""

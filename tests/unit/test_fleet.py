@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from core_pair import CorePair, every_pair_is_sound
 from test_store_addresses import pool_of
@@ -261,3 +262,59 @@ def test_who_lives_follows_what_nodes_say(pair: CorePair) -> None:
     others.announced("gw2", None)
     assert pair.context.fleet.endpoint_of("gw2") == ""
     assert pair.context.fleet.nodes == {"gw": NodeAbout()}
+
+
+def test_a_rekey_that_the_fleets_store_does_not_keep_is_none() -> None:
+    """Who takes the session over has no other keys than the stored ones."""
+    pair = CorePair().attach()
+    pair.context.fleet = Fleet("gw")
+    nodes(pair)
+    pair.advance(11_000)
+    session = pair.client.session
+    assert session is not None
+    before = session.rekeying.secrets.phase_number
+    pair.store.broken = True
+    session.rekeying.begin(pair.now_ms)
+    pair.wait_for(lambda: pair.context.counters["rekey_not_kept"] >= 2, 10_000)
+    assert session.rekeying.secrets.phase_number == pair.live.secrets.phase_number == before
+    assert pair.data_up(b"under the old keys")
+    pair.store.broken = False
+    pair.wait_for(lambda: session.rekeying.secrets.phase_number == before + 1, 10_000)
+    pair.advance(500)
+    assert pair.live.secrets.phase_number == before + 1
+
+
+def test_tickets_of_another_owner_lead_to_the_session_still() -> None:
+    """It had installed higher indexes than the new owner has."""
+    pair = CorePair().attach()
+    pair.advance(500)
+    session = pair.client.session
+    assert session is not None
+    before = dict(session.requester.tickets)
+    highest = max(before)
+    configs = []
+    take = session.configuring.on_config
+    session.configuring.on_config = lambda config, now_ms: configs.append(config)  # type: ignore[method-assign]
+    pair.gateway._controlling.configure(pair.live, pair.now_ms, again=True)
+    pair.context.flush(pair.live, pair.now_ms)
+    pair.wait_for(lambda: configs)
+    fewer = {index: ticket for index, ticket in configs[0].tickets.items() if int(index) < highest}
+    take(msgspec.structs.replace(configs[0], tickets=fewer), pair.now_ms)
+    assert session.requester.tickets[highest] == before[highest]
+    assert session.paths.ticketed == highest
+
+
+def test_only_a_bind_tells_a_client_what_is_installed(pair: CorePair) -> None:
+    """Who answers that a REQUEST is pending may not have the session, and an owner may have installed less than the
+    one before."""
+    session = pair.client.session
+    assert session is not None
+    before = session.paths.highest_installed
+    nodes(pair, gw2=THERE)
+    requests_are_refused(pair, 2)
+    assert pair.context.counters["takeover_pending"]
+    assert session.paths.highest_installed == before
+    session.paths.highest_installed = 60
+    nodes(pair)
+    pair.wait_for(lambda: attached_in_epoch(pair, 2))
+    assert session.paths.highest_installed < 20

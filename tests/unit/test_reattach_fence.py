@@ -6,6 +6,7 @@ from forge import NEW, Forge, forge
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.reattach import Result
 from jvpn.session.machine import pack_version
+from jvpn.session.ownership import FENCED_RETRY_MS
 
 __all__ = ["every_pair_is_sound", "forge"]
 
@@ -16,10 +17,11 @@ def test_a_fenced_node_binds_nothing_and_says_that_it_is_not_the_owner(forge: Fo
     context.fenced = lambda now_ms: now_ms < until_ms
     bound = forge.live.bindings.active
     refused = forge.fail(forge.send(NEW, 1, 2, forge.challenge(NEW)))
-    assert refused.reason == "NOT_OWNER"
+    assert (refused.reason, refused.retry_after_ms) == ("NOT_OWNER", FENCED_RETRY_MS)
     assert forge.live.bindings.active == bound
     forge.pair.advance(1000)
-    assert forge.ack(forge.send(NEW, 2, 2, forge.challenge(NEW))).result is Result.BOUND
+    # The same attempt: the refusal was about the node.
+    assert forge.ack(forge.send(NEW, 1, 2, forge.challenge(NEW))).result is Result.BOUND
 
 
 def test_only_an_epoch_ahead_of_ours_has_the_lease_looked_at(forge: Forge) -> None:
