@@ -9,14 +9,13 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jvpn.lab.etcd_cluster import Cluster, Member, fleet_key
 from jvpn.lab.namespaces import Lab, LabError, Namespace
-from jvpn.lab.running import START_TIMEOUT_S, Node, keygen, wait_for
+from jvpn.lab.running import START_TIMEOUT_S, Node, keygen, stop_all, wait_for
 
 HOST = "192.0.2.100"
 CLIENT_INNER = "10.8.0.2"
@@ -204,13 +203,7 @@ class FleetLab:
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in paths if path.exists())
 
     def __exit__(self, *_: object) -> None:
-        for node in (self.client, *self.gateways.values()):
-            if node is None:
-                continue
-            try:
-                node.stop()
-            except subprocess.TimeoutExpired:
-                os.killpg(node.process.pid, signal.SIGKILL)
+        stop_all(self.client, *self.gateways.values())
         self.cluster.close()
         for name in self.names:
             shutil.rmtree(f"/sys/fs/bpf/jvpn/{name}", ignore_errors=True)

@@ -87,6 +87,17 @@ class Node:
         return self.events.read_bytes().splitlines() if self.events.exists() else []
 
 
+def stop_all(*nodes: Node | None) -> None:
+    """Those that run, one after the other; who does not end is killed with all that it has started."""
+    for node in nodes:
+        if node is None:
+            continue
+        try:
+            node.stop()
+        except subprocess.TimeoutExpired:
+            os.killpg(node.process.pid, signal.SIGKILL)
+
+
 class Tunnel:
     """A gateway and one client over all uplinks of a lab network. Use as a context manager; `work` is its folder."""
 
@@ -175,13 +186,7 @@ class Tunnel:
         )
 
     def __exit__(self, *_: object) -> None:
-        for node in (getattr(self, "client", None), getattr(self, "gateway", None)):
-            if node is None:
-                continue
-            try:
-                node.stop()
-            except subprocess.TimeoutExpired:
-                os.killpg(node.process.pid, signal.SIGKILL)
+        stop_all(getattr(self, "client", None), getattr(self, "gateway", None))
         shutil.rmtree(f"/sys/fs/bpf/jvpn/{self._node_id}", ignore_errors=True)
 
     # What a test or the demo asks

@@ -181,7 +181,7 @@ class KeyEvent(Event, frozen=True, kw_only=True, tag="KEY_EVENT"):
 class OwnershipEvent(Event, frozen=True, kw_only=True, tag="OWNERSHIP_EVENT"):
     """`acquired` opens an epoch and names the last durable version before it, None for a new session.
 
-    `transferred`: to another worker of this node. `released`: a stored session is over.
+    `transferred`: to another worker of this node, or to the node that is named. `released`: a stored session is over.
     `owner`: the node that has it, where that is another one.
     """
 

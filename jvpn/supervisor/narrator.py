@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jvpn.observability.events import (
     AuditEvent,
@@ -107,6 +107,21 @@ class Narrator:
 
     def lost_to(self, record: SessionRecord, version: int) -> None:
         """The same of a session that lived here under an earlier supervisor; `version` was its last one here."""
+        self._of_stored(record, "transferred", "TAKEN_OVER", version)
+
+    def released(self, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
+        """A stored session that lives at no node is over. `by`: the session that its client has now."""
+        details = {"by": by.hex()} if by else {}
+        self._of_stored(record, "released", reason.value, record.state_version, details)
+
+    def _of_stored(
+        self,
+        record: SessionRecord,
+        action: Literal["transferred", "released"],
+        reason: str,
+        version: int,
+        details: dict[str, Any] | None = None,
+    ) -> None:
         self._sink.emit(
             OwnershipEvent(
                 ts_ms=self._wall_ms(),
@@ -114,27 +129,11 @@ class Narrator:
                 origin=Origin.GATEWAY,
                 session_id=record.session_id.hex(),
                 state_version=version,
-                reason_code="TAKEN_OVER",
+                reason_code=reason,
                 policy_version=f"{record.policy_name}@{record.policy_version}",
-                action="transferred",
+                action=action,
                 owner=record.owner_node,
-            )
-        )
-
-    def released(self, record: SessionRecord, reason: Reason, by: bytes = b"") -> None:
-        """A stored session that lives at no node is over. `by`: the session that its client has now."""
-        self._sink.emit(
-            OwnershipEvent(
-                ts_ms=self._wall_ms(),
-                node_id=self._node_id,
-                origin=Origin.GATEWAY,
-                session_id=record.session_id.hex(),
-                state_version=record.state_version,
-                reason_code=reason.value,
-                policy_version=f"{record.policy_name}@{record.policy_version}",
-                action="released",
-                owner=record.owner_node,
-                details={"by": by.hex()} if by else {},
+                details=details or {},
             )
         )
 
