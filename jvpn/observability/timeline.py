@@ -235,6 +235,8 @@ def _note(event: ev.AnyEvent) -> str:
             return f"{event.check}: {event.result}"
         case ev.KeyEvent():
             return f"key phase {event.phase} {event.action}{', ' + event.kem if event.kem else ''}"
+        case ev.OwnershipEvent(action="transferred", reason_code="TAKEN_OVER"):
+            return f"left this node{' for ' + event.owner if event.owner else ''}"
         case ev.OwnershipEvent(action="transferred"):
             return "moved to another worker of this node"
         case ev.OwnershipEvent(action="released", details={"by": by}):

@@ -146,6 +146,15 @@ class TestRows:
             ("2.0", S.RECOVERING, "taken over by gw-2")
         ]
 
+    def test_who_lost_it_says_to_whom(self) -> None:
+        told = Story()
+        told.go(0, R.HANDSHAKE_OK)
+        told.now_ms = 500
+        left = told.common(reason_code="TAKEN_OVER")
+        told.sink.emit(ev.OwnershipEvent(action="transferred", owner="gw-2", **left))
+        (note,) = build(told.sink.events).rows[0].notes
+        assert note.text == "left this node for gw-2"
+
     def test_a_client_alone_is_shown_as_it_saw_itself(self) -> None:
         sink = MemorySink()
         view = View(
