@@ -66,7 +66,8 @@ class Recorder:
     def _claimed(self, write: ClaimSession, granted: bool, now_ms: float) -> None:
         session = self._sessions.get(write.record.session_id)
         seen = None if session is None else session.numbers.get((write.seen_version, write.seen_owner))
-        if session is None or seen is None:
+        # One that is refused because the owner's lease goes on says nothing of the record.
+        if session is None or seen is None or (write.owner_gone and not granted):
             return
         made = self._changed.pop(write.record.session_id, None) if granted else None
         wrote = (session.last[0] + 1, write.record.owner_node) if made is None else made[1]

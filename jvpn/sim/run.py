@@ -14,6 +14,7 @@ from jvpn.protocol.constants import HEADER_SIZE
 from jvpn.sim.attacker import Attacker
 from jvpn.sim.checks import Checks
 from jvpn.sim.clock import NS, START_MS
+from jvpn.sim.cluster import LEASE_TTL_MS
 from jvpn.sim.faults import FAULTS, FLEET_FAULTS, Fault, Stage
 from jvpn.sim.guard import Guard
 from jvpn.sim.network import Flight
@@ -156,6 +157,9 @@ class Run:
             self.traffic.fair_since_ns = world.agenda.now_ns + NS
         world.run(begin_ns + chosen.chaos_ms * NS)
         self._heal()
+        if world.cluster is not None:
+            # A lease that could not be renewed lasts a while yet.
+            world.advance(2 * LEASE_TTL_MS)
         world.run(world.agenda.now_ns + chosen.heal_ms * NS, lambda: world.attached)
         world.run(world.agenda.now_ns + 20_000 * NS, lambda: world.attached)
         self._carries()

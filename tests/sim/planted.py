@@ -20,11 +20,18 @@ from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.ownership import Verdict
 from jvpn.session.ttl import TtlClock
 from jvpn.session.version import pack_version, split_version
+from jvpn.sim.cluster import Cluster
+from jvpn.store.base import StoreError
 from jvpn.supervisor import reattaching
 from jvpn.supervisor.core import GatewayCore
+from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.narrator import Narrator
+from jvpn.supervisor.other_nodes import OtherNodes
 from jvpn.supervisor.reattaching import Reattaching
+from jvpn.supervisor.takeover import Takeover
+from workers.decrypt import Decryptor
+from workers.encrypt import Encryptor
 from workers.kept import KeptQueue
 from workers.paths import PathEntry
 from workers.reports import Missing
@@ -351,3 +358,70 @@ def answers_only_once() -> AbstractContextManager[object]:
 def takes_data_from_anywhere() -> AbstractContextManager[object]:
     """User data needs a tag and no source: nobody tells a client that its NAT mapping has changed."""
     return instead(PathEntry, "refusal", lambda self, source, now_ns, gateway: None)
+
+
+# Fleets
+
+
+@bug
+def claims_without_comparing() -> AbstractContextManager[object]:
+    """Whoever claims a session gets it, whatever became of it since it was read."""
+
+    def claim(self: Cluster, record: Any, version: int, owner: str, *, owner_gone: bool = False) -> bool:
+        self._check()
+        self._records[record.session_id] = record
+        return True
+
+    return instead(Cluster, "claim", claim)
+
+
+@bug
+def ignores_the_fence() -> AbstractContextManager[object]:
+    """Workers go on whatever the fence says."""
+    begin = Decryptor.__init__
+
+    def blind(self: Decryptor, *args: Any, **named: Any) -> None:
+        begin(self, *args, **named)
+        self._fence = memoryview(bytearray(8)).cast("Q")
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with (
+            instead(Decryptor, "__init__", blind),
+            instead(Encryptor, "fenced", lambda self, now_ns: False),
+        ):
+            yield
+
+    return both()
+
+
+@bug
+def takes_from_a_living_owner() -> AbstractContextManager[object]:
+    """A session is taken over wherever its client asks for it."""
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with (
+            instead(Fleet, "bars", lambda self, record: False),
+            instead(Fleet, "must_be_gone", lambda self, owner: False),
+        ):
+            yield
+
+    return both()
+
+
+@bug
+def hands_over_and_keeps() -> AbstractContextManager[object]:
+    """An owner that hands a session over goes on with it."""
+    return instead(OtherNodes, "_let_go", lambda self, session, owner, now_ms: None)
+
+
+@bug
+def resets_what_it_cannot_read() -> AbstractContextManager[object]:
+    """A session that the store does not tell of at once is said to be gone."""
+    read = Takeover._on_read
+
+    def gone(self: Takeover, session_id: bytes, found: Any, now_ms: int) -> None:
+        read(self, session_id, None if isinstance(found, StoreError) else found, now_ms)
+
+    return instead(Takeover, "_on_read", gone)

@@ -4,6 +4,7 @@ The seeds are ordinary ones, from 0 on, but where `shape` says that what the bug
 docs/simulator.md has this table too.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Final
 import pytest
 from planted import BUGS
 
-from jvpn.sim.faults import FAULTS, Fault
+from jvpn.sim.faults import FAULTS, FLEET_FAULTS, Fault
 from jvpn.sim.plan import Plan, plan
 from jvpn.sim.run import Run
 
@@ -33,6 +34,24 @@ def often(*names: str) -> Shape:
             least, most = FAULTS[name].lasts_ms
             faults.append(replace(fault, name=name, lasts_ms=min(max(fault.lasts_ms, least), most)))
         return replace(chosen, faults=tuple(faults))
+
+    return shaped
+
+
+def fleet(*names: str) -> Shape:
+    """Three gateways and eight faults, all of these kinds."""
+
+    def shaped(chosen: Plan) -> Plan:
+        draw = random.Random(chosen.seed)
+        faults = []
+        for number in range(8):
+            name = names[number % len(names)]
+            least, most = (FAULTS | FLEET_FAULTS)[name].lasts_ms
+            lasts_ms = draw.randrange(min(max(least, 2_000), most), most + 1)
+            at_ms = draw.randrange(2_000, chosen.chaos_ms)
+            uplink = draw.randrange(len(chosen.uplinks))
+            faults.append(Fault(number, at_ms, lasts_ms, name, uplink, draw.randrange(1 << 32)))
+        return replace(chosen, faults=tuple(faults), nodes=3, fair=False)
 
     return shaped
 
@@ -94,6 +113,11 @@ CASES: Final = {
     "delivers_what_is_too_old": case("TOO_OLD", 20, often("blackhole", "partition")),
     "drops_the_old_phase_at_once": case("LOST", 20, fair),
     "answers_only_once": case("STRANDED", 20, often("partition", "nat_rebinding")),
+    "claims_without_comparing": case("HISTORY TWO_OWNERS", 20, fleet("asked_at_once", "node_killed")),
+    "ignores_the_fence": case("FENCED", 20, fleet("cut_from_the_store", "node_paused")),
+    "takes_from_a_living_owner": case("TWO_OWNERS", 20, fleet("cut_from_the_client")),
+    "hands_over_and_keeps": case("TWO_OWNERS", 20, fleet("cut_from_the_client")),
+    "resets_what_it_cannot_read": case("SESSION_LOST", 20, fleet("slow_store", "node_killed", "no_quorum")),
 }
 
 
