@@ -1,11 +1,11 @@
 """A thousand clients of one gateway: each has its own session, worker and addresses, and none costs the others."""
 
 import pytest
-from core_pair import CorePair, fast_policy
+from core_pair import CorePair, Flight, fast_policy
 
 from jvpn.policy.model import Policy
 from jvpn.protocol.addresses import to_bytes
-from jvpn.protocol.constants import Direction
+from jvpn.protocol.constants import Direction, PacketType
 from jvpn.protocol.control import ControlChannel, ControlType
 from jvpn.protocol.handshake import NO_PSK, HandshakeResult, Initiator
 from jvpn.protocol.keys import steering_id
@@ -46,12 +46,14 @@ def add_peer(pair: CorePair, number: int, policy: Policy) -> None:
     pair.context.peers.peers[public] = Peer(f"peer-{number}", public, (inner,), policy)
 
 
-def shake(pair: CorePair, number: int) -> HandshakeResult:
+def shake(pair: CorePair, number: int, round_number: int = 0) -> HandshakeResult:
+    """The handshake of client `number`; each one of its has a round of its own."""
     gateway_public = pair.context.facts.public_key
-    ephemeral = (number + CLIENTS).to_bytes(4, "big") * 8
-    random8 = number.to_bytes(8, "big")
+    unique = number + CLIENTS * round_number
+    ephemeral = (unique + CLIENTS).to_bytes(4, "big") * 8
+    random8 = unique.to_bytes(8, "big")
     initiator = Initiator(
-        suite(1), private_key(number), gateway_public, NO_PSK, ephemeral, random8, number, 0, "default"
+        suite(1), private_key(number), gateway_public, NO_PSK, ephemeral, random8, unique, 0, "default"
     )
     mark = len(pair.sent)
     pair.inject(initiator.init_datagram, source(number))
@@ -62,8 +64,27 @@ def shake(pair: CorePair, number: int) -> HandshakeResult:
     channel.send(ControlType.HEALTH, Health(0).encode(), 0)
     (plaintext,) = channel.plaintexts_to_send(0)
     first_id = steering_id(result.secrets, 0)
+    mark = len(pair.sent)
     pair.inject(control.seal(0, first_id, plaintext), source(number))
+    said = [flight for flight in pair.sent[mark:] if flight.destination == source(number)]
+    acknowledge(pair, said, control, channel, 0, first_id)
     return result
+
+
+def acknowledge(
+    pair: CorePair,
+    said: list[Flight],
+    control: SealedControl,
+    channel: ControlChannel,
+    index: int,
+    first_id: bytes,
+) -> None:
+    """Take what the gateway has said to a client by CONTROL: otherwise it would be said again and again."""
+    for flight in said:
+        if flight.kind is PacketType.CONTROL and flight.data[4:12] == first_id:
+            channel.receive(control.open(index, flight.data).plaintext)
+    for plaintext in channel.plaintexts_to_send(pair.now_ms):
+        pair.inject(control.seal(index, first_id, plaintext), said[0].destination)
 
 
 def test_every_client_has_a_session_of_its_own(crowd: CorePair) -> None:
