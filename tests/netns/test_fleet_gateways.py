@@ -55,6 +55,21 @@ def test_a_session_goes_wherever_its_client_finds_a_node(fleet: FleetLab) -> Non
     assert fleet.client.status()["counters"]["handshakes"] == 1
 
 
+def test_f23_a_leader_of_the_store_that_dies_costs_no_session_anything(fleet: FleetLab) -> None:
+    assert fleet.client is not None
+    session = fleet.client.status()["session"]
+    fleet.cluster.kill(fleet.store.call(fleet.cluster.leader))
+    # As long as an election takes, and the lease after that.
+    pings = fleet.client_space.run(["ping", "-c50", "-i0.1", "-W1", "10.8.0.1"], check=False)
+    assert " 0% packet loss" in pings.stdout
+    assert fleet.owner() == "gw1"
+    # The two members that are left let another node take the session.
+    fleet.crash("gw1")
+    moves_to(fleet, "gw2")
+    assert fleet.client.status()["session"] == session
+    assert fleet.client.status()["counters"]["handshakes"] == 1
+
+
 def test_without_a_quorum_sessions_run_and_none_begins(fleet: FleetLab) -> None:
     """Longer than a lease lasts: nobody can take what this node has, and it knows that."""
     assert fleet.client is not None
