@@ -14,6 +14,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor.effects import Effect, ForgetSession, LoadSession, RemovePrefix, SaveSession, StoreEffect
 from jvpn.supervisor.keeping import MOST_AT_ONCE, STORE_PATIENCE_MS, STORE_RETRY_MS, Keeping
+from jvpn.supervisor.live_session import endpoint
 from jvpn.supervisor.store_desk import Answers, Batch, ThreadDesk, serve
 
 __all__ = ["every_pair_is_sound"]
@@ -165,6 +166,31 @@ def test_a_store_that_does_not_answer_counts_as_one_that_cannot(scene: Scene) ->
     scene.answer()
     assert scene.said[4:] == [(4, True)]
     assert scene.pair.context.narrator.durable
+
+
+def test_a_running_session_takes_another_path_while_the_store_does_not_answer() -> None:
+    pair, desk = CorePair().attach(), SlowDesk()
+    pair.keeping = Keeping(desk, pair.gateway, pair.told.append)
+    silent = {0}
+    pair.rules.append(lambda flight: [] if flight.uplink in silent else None)
+
+    def bound_on(uplink: int) -> bool:
+        active, address = pair.live.bindings.active, pair.addresses[uplink]
+        return pair.attached and active is not None and endpoint(active.source) == address
+
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+    pair.wait_for(lambda: bound_on(1))
+    # What that has changed is on its way to the store when the next path dies.
+    pair.wait_for(lambda: desk.asked)
+    silent.clear()
+    pair.advance(3_000)
+    silent.add(1)
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 200, 0, 2)
+    pair.wait_for(lambda: bound_on(0))
+    assert len(desk.asked) == 1
+    assert pair.context.counters["store_late"] == 1
+    desk.answer()
+    pair.wait_for(lambda: len(desk.asked) == 2)
 
 
 def test_what_ended_is_brought_to_the_store_until_it_has_forgotten(scene: Scene) -> None:
