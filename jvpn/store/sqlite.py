@@ -23,10 +23,20 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE INDEX IF NOT EXISTS sessions_of_clients ON sessions (client_public);
 CREATE TABLE IF NOT EXISTS timestamps (client_public BLOB PRIMARY KEY, timestamp_us INTEGER NOT NULL) STRICT;
 """
+#: What changes of a session. Its client does not, and what is named here costs the indexes that it is in.
+_CHANGING = (
+    "policy", "owner_node", "state", "state_version", "sealed_secrets", "inner_v4", "inner_v6", "created_wall_ms",
+    "expires_wall_ms", "expires_boot_ms", "boot_id", "stored_wall_ms", "last_bound_attempt",
+)  # fmt: skip
 #: Changes nothing of a session that is in a higher epoch than the last parameter's, the highest version of one.
 _KEEP = f"""
-INSERT OR REPLACE INTO sessions SELECT {",".join("?" * 15)}
-WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE session_id = ? AND state_version > ?)
+INSERT INTO sessions VALUES ({",".join("?" * 15)}) ON CONFLICT (session_id)
+DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGING)} WHERE sessions.state_version <= ?
+"""
+#: Most saves are of a session that runs, with no handshake: nothing is written then.
+_KEEP_TIMESTAMP = """
+INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public)
+DO UPDATE SET timestamp_us = excluded.timestamp_us WHERE timestamps.timestamp_us < excluded.timestamp_us
 """
 #: SQLite's integers are signed.
 _LARGEST = 2**63 - 1
@@ -75,21 +85,12 @@ class SqliteStore:
     def _save(self, record: SessionRecord, timestamp_us: int) -> None:
         if not self._insert(record):
             self._overtaken.append(record.session_id)
-        self._database.execute(
-            "INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public) "
-            "DO UPDATE SET timestamp_us = max(timestamp_us, excluded.timestamp_us)",
-            (record.client_public, timestamp_us),
-        )
+        self._database.execute(_KEEP_TIMESTAMP, (record.client_public, timestamp_us))
 
     def _insert(self, record: SessionRecord) -> bool:
         """False, and nothing is changed, when the session is in a higher epoch."""
         row = sealing.row_of(record, self._aead_of)
-        return (
-            self._database.execute(
-                _KEEP, (*row, record.session_id, _last_number(record.state_version))
-            ).rowcount
-            == 1
-        )
+        return self._database.execute(_KEEP, (*row, _last_number(record.state_version))).rowcount == 1
 
     def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
         birth, client = Birth(), record.client_public
