@@ -72,6 +72,30 @@ def test_a_session_is_replaced_and_its_timestamp_never_falls(store: OwnershipSto
     assert store.timestamps_us() == {RECORD.client_public: 150}
 
 
+def test_all_of_a_session_that_changes_is_kept(store: OwnershipStore) -> None:
+    store.save(RECORD, 100)
+    newer = SessionRecord(
+        session_id=RECORD.session_id,
+        client_public=RECORD.client_public,
+        policy_name="another",
+        policy_version="0" * 64,
+        owner_node="another",
+        state=State.DEGRADED,
+        state_version=pack_version(3, 1),
+        secrets=b"others",
+        inner_v4="10.9.9.9",
+        inner_v6="fd00::9",
+        created_wall_ms=RECORD.created_wall_ms + 1,
+        expires_wall_ms=RECORD.expires_wall_ms + 1,
+        expires_boot_ms=RECORD.expires_boot_ms + 1,
+        boot_id="another",
+        stored_wall_ms=RECORD.stored_wall_ms + 1,
+        last_bound_attempt=RECORD.last_bound_attempt + 1,
+    )
+    store.save(newer, 100)
+    assert store.load(RECORD.session_id) == newer
+
+
 def test_a_forgotten_session_leaves_its_clients_timestamp(store: OwnershipStore) -> None:
     store.save(RECORD, 100)
     store.save(OTHER, 200)
