@@ -5,7 +5,7 @@ h - max_candidates … h + max_candidates + 2 (docs/protocol.md, "Names").
 """
 
 from jvpn.protocol.constants import MAX_INDEX
-from jvpn.protocol.keys import SessionSecrets, steering_id
+from jvpn.protocol.keys import SessionSecrets, steering_ids
 
 
 def window(highest: int, max_candidates: int) -> range:
@@ -41,7 +41,8 @@ class IndexTable:
     def update(self, keep: tuple[int, ...]) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """Move the window; `keep` are the active and draining indexes. Returns (new ids, ids gone), by index."""
         wanted = {*window(self.highest_seen, self._max_candidates), *keep}
-        added = {n: steering_id(self._secrets, n) for n in sorted(wanted - self.ids.keys())}
+        missing = sorted(wanted - self.ids.keys())
+        added = steering_ids(self._secrets, missing) if missing else {}
         gone = {n: self.ids.pop(n) for n in sorted(self.ids.keys() - wanted)}
         self.ids.update(added)
         return added, gone

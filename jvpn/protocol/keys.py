@@ -12,13 +12,15 @@ its last reference is.
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from jvpn.protocol.constants import KEY_SIZE, MAC_SIZE, SALT_SIZE, Direction
-from jvpn.protocol.suites import Suite, hkdf_expand, hkdf_extract, require_size
+from jvpn.protocol.suites import Suite, hkdf_expand, hkdf_expand_each, hkdf_extract, require_size
 
 _NONCE = struct.Struct(">IQ")
 _EPOCH_LIMIT = 1 << 24
+_STEERING_ID_SIZE = 8
 
 #: Nonce under a key that seals exactly one message (the reply key, the cookie key).
 ZERO_NONCE = bytes(12)
@@ -91,9 +93,20 @@ def reply_key(secrets: SessionSecrets, salt: bytes) -> bytes:
 
 def steering_id(secrets: SessionSecrets, n: int) -> bytes:
     """The 8 bytes that steer datagrams of index `n` (32 bit; ValueError beyond)."""
+    return hkdf_expand(secrets.suite, secrets.session, _steering_info(n), _STEERING_ID_SIZE)
+
+
+def steering_ids(secrets: SessionSecrets, indexes: Sequence[int]) -> dict[int, bytes]:
+    """`steering_id` of each, by index: in less time than one by one."""
+    infos = [_steering_info(n) for n in indexes]
+    ids = hkdf_expand_each(secrets.suite, secrets.session, infos, _STEERING_ID_SIZE)
+    return dict(zip(indexes, ids, strict=True))
+
+
+def _steering_info(n: int) -> bytes:
     if not 0 <= n < 1 << 32:
         raise ValueError(f"an index has 32 bits, {n} does not fit")
-    return hkdf_expand(secrets.suite, secrets.session, b"jvp1 id" + n.to_bytes(4, "big"), 8)
+    return b"jvp1 id" + n.to_bytes(4, "big")
 
 
 def nonce(index: int, counter: int) -> bytes:

@@ -4,9 +4,8 @@ AEADs come from `cryptography` (OpenSSL), hashes from `hashlib`. In both suites 
 tags 16.
 """
 
-import hmac
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2s, sha256
 from typing import Any, Final, Protocol
@@ -15,6 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 from jvpn.protocol.constants import KEY_SIZE
+
+#: Of both hashes, bytes; and each byte with HMAC's ipad and opad (RFC 2104, 2).
+_BLOCK_SIZE: Final = 64
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Aead(Protocol):
@@ -72,8 +76,29 @@ class Suite:
         return bytes(self.hash(data).digest())
 
     def hmac(self, key: bytes, data: bytes) -> bytes:
-        """HMAC (RFC 2104) with the suite's hash, `hash_len` bytes; for BLAKE2s too, as Noise has it."""
-        return hmac.digest(key, data, self.hash)
+        """HMAC (RFC 2104) with the suite's hash, `hash_len` bytes; for BLAKE2s too, as Noise has it.
+
+        Of two hashes: hmac.digest has OpenSSL 3 look for its HMAC at each call, which takes longer than these.
+        """
+        inner, outer = self._pads(key)
+        return bytes(self.hash(outer + self.hash(inner + data).digest()).digest())
+
+    def hmacs(self, key: bytes, many: Sequence[bytes]) -> list[bytes]:
+        """`hmac` of each of `many` under one key, which is hashed once."""
+        pads = self._pads(key)
+        inner, outer = self.hash(pads[0]), self.hash(pads[1])
+        found = []
+        for data in many:
+            within, around = inner.copy(), outer.copy()
+            within.update(data)
+            around.update(within.digest())
+            found.append(bytes(around.digest()))
+        return found
+
+    def _pads(self, key: bytes) -> tuple[bytes, bytes]:
+        """The key of RFC 2104, for the inner and the outer hash."""
+        block = (key if len(key) <= _BLOCK_SIZE else self.digest(key)).ljust(_BLOCK_SIZE, b"\0")
+        return block.translate(_INNER), block.translate(_OUTER)
 
 
 SUITES: Final = {
@@ -97,6 +122,8 @@ def hkdf_extract(suite: Suite, salt: bytes, ikm: bytes) -> bytes:
 
 def hkdf_expand(suite: Suite, prk: bytes, info: bytes, n: int = KEY_SIZE) -> bytes:
     """HKDF-Expand (RFC 5869, 2.3) to `n` bytes. Raises ValueError above 255 hash lengths."""
+    if n <= suite.hash_len:
+        return suite.hmac(prk, info + b"\x01")[:n]
     blocks = -(-n // suite.hash_len)
     if blocks > 255:
         raise ValueError(f"HKDF gives at most {255 * suite.hash_len} bytes, not {n}")
@@ -105,6 +132,13 @@ def hkdf_expand(suite: Suite, prk: bytes, info: bytes, n: int = KEY_SIZE) -> byt
         block = suite.hmac(prk, block + info + bytes((i,)))
         out += block
     return out[:n]
+
+
+def hkdf_expand_each(suite: Suite, prk: bytes, infos: Sequence[bytes], n: int = KEY_SIZE) -> list[bytes]:
+    """`hkdf_expand` for each of `infos`. Raises ValueError above one hash length."""
+    if n > suite.hash_len:
+        raise ValueError(f"one block of HKDF has {suite.hash_len} bytes, not {n}")
+    return [block[:n] for block in suite.hmacs(prk, [info + b"\x01" for info in infos])]
 
 
 def noise_hkdf(suite: Suite, chaining_key: bytes, ikm: bytes, outputs: int) -> list[bytes]:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from jvpn.protocol import keys
 from jvpn.protocol.constants import Direction
 from jvpn.protocol.keys import SessionSecrets
-from jvpn.protocol.suites import suite
+from jvpn.protocol.suites import hkdf_expand_each, suite
 
 UP, DOWN = Direction.CLIENT_TO_GATEWAY, Direction.GATEWAY_TO_CLIENT
 HASHES = {1: SHA256(), 2: BLAKE2s(32)}
@@ -85,6 +85,27 @@ def test_no_two_uses_share_a_key(secrets: SessionSecrets) -> None:
     assert len(set(made)) == len(made)
     assert keys.reattach_key(later) == keys.reattach_key(secrets)
     assert keys.steering_id(later, 7) == keys.steering_id(secrets, 7) != keys.steering_id(secrets, 8)
+
+
+def test_steering_ids_together_are_those_one_by_one(secrets: SessionSecrets) -> None:
+    indexes = [0, 7, (1 << 32) - 1]
+    found = keys.steering_ids(secrets, indexes)
+    assert found == {n: keys.steering_id(secrets, n) for n in indexes}
+    number = secrets.suite.number
+    assert found[7] == expand(number, secrets.session, b"jvp1 id" + bytes((0, 0, 0, 7)), 8)
+
+
+@pytest.mark.parametrize("key_size", [0, 1, 32, 63, 64, 65, 200])
+def test_hmac_of_keys_shorter_and_longer_than_a_block(secrets: SessionSecrets, key_size: int) -> None:
+    key, many = bytes(range(key_size)), [b"", b"data", b"d" * 500]
+    expected = [hmac.new(key, data, DIGEST_NAMES[secrets.suite.number]).digest() for data in many]
+    assert [secrets.suite.hmac(key, data) for data in many] == expected
+    assert secrets.suite.hmacs(key, many) == expected
+
+
+def test_expanding_several_takes_one_block_each(secrets: SessionSecrets) -> None:
+    with pytest.raises(ValueError, match="32 bytes, not 33"):
+        hkdf_expand_each(secrets.suite, secrets.session, [b"info"], 33)
 
 
 def test_nonce_layout() -> None:
