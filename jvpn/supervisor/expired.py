@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
-from jvpn.session.ttl import Instant, revive
+from jvpn.session.ttl import Instant, last_life, revive
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.remembered import NotRemembered, recall
 
@@ -33,7 +33,7 @@ def over_by(context: GatewayContext, now_ms: int) -> Over:
             policy = recall(record.secrets).policy_snapshot()
         except NotRemembered:
             return False
-        heartbeat = Instant(record.stored_wall_ms, now_ms, "")
+        heartbeat = last_life(record, policy.transport_loss_ttl_ms, now_ms)
         ends = policy.transport_loss_ttl_ms, policy.recovery_window_ms
         return isinstance(revive(record, heartbeat, now, *ends), Reason)
 

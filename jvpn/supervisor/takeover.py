@@ -29,10 +29,10 @@ from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Ack, Fail, Request, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import DATAGRAM_RATE, Buckets, Rate, TokenBucket
-from jvpn.session.machine import Reason, State, VersionExhausted
+from jvpn.session.machine import Reason, VersionExhausted
 from jvpn.session.ownership import Code
 from jvpn.session.record import SessionRecord
-from jvpn.session.ttl import Instant, TtlClock, revive, store_heartbeat_ms
+from jvpn.session.ttl import Instant, TtlClock, last_life, revive
 from jvpn.session.version import split_version
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
@@ -285,12 +285,7 @@ class Takeover:
     def _lifetime(self, record: SessionRecord, policy: Policy, now_ms: int) -> TtlClock | Reason:
         context = self._context
         now = Instant(context.wall_ms(), now_ms, context.facts.boot_id)
-        # The record's own time is the last sign of life that is durable. A session with a binding may have had it for
-        # as long as until it would have been stored again; one without has had none since.
-        alive_ms = 0
-        if record.state is not State.RECOVERING:
-            alive_ms = store_heartbeat_ms(policy.transport_loss_ttl_ms)
-        heartbeat = Instant(record.stored_wall_ms + alive_ms, now_ms, "")
+        heartbeat = last_life(record, policy.transport_loss_ttl_ms, now_ms)
         return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
 
     def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"", code: Code | None = None) -> None:
