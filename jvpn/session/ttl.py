@@ -111,8 +111,8 @@ class Instant:
 
 
 def last_life(record: SessionRecord, transport_loss_ttl_ms: int, now_ms: int) -> Instant:
-    """The old owner's last sign of life: its record's own time is what is durable. A session with a binding may have had
-    it for as long as until it would have been stored again; one without has had none since."""
+    """The old owner's last sign of life: its record's own time is what is durable. A session with a binding may have
+    had it for as long as until it would have been stored again; one without has had none since."""
     recovering = record.state is State.RECOVERING
     alive_ms = 0 if recovering else store_heartbeat_ms(transport_loss_ttl_ms)
     return Instant(record.stored_wall_ms + alive_ms, now_ms, "")
