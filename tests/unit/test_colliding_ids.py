@@ -1,13 +1,13 @@
 """Two sessions whose steering ids meet: the one that has the id keeps it, the other does without, whatever happens."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from core_pair import CLIENT_KEY, GATEWAY_KEY, CorePair, every_pair_is_sound
 from test_adoption import restart
 
 from jvpn.agent.handshaking import Identity
-from jvpn.protocol.keys import SessionSecrets, steering_id
+from jvpn.protocol.keys import SessionSecrets, steering_ids
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.session.machine import Reason, State, split_version
 from jvpn.supervisor.live_session import LiveSession
@@ -33,11 +33,13 @@ def collide(monkeypatch: pytest.MonkeyPatch) -> Collide:
     """`collide(index, session)`: at the gateway, all other sessions' ids of `index` are that session's of index 0."""
 
     def begin(index: int, session: LiveSession) -> None:
-        def colliding(secrets: SessionSecrets, n: int) -> bytes:
-            theirs = secrets.session != session.secrets.session
-            return session.indexes.ids[0] if theirs and n == index else steering_id(secrets, n)
+        def colliding(secrets: SessionSecrets, indexes: Sequence[int]) -> dict[int, bytes]:
+            found = steering_ids(secrets, indexes)
+            if secrets.session != session.secrets.session and index in found:
+                found[index] = session.indexes.ids[0]
+            return found
 
-        monkeypatch.setattr("jvpn.protocol.indexes.steering_id", colliding)
+        monkeypatch.setattr("jvpn.protocol.indexes.steering_ids", colliding)
 
     return begin
 
