@@ -7,7 +7,7 @@ from core_pair import CLIENT_KEY, GATEWAY_KEY, CorePair, every_pair_is_sound
 from test_adoption import restart
 
 from jvpn.agent.handshaking import Identity
-from jvpn.protocol.keys import SessionSecrets, steering_ids
+from jvpn.protocol.keys import SessionSecrets, steering_id, steering_ids
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.session.machine import Reason, State, split_version
 from jvpn.supervisor.live_session import LiveSession

@@ -1,6 +1,6 @@
 """Rules of the wire that the gateway's core keeps: whom it answers, what it reads first, what is durable when."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from core_pair import (
@@ -161,10 +161,10 @@ def test_a_handshake_whose_first_id_is_taken_gets_no_answer(monkeypatch: pytest.
     taken = b"\x05" * 8
     pair.context.by_steering_id[taken] = None  # type: ignore[assignment]
 
-    def collides(secrets: SessionSecrets, index: int) -> bytes:
-        return steering_id(secrets, index) if index else taken
+    def collides(secrets: SessionSecrets, indexes: Sequence[int]) -> dict[int, bytes]:
+        return {n: steering_id(secrets, n) if n else taken for n in indexes}
 
-    monkeypatch.setattr("jvpn.protocol.indexes.steering_id", collides)
+    monkeypatch.setattr("jvpn.protocol.indexes.steering_ids", collides)
     pair.wait_for(lambda: pair.context.counters["steering_id_collision"] > 1)
     assert pair.of_kind(PacketType.HANDSHAKE_RESPONSE, up=False) == []
     monkeypatch.undo()
