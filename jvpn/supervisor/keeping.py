@@ -131,7 +131,8 @@ class Keeping:
             if not late:
                 self._failed(answers.written, asked.writes, now_ms)
             return
-        if asked.writes or asked.ended:
+        if any(isinstance(write, SaveSession | BearSession | ClaimSession) for write in asked.writes):
+            # A full disk still forgets what is not there.
             self._works_again()
         for effect in (*asked.ended, *asked.writes):
             if isinstance(effect, ForgetSession):

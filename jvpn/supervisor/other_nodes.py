@@ -16,6 +16,9 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, LoadSession, SaveSession, WasAsked
 from jvpn.supervisor.live_session import LiveSession
 
+#: What may concern thousands of sessions at once is said so often.
+SAY_EVERY_MS = 60_000
+
 
 class OtherNodes:
     """`terminate(session, reason, now_ms)` ends a session for good."""
@@ -25,6 +28,7 @@ class OtherNodes:
     ) -> None:
         self._context = context
         self._terminate = terminate
+        self._say_gone_ms = 0
         #: Lookups under way, whether one of them has failed, and what waits for the last of them.
         self._doubts = 0
         self._failed = False
@@ -101,10 +105,22 @@ class OtherNodes:
             context.counters["store_errors"] += 1
             self._failed = True
         elif found is None:
-            # Its client has got another session at another node, and a client has one.
-            self._terminate(session, Reason.SUPERSEDED, now_ms)
+            self._gone(session, now_ms)
         elif found.owner_node != context.facts.node_id:
             self.overtaken(session.session_id, now_ms, found.owner_node)
+
+    def _gone(self, session: LiveSession, now_ms: int) -> None:
+        """Somebody has taken its record away: another node, where its client has another session now and does not care
+        for this one, or a hand in the store, and then the client is to shake hands anew."""
+        context = self._context
+        context.counters["record_gone"] += 1
+        if now_ms >= self._say_gone_ms:
+            self._say_gone_ms = now_ms + SAY_EVERY_MS
+            context.worker_errors.append(
+                f"the store has no record of session {session.hex_id} any more: it ends here; its client has another one "
+                "at another node, or records were removed, and clients shake hands anew (counter record_gone)"
+            )
+        self._terminate(session, Reason.OWNERSHIP_CONFLICT, now_ms)
 
     def overtaken(self, session_id: bytes, now_ms: int, owner: str = "") -> None:
         """Another node has made itself the owner of a session that lives here: it is let go without a word to its

@@ -223,7 +223,10 @@ def test_a_session_that_another_node_has_ended_ends() -> None:
     pair.gateway.others.doubt([session.session_id])
     pair.settle()
     assert session.machine.terminated
-    assert session.last_reason == "SUPERSEDED"
+    assert session.last_reason == "OWNERSHIP_CONFLICT"
+    assert len(pair.context.worker_errors) == 1
+    # Its client does not give up: nobody has asked for that.
+    pair.wait_for(lambda: pair.attached and pair.live is not session)
 
 
 def test_while_the_store_cannot_say_a_session_goes_on() -> None:

@@ -146,6 +146,18 @@ def test_what_the_store_cannot_keep_is_told_and_said_once(scene: Scene) -> None:
     assert scene.pair.context.narrator.durable
 
 
+def test_a_full_disk_that_forgets_is_still_full(scene: Scene) -> None:
+    scene.desk.store.broken = True
+    scene.say(scene.save(1))
+    scene.answer()
+    scene.desk.store.broken = False
+    scene.pair.context.forget(bytes(16), 1)
+    scene.settle()
+    scene.answer()
+    assert scene.pair.told == ["the store in memory is told to fail"]
+    assert not scene.pair.context.narrator.durable
+
+
 def test_a_store_that_does_not_answer_counts_as_one_that_cannot(scene: Scene) -> None:
     scene.say(scene.save(1))
     scene.say(scene.save(2), LoadSession(bytes(16), scene.hear(10)))
