@@ -117,8 +117,8 @@ class OtherNodes:
         if now_ms >= self._say_gone_ms:
             self._say_gone_ms = now_ms + SAY_EVERY_MS
             context.worker_errors.append(
-                f"the store has no record of session {session.hex_id} any more: it ends here; its client has another one "
-                "at another node, or records were removed, and clients shake hands anew (counter record_gone)"
+                f"the store has no record of session {session.hex_id} any more: it ends here; its client has another "
+                "one at another node, or records were removed, and clients shake hands anew (counter record_gone)"
             )
         self._terminate(session, Reason.OWNERSHIP_CONFLICT, now_ms)
 
