@@ -13,6 +13,7 @@ by session_memory.py.
 """
 
 import argparse
+import gc
 import json
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 import session_memory
 from lone_gateway import TURN, Client, LoneGateway, in_turns, source
 
-from jvpn.supervisor.process import SWITCH_INTERVAL_S
+from jvpn.supervisor.process import COLLECTING, SWITCH_INTERVAL_S
 
 #: How long a turn takes on the core's clock: of INITs without cookie it takes 100 a second, of tickets 10 000.
 INIT_TURN_MS, TICKET_TURN_MS, TURN_MS = 700, 7, 1
@@ -113,6 +114,7 @@ def storm(gateway: LoneGateway, clients: list[Client], clock: Clock) -> tuple[fl
 def measure(count: int, work: Path) -> dict[str, Any]:
     # As the supervisor has it (jvpn/supervisor/process.py).
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*COLLECTING)
     clock, clients = Clock(), [Client(number) for number in range(count)]
     gateway = LoneGateway(work, count)
     shaken_s = handshakes(gateway, clients, clock)
@@ -121,6 +123,9 @@ def measure(count: int, work: Path) -> dict[str, Any]:
     gateway.close()
     stored_bytes = (work / "sessions.db").stat().st_size / count
     again = LoneGateway(work, count, generation=2)
+    # The clients and the first gateway are not what a supervisor that starts would walk.
+    gc.collect()
+    gc.freeze()
     storm_s, turns_s = storm(again, clients, clock)
     again.close()
     return {

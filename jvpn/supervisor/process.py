@@ -68,6 +68,9 @@ from workers.page import TornRow
 
 CONTROL_NICE = -10
 SWITCH_INTERVAL_S = 0.0005
+#: For gc.set_threshold. A session is many objects that stay: by Python's own thresholds a storm of them has all walked
+#: again and again. Garbage in cycles waits for 200 000 objects at most or a quarter of all, a few dozen MB.
+COLLECTING = (10_000, 10, 2)
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
 #: A few hundred of these a turn would keep live sessions' reattaches waiting for tens of milliseconds.
@@ -221,6 +224,7 @@ class Gateway:
         # What is imported lives as long as the process: the collector is not to walk it in the middle of a reattach.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTING)
         # Nor is the store's thread, or the sink's, to keep the interpreter for the usual 5 ms then.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         while self._running:
