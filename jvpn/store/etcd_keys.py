@@ -198,6 +198,12 @@ def absent(key: str) -> Json:
     return {"key": text(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
 
 
+def unchanged(key: str, kv: Json | None) -> Json:
+    """As it was when it was read; None for absent."""
+    revision = "0" if kv is None else kv["mod_revision"]
+    return {"key": text(key), "target": "MOD", "result": "EQUAL", "mod_revision": revision}
+
+
 def none_of(prefix: str) -> Json:
     """No key begins with `prefix`."""
     return {**whole(prefix), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 
+from msgspec import structs
+
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_lease import LeaseKeeper, boottime_ms
 from jvpn.store.etcd_watch import Change, FleetWatch
@@ -28,15 +30,22 @@ _RETRY_S = 0.2
 
 
 class FleetMember:
-    """`move_fence(fence_ms)`: until then this node may act as the owner of its sessions, CLOCK_BOOTTIME; 0: no more.
+    """`instance`: what NodeAbout says of it. `move_fence(fence_ms)`: until then this node may act as the owner of its
+    sessions, CLOCK_BOOTTIME; 0: no more.
 
     Raises StoreError for an access that cannot be one. `fileno()` is readable when there is news.
     """
 
     def __init__(
-        self, plan: FleetPlan, node_id: str, move_fence: Callable[[int], None], say: Callable[[str], None]
+        self,
+        plan: FleetPlan,
+        node_id: str,
+        instance: str,
+        move_fence: Callable[[int], None],
+        say: Callable[[str], None],
     ) -> None:
         self._plan = plan
+        self._instance = instance
         self._move_fence = move_fence
         self._say = say
         self._lock = threading.Lock()
@@ -48,16 +57,20 @@ class FleetMember:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._fence_ms = 0
         ttl_s = plan.lease_ttl_ms // 1000
-        about = plan.about.encode()
+        about = self._encode(plan.about)
         self._keeper = LeaseKeeper(plan.access, node_id, self._on_fence, say, plan.prefix, ttl_s, about=about)
         self._watch = FleetWatch(plan.access, plan.prefix)
         self._routes = ReturnRoutes(node_id, say)
         self._follower = threading.Thread(target=self._follow, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Until this node has its lease. Raises StoreError when it gets none."""
+        """Until this node has its lease. Raises StoreError when it gets none, or another gateway has its name."""
         self._keeper.start()
         if not self._granted.wait(FIRST_LEASE_S):
+            # Nor is it to take the name later, while the process ends.
+            self._keeper.stop()
+            if self._keeper.taken is not None:
+                raise self._keeper.taken
             raise StoreError(f"etcd has given this node no lease in {FIRST_LEASE_S:g} s: has it a quorum?")
         self._follower.start()
 
@@ -97,7 +110,10 @@ class FleetMember:
 
     def announce(self, about: NodeAbout) -> None:
         """What the others are to know of this node from now on. Its own watch tells when they may."""
-        self._keeper.announce(about.encode())
+        self._keeper.announce(self._encode(about))
+
+    def _encode(self, about: NodeAbout) -> str:
+        return structs.replace(about, instance=self._instance).encode()
 
     def renew(self) -> None:
         """Somebody says that this node has lost a session: all owners are to be looked at again, and the lease."""

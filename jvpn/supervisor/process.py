@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 from msgspec import structs
 
@@ -51,6 +50,7 @@ from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.fence import Fence
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.fleet_member import FleetMember
+from jvpn.supervisor.instance import boot_id, instance_of
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.ladder import SteeredDataPlane
 from jvpn.supervisor.live_session import Arrival
@@ -148,7 +148,8 @@ class Gateway:
         return frozenset(kept)
 
     def _join(self, fleet: FleetPlan) -> FleetMember:
-        member = FleetMember(fleet, self.plan.node_id, self._fence.moved, self._say)
+        plan = self.plan
+        member = FleetMember(fleet, plan.node_id, instance_of(plan.run_dir), self._fence.moved, self._say)
         # A data plane that is left running goes on under this lease, until the next supervisor keeps it.
         self._undo.add(lambda: member.stop(give_back=not self._undo.leave_running))
         member.start()
@@ -174,7 +175,7 @@ class Gateway:
         plan, page = self.plan, self.dataplane.page
         facts = GatewayFacts(
             node_id=plan.node_id,
-            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            boot_id=boot_id(),
             private_key=plan.private_key,
             public_key=x25519_public(plan.private_key),
             fleet_key=self.store.fleet_key,

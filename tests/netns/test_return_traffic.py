@@ -58,7 +58,7 @@ class Gateway:
         self.start()
 
     def start(self) -> None:
-        member = FleetMember(self._plan, self.name, lambda _fence_ms: None, self.said.append)
+        member = FleetMember(self._plan, self.name, self.name, lambda _fence_ms: None, self.said.append)
         self.member = member
         self.inside.call(member.start)
 
