@@ -88,6 +88,9 @@ class Cluster:
     def freeze(self, member: Member) -> None:
         assert member.process is not None
         member.process.send_signal(signal.SIGSTOP)
+        # Until the last of its threads has stopped it may still answer.
+        tasks = Path(f"/proc/{member.process.pid}/task")
+        wait_for("a member to stop", lambda: all(_state(task) == "T" for task in tasks.iterdir()))
 
     def thaw(self, member: Member) -> None:
         assert member.process is not None
@@ -134,6 +137,11 @@ class Cluster:
 
     def log(self) -> str:
         return json.dumps({m.name: (self.folder / f"{m.name}.log").read_text()[-500:] for m in self.members})
+
+
+def _state(task: Path) -> str:
+    """Of a thread, as proc(5) has it."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def installed() -> bool:
