@@ -111,6 +111,6 @@ def _why_it_stays(one: dict[str, Any]) -> str:
     if not one["read"]:
         return "its client has not answered yet"
     return (
-        f"asked {one['asked']} times, and stays: its client knows no endpoint of another node, or reaches none "
-        "(name them all under gateway.endpoints there)"
+        f"asked {one['asked']} times, and has not come to another node: its client may know none or reach none (are "
+        "all named under gateway.endpoints there?), or they did not take it (counters of jvpn status at those nodes)"
     )
