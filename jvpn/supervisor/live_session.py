@@ -203,7 +203,12 @@ class LiveSession:
         )
         self.indexes.widen(policy.max_candidates)
         self.look_at_keys_ms = now_ms
-        self.dirty_ms = now_ms if self.dirty_ms is None else self.dirty_ms
+        self.note_change(now_ms)
+
+    def note_change(self, now_ms: int) -> None:
+        """The store is to have it soon, counted from the first change that it has not."""
+        if self.dirty_ms is None:
+            self.dirty_ms = now_ms
 
     @property
     def hex_id(self) -> str:

@@ -230,7 +230,7 @@ class Reattaching:
         session.channel.expect(session.round_trips.patience_ms(index))
         session.last_attempt = request.attempt
         session.bound_in_epoch = True
-        session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
+        session.note_change(now_ms)
         session.heard_ms = now_ms
         if _REASONS[request.cause] in CHOICES:
             session.switches.times_ms.append(now_ms)

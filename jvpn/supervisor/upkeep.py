@@ -114,7 +114,7 @@ class Upkeep:
         context, old = self._context, session.bindings.active
         session.bindings = session.bindings.drop()
         # From now on counts what the store is to count too, should this host die.
-        session.dirty_ms = now_ms if session.dirty_ms is None else session.dirty_ms
+        session.note_change(now_ms)
         self._controlling.after_transition(session, now_ms)
         if old is not None and old.index in session.indexes.ids:
             context.put_id(session, old.index)
