@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from jvpn.session.machine import Reason
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
+from jvpn.supervisor.context import STORE_RETRY_MS
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import (
     FOR_STORE,
@@ -35,8 +36,6 @@ Carry = Callable[[Iterable[Effect]], None]
 MOST_AT_ONCE = 256
 #: A batch that has not been answered for so long has failed.
 STORE_PATIENCE_MS = 1_000
-#: What ended while the store could not be written is brought to it again after this.
-STORE_RETRY_MS = 1_000
 
 
 class Keeping:
