@@ -149,13 +149,13 @@ class LoneGateway:
         """One turn of the supervisor's loop: these datagrams are there, and the worker carries out what it is told."""
         for remote, data in datagrams:
             self.core.receive_datagram(data, Arrival(0, LOCAL, remote), now_ms)
-            self._keeping.carry_out(self._do, now_ms)
+            self._keeping.carry_out(self._do)
         self._keeping.settle(self._do, now_ms)
         while self._told:
             told, self._told = self._told, []
             for seq in told:
                 self.core.worker_report(0, Done(seq), now_ms)
-                self._keeping.carry_out(self._do, now_ms)
+                self._keeping.carry_out(self._do)
             self._keeping.settle(self._do, now_ms)
         self.core.get_timer()
         self._sink.wake()

@@ -54,7 +54,7 @@ class Keeping:
         self._late = False
         self._retry_ms = 0
 
-    def carry_out(self, do: Carry, now_ms: int) -> None:
+    def carry_out(self, do: Carry) -> None:
         """The core's effects, but for what is the store's: that waits for `settle`."""
         effects = self._core.effects()
         for effect in effects:
@@ -76,9 +76,9 @@ class Keeping:
 
     def settle(self, do: Carry, now_ms: int) -> None:
         """All that the turn has brought, with what the store's answers bring: but for what waits for the store."""
-        self.carry_out(do, now_ms)
+        self.carry_out(do)
         while self._step(now_ms):
-            self.carry_out(do, now_ms)
+            self.carry_out(do)
 
     def get_timer(self) -> int | None:
         """When `settle` is due although nothing has happened, ms."""

@@ -318,7 +318,7 @@ class Gateway:
 
     def _carry_out(self) -> None:
         """What waits for nothing."""
-        self._keeping.carry_out(self._do, now_ms())
+        self._keeping.carry_out(self._do)
 
     def _settle(self) -> None:
         """All that the turn has brought, and what the store has answered."""
