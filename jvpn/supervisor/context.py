@@ -138,9 +138,7 @@ class GatewayContext:
         self, session: LiveSession, now_ms: int, timestamp_us: int, then: Callable[[bool, int], None]
     ) -> None:
         """Have the store keep a session as it is now; `then(kept, now_ms)` when it has, or cannot."""
-        session.stored_ms = now_ms
-        stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
-        self.do(SaveSession(stored, timestamp_us, then))
+        self.do(SaveSession(self._to_store(session, now_ms), timestamp_us, then))
 
     def bear(
         self,
@@ -151,9 +149,16 @@ class GatewayContext:
         then: Callable[[SessionRecord | StoreError | None, int], None],
     ) -> None:
         """As `save`, for a new session that has its inner addresses from `pool`."""
+        self.do(BearSession(self._to_store(session, now_ms), timestamp_us, pool, then))
+
+    def _to_store(self, session: LiveSession, now_ms: int) -> SessionRecord:
+        """What the store is to have of a session, which counts as brought there."""
         session.stored_ms = now_ms
-        stored = session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
-        self.do(BearSession(stored, timestamp_us, pool, then))
+        return session.store_record(self.facts.node_id, self.wall_ms(), now_ms, self.facts.boot_id)
+
+    def save_changes(self, session: LiveSession, now_ms: int) -> None:
+        """Have the store keep a running session as it is now; what it cannot keep is brought to it later."""
+        self.save(session, now_ms, 0, lambda kept, done_ms: self.save_again_unless(kept, session, done_ms))
 
     def save_again_unless(self, kept: bool, session: LiveSession, now_ms: int) -> None:
         """What a running session misses in the store is brought to it later."""

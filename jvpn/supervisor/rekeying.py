@@ -102,11 +102,8 @@ class Rekeying:
             return
         session.control.drop_phase(session.old_secrets.phase_number)
         session.old_secrets = None
-        self._context.save(session, now_ms, 0, partial(self._retired, session))
+        self._context.save_changes(session, now_ms)
         self._tell_worker(session, respond=False)
-
-    def _retired(self, session: LiveSession, kept: bool, now_ms: int) -> None:
-        self._context.save_again_unless(kept, session, now_ms)
 
     def get_timer(self, session: LiveSession) -> int | None:
         return session.old_until_ms if session.old_secrets is not None else None

@@ -95,10 +95,7 @@ class Upkeep:
         if due_ms is None or now_ms < due_ms:
             return
         session.dirty_ms = None
-        context = self._context
-        context.save(
-            session, now_ms, 0, lambda kept, done_ms: context.save_again_unless(kept, session, done_ms)
-        )
+        self._context.save_changes(session, now_ms)
 
     def _heard_ms(self, session: LiveSession) -> int:
         """When anything authenticated last came from the client, at the supervisor or at its worker."""
