@@ -17,7 +17,9 @@ from jvpn.supervisor.effects import (
     Effect,
     ForgetSession,
     PutId,
+    PutPrefix,
     RemoveId,
+    RemovePrefix,
     SaveSession,
     SendDatagram,
     TellWorker,
@@ -185,6 +187,21 @@ class GatewayContext:
         """It lives here from now on."""
         self.sessions[session.session_id] = session
         self.load[session.slot] += 1
+
+    def cede_peer(self, session: LiveSession) -> None:
+        """It is not its client's session any more, if it was."""
+        if self.by_peer.get(session.peer.public_key) is session:
+            del self.by_peer[session.peer.public_key]
+
+    def hand_prefixes(self, session: LiveSession) -> LiveSession | None:
+        """Return traffic goes to the session that the client has now, if any, else nowhere. Returns that session."""
+        other = self.by_peer.get(session.peer.public_key)
+        for prefix in session.prefixes:
+            if other is not None and prefix in other.prefixes:
+                self.do(PutPrefix(prefix, other.slot))
+            else:
+                self.do(RemovePrefix(prefix))
+        return other
 
     def dismiss(self, session: LiveSession) -> None:
         """It does not live here any more, if it did."""

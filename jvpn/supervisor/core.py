@@ -18,7 +18,7 @@ from jvpn.supervisor import departing
 from jvpn.supervisor.agenda import Agenda
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
-from jvpn.supervisor.effects import Effect, ForgetOthers, PutPrefix, RemovePrefix
+from jvpn.supervisor.effects import Effect, ForgetOthers
 from jvpn.supervisor.handshakes import Handshakes
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.node_drain import NodeDrain
@@ -144,14 +144,8 @@ class GatewayCore:
     def _leave_prefixes(self, session: LiveSession, unborn: bool) -> None:
         """Return traffic goes to the peer's other session if there is one, else nowhere."""
         context = self.context
-        if context.by_peer.get(session.peer.public_key) is session:
-            del context.by_peer[session.peer.public_key]
-        other = context.by_peer.get(session.peer.public_key)
-        for prefix in session.prefixes:
-            if other is not None and prefix in other.prefixes:
-                context.do(PutPrefix(prefix, other.slot))
-            else:
-                context.do(RemovePrefix(prefix))
+        context.cede_peer(session)
+        other = context.hand_prefixes(session)
         if other is not None and unborn:
             # It had taken the older session's routes in the worker already.
             context.tell(other.slot, other.add_command(context.next_seq()))

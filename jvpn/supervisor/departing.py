@@ -9,7 +9,7 @@ the page until then: a supervisor that starts meanwhile finds it, asks the store
 
 from jvpn.session.record import Bindings, drain_window_ms
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClearRecord, PutPrefix, RemoveId, RemovePrefix
+from jvpn.supervisor.effects import ClearRecord, RemoveId
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.round_trips import UNMEASURED_MS
 from workers.commands import RemoveSession
@@ -51,10 +51,7 @@ def finish(context: GatewayContext, session_id: bytes) -> None:
     steering_id = None if draining is None else session.indexes.ids.get(draining.index)
     if steering_id is not None and steering_id not in context.by_steering_id:
         context.do(RemoveId(steering_id))
-    other = context.by_peer.get(session.peer.public_key)
-    for prefix in session.prefixes:
-        has_it = other is not None and prefix in other.prefixes
-        context.do(PutPrefix(prefix, other.slot) if other is not None and has_it else RemovePrefix(prefix))
+    context.hand_prefixes(session)
     context.tell(session.slot, RemoveSession(context.next_seq(), session.record))
     context.do(ClearRecord(session.record))
     context.free_records.append(session.record)

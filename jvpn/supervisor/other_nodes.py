@@ -175,6 +175,5 @@ class OtherNodes:
         context = self._context
         context.narrator.taken_away(session, owner)
         context.dismiss(session)
-        if context.by_peer.get(session.peer.public_key) is session:
-            del context.by_peer[session.peer.public_key]
+        context.cede_peer(session)
         departing.depart(context, session, now_ms)
