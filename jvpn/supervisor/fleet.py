@@ -28,24 +28,28 @@ class Fleet:
         #: By session: the attempt, and when its owner is to be asked, or asked again.
         self._referred: dict[bytes, tuple[int, int]] = {}
 
+    def about(self, node_id: str) -> NodeAbout | None:
+        """What a node whose lease goes on says of itself, as far as is known."""
+        return None if self.nodes is None else self.nodes.get(node_id)
+
     def bars(self, record: SessionRecord) -> bool:
         """Whether the session's owner is another node that goes on serving, as far as is known."""
         if record.owner_node == self._node_id:
             return False
         if self.nodes is None:
             return True
-        owner = self.nodes.get(record.owner_node)
+        owner = self.about(record.owner_node)
         return owner is not None and not owner.draining
 
     def must_be_gone(self, owner: str) -> bool:
         """Whether a session of `owner` is taken only because its lease has ended: by the time of the claim it may have
         another."""
-        about = None if self.nodes is None else self.nodes.get(owner)
+        about = self.about(owner)
         return owner != self._node_id and (about is None or not about.draining)
 
     def endpoint_of(self, node_id: str) -> str:
         """Where clients reach a node; empty when that is not known."""
-        about = None if self.nodes is None else self.nodes.get(node_id)
+        about = self.about(node_id)
         return about.advertise[0] if about is not None and about.advertise else ""
 
     def referred(self, session_id: bytes, attempt: int, now_ms: int) -> bool:

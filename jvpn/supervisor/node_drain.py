@@ -118,7 +118,7 @@ class NodeDrain:
     def _announced(self) -> bool:
         """Whether what the watch tells of this node is that it drains."""
         fleet, ours = self._context.fleet, self._context.facts.node_id
-        about = None if fleet is None or fleet.nodes is None else fleet.nodes.get(ours)
+        about = None if fleet is None else fleet.about(ours)
         return about is not None and about.draining
 
     def _ask_some(self, now_ms: int) -> None:
