@@ -189,8 +189,8 @@ class Takeover:
             # A client has one session, and this one's has another here, by a handshake since.
             self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
-        barred = context.fleet is not None and context.fleet.bars(record)
-        if split_version(request.state_version).epoch > record.epoch and not barred:
+        barring = context.fleet if context.fleet is not None and context.fleet.bars(record) else None
+        if split_version(request.state_version).epoch > record.epoch and barring is None:
             # The store has lost what it had kept: were the epoch opened a second time, so would its keys be. The client
             # would take no challenge out of an epoch that it has left.
             context.counters["store_behind"] += 1
@@ -201,8 +201,8 @@ class Takeover:
             self._pending(proven, fresh.challenge)
             return
         policy = memory.policy_snapshot()
-        if context.fleet is not None and context.fleet.bars(record):
-            self._refer(proven, context.fleet, now_ms)
+        if barring is not None:
+            self._refer(proven, barring, now_ms)
             return
         clock = self._lifetime(record, policy, now_ms)
         if isinstance(clock, Reason):
