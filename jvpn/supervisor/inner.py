@@ -6,9 +6,8 @@ from jvpn.supervisor.peers import Peer
 
 
 def prefixes_of(record: SessionRecord) -> tuple[str, ...]:
-    """The addresses in a record, each as a prefix of its own."""
-    v4, v6 = record.inner_v4, record.inner_v6
-    return (*(() if v4 is None else (f"{v4}/32",)), *(() if v6 is None else (f"{v6}/128",)))
+    """The addresses in a record that come from a pool, each as a prefix of its own."""
+    return tuple(f"{address}/{128 if ':' in address else 32}" for address in record.inner_prefixes)
 
 
 def still_theirs(
@@ -21,7 +20,7 @@ def still_theirs(
     """
     if peer.addresses:
         return peer.addresses
-    addresses = [address for address in (record.inner_v4, record.inner_v6) if address is not None]
+    addresses = record.inner_prefixes
     if not pooled or pool is None or not addresses or any(address not in pool for address in addresses):
         return None
     return prefixes_of(record)
