@@ -13,9 +13,9 @@ A name belongs to whoever has registered under it, until that lease ends: anothe
 """
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 
+from jvpn.clocks import now_ms
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient, EtcdRefused
 from jvpn.store.etcd_keys import Json, Keys, absent, get, put, unchanged, value_of, when
@@ -31,10 +31,6 @@ _GO_ON = "sessions go on where they are, there are no new ones and none changes 
 _NO_QUORUM = f"etcd has no quorum: {_GO_ON}"
 _KEEPS_NOTHING = f"etcd keeps nothing at present: {_GO_ON}"
 _UNSEEN = "etcd may have a quorum that this node does not see: its sessions end here at its fence"
-
-
-def boottime_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
 
 
 class NameTaken(StoreError):
@@ -83,7 +79,7 @@ class LeaseKeeper:
 
     @property
     def fenced(self) -> bool:
-        return self._lease.fenced(boottime_ms())
+        return self._lease.fenced(now_ms())
 
     def start(self) -> None:
         self._thread.start()
@@ -110,7 +106,7 @@ class LeaseKeeper:
 
     def _give_back(self) -> None:
         lease_id = self._lease.lease_id
-        self._lease.lost(boottime_ms())
+        self._lease.lost(now_ms())
         self._tell()
         try:
             if lease_id is not None:
@@ -120,11 +116,11 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            if self._woken.wait(max(0, self._lease.next_ms - boottime_ms()) / 1000):
+            if self._woken.wait(max(0, self._lease.next_ms - now_ms()) / 1000):
                 self._woken.clear()
-                self._lease.doubted(boottime_ms())
+                self._lease.doubted(now_ms())
                 continue
-            sent_ms = boottime_ms()
+            sent_ms = now_ms()
             try:
                 if self._lease.lease_id is None:
                     self._ask(sent_ms)
@@ -132,10 +128,10 @@ class LeaseKeeper:
                     self._renew(self._lease.lease_id, sent_ms)
             except NameTaken as error:
                 self._lease.lost(sent_ms)
-                self._lease.failed(sent_ms, boottime_ms())
+                self._lease.failed(sent_ms, now_ms())
                 self._lost_name(error)
             except StoreError as error:
-                self._lease.failed(sent_ms, boottime_ms())
+                self._lease.failed(sent_ms, now_ms())
                 self._failed(error)
             else:
                 self._works()
@@ -144,7 +140,7 @@ class LeaseKeeper:
                 self._members.learn(self._client, self._question_s)
 
     def _works(self) -> None:
-        self._say_some(self._outages.works("the lease of this node is renewed again", boottime_ms()))
+        self._say_some(self._outages.works("the lease of this node is renewed again", now_ms()))
         self._meaning = _UNSEEN
         if self.taken is not None:
             self._say(f"no other gateway calls itself {self._node_id} any more: this one does")
@@ -166,12 +162,12 @@ class LeaseKeeper:
 
     def _failed(self, error: StoreError) -> None:
         text = f"the lease of this node cannot be renewed: {error}"
-        self._say_some(self._outages.failed(text, boottime_ms()))
+        self._say_some(self._outages.failed(text, now_ms()))
         if self._lease.lease_id is None:
             return
-        asked_ms = boottime_ms()
+        asked_ms = now_ms()
         standings = self._members.roll_call(self._lease.lease_id, self._question_s)
-        accounted = self._lease.accounted(asked_ms, boottime_ms(), standings.values())
+        accounted = self._lease.accounted(asked_ms, now_ms(), standings.values())
         meaning = _meaning(accounted, standings)
         if meaning != self._meaning and self._outages.told:
             members = ", ".join(f"{name} {standing.value}" for name, standing in standings.items())

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from jvpn.clocks import now_ms
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import (
     FleetSnapshot,
@@ -14,7 +15,6 @@ from jvpn.observability.snapshot import (
 from jvpn.policy.parameters import MINUTE
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
-from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.dataplane import counters_of
 from jvpn.supervisor.drain_admin import DrainAdmin
 from jvpn.supervisor.live_session import LiveSession, path_text

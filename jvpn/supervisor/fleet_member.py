@@ -14,8 +14,9 @@ from queue import Empty, SimpleQueue
 
 from msgspec import structs
 
+from jvpn.clocks import now_ms
 from jvpn.store.base import StoreError
-from jvpn.store.etcd_lease import LeaseKeeper, boottime_ms
+from jvpn.store.etcd_lease import LeaseKeeper
 from jvpn.store.etcd_watch import Change, FleetWatch
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.plan import FleetPlan
@@ -137,7 +138,7 @@ class FleetMember:
 
     def _on_fence(self, fence_ms: int) -> None:
         with self._lock:
-            if not fence_ms or (self._granted.is_set() and boottime_ms() >= self._fence_ms):
+            if not fence_ms or (self._granted.is_set() and now_ms() >= self._fence_ms):
                 self._behind = True
                 self._anew.set()
             self._fence_ms = fence_ms

@@ -3,11 +3,11 @@
 import contextlib
 from typing import TYPE_CHECKING
 
+from jvpn.clocks import now_ms
 from jvpn.config.keys import format_key
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import PeerSnapshot
 from jvpn.store.base import OwnershipStore, StoreError
-from jvpn.supervisor.clocks import now_ms
 from jvpn.supervisor.expired import over_by
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.store_desk import forget_expired

@@ -16,6 +16,7 @@ from functools import partial
 from msgspec import structs
 
 from jvpn import __version__
+from jvpn.clocks import NS_PER_MS, now_ms, wall_ms
 from jvpn.holder.inventory import Succeeded
 from jvpn.holder.notify import ready
 from jvpn.holder.signals import signal_pipe
@@ -30,7 +31,6 @@ from jvpn.store.base import StoreError
 from jvpn.supervisor import fleet_news
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
-from jvpn.supervisor.clocks import NS_PER_MS, now_ms, wall_ms
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.dataplane import DataPlaneError, find_holder

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from core_pair import CorePair, every_pair_is_sound
 
+from jvpn.clocks import now_ms, wall_ms
 from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES
 from jvpn.supervisor import effects
-from jvpn.supervisor.clocks import now_ms, wall_ms
 from jvpn.supervisor.programs import note_refusal, noted_pin_dir, noted_refusal, remove_pins
 from workers import commands
 

@@ -1,4 +1,4 @@
-"""The two clocks of the supervisor: one for deadlines, one for logs and for the store."""
+"""The two clocks of a gateway: one for deadlines and leases, one for logs and for the store."""
 
 import time
 
