@@ -21,7 +21,7 @@ from jvpn.store.etcd_client import EtcdAccess, EtcdClient, EtcdRefused
 from jvpn.store.etcd_keys import Json, Keys, absent, get, put, unchanged, value_of, when
 from jvpn.store.etcd_members import Members
 from jvpn.store.lease import Lease, Standing
-from jvpn.store.node_about import NodeAbout, decode
+from jvpn.store.node_about import NodeAbout, understood
 from jvpn.store.outages import Outages
 
 _NOT_FOUND = 5
@@ -188,8 +188,8 @@ class LeaseKeeper:
 
     def _check(self, held: Json | None) -> None:
         """Raises NameTaken when the key is another gateway's. Who does not say which it is is taken for this one."""
-        there = NodeAbout() if held is None else _understood(value_of(held))
-        if there.instance in ("", _understood(self._about).instance):
+        there = NodeAbout() if held is None else understood(value_of(held))
+        if there.instance in ("", understood(self._about).instance):
             return
         where = f", at {there.advertise[0]}" if there.advertise else ""
         raise NameTaken(f"another gateway calls itself {self._node_id}{where}: give each node_id once")
@@ -238,14 +238,6 @@ class LeaseKeeper:
 def _term(reply: Json) -> int:
     """Of the member that answered."""
     return int(reply.get("header", {}).get("raft_term", 0))
-
-
-def _understood(value: bytes) -> NodeAbout:
-    """Nothing, where no node of ours has written it."""
-    try:
-        return decode(value)
-    except StoreError:
-        return NodeAbout()
 
 
 def _meaning(accounted: bool, standings: Mapping[str, Standing]) -> str:

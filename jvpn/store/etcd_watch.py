@@ -15,7 +15,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
 from jvpn.store.etcd_keys import Json, Keys
 from jvpn.store.etcd_socket import DeadlineSocket
-from jvpn.store.node_about import NodeAbout, decode
+from jvpn.store.node_about import NodeAbout, understood
 
 _PAGE = 2048
 #: After so long without a word the member is asked something that takes a majority to answer: one that hangs, or is
@@ -200,7 +200,7 @@ class FleetWatch:
         )
         node_id = self._keys.node_of(key)
         if node_id is not None:
-            return Announced(node_id, None if gone else self._about(kv), revision)
+            return Announced(node_id, None if gone else understood(ops.value_of(kv)), revision)
         session_id = ops.hex_tail(key)
         if session_id is None:
             return None
@@ -220,13 +220,6 @@ class FleetWatch:
         except ValueError:
             return None
         return Ownership(owner, version, prefixes, int(kv["create_revision"]))
-
-    def _about(self, kv: Json) -> NodeAbout:
-        """Nothing, of a node whose words are not understood: it lives all the same."""
-        try:
-            return decode(ops.value_of(kv))
-        except StoreError:
-            return NodeAbout()
 
     def _asked(self, node_id: str, session_id: bytes, kv: Json) -> Asked | None:
         try:

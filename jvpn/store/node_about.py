@@ -2,8 +2,6 @@
 
 import msgspec
 
-from jvpn.store.base import StoreError
-
 
 class NodeAbout(msgspec.Struct, frozen=True, kw_only=True):
     """`advertise`: endpoints that lead clients to the node ("198.51.100.7:51820"), best first. `return_addresses`: next
@@ -21,9 +19,9 @@ class NodeAbout(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
 
-def decode(value: str | bytes) -> NodeAbout:
-    """Raises StoreError for what no node of ours has written."""
+def understood(value: bytes) -> NodeAbout:
+    """What a node's key says; nothing, where no node of ours has written it: a node lives all the same."""
     try:
         return msgspec.json.decode(value, type=NodeAbout)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"a node's key in etcd cannot be read: {error}") from error
+    except msgspec.MsgspecError:
+        return NodeAbout()

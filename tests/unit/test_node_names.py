@@ -12,7 +12,7 @@ from jvpn.store import etcd_keys as ops
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdClient
 from jvpn.store.etcd_lease import LeaseKeeper
-from jvpn.store.node_about import NodeAbout, decode
+from jvpn.store.node_about import NodeAbout, understood
 from jvpn.supervisor import fleet_member
 from jvpn.supervisor.fleet_member import FleetMember
 from jvpn.supervisor.instance import instance_of
@@ -73,7 +73,7 @@ def client(frail_etcd: Cluster) -> Iterator[EtcdClient]:
 def registered(client: EtcdClient) -> str:
     """The instance whose key it is, "" for nobody's."""
     found = client.read("/v3/kv/range", ops.get(KEY)["request_range"]).get("kvs", [])
-    return decode(ops.value_of(found[0])).instance if found else ""
+    return understood(ops.value_of(found[0])).instance if found else ""
 
 
 def test_a_second_gateway_of_a_name_waits_until_the_first_has_ended(
