@@ -334,6 +334,7 @@ class Switching:
         self._narrator.result(attempt.number, "failed", reason, self._view.state_version, retry_after_ms)
         if reason in _OVER:
             end = Reason(reason) if reason in Reason.__members__ else Reason.PEER_CLOSED
+            self._session.was_reset = reason == Code.SESSION_OVER
             self._session.end(end, now_ms, tell=False)
             return
         if reason == Code.REAUTHENTICATE:

@@ -338,3 +338,6 @@ def test_a_store_that_has_lost_an_epoch_brings_nothing_back(pair: CorePair) -> N
     pair.wait_for(lambda: pair.context.counters["store_behind"])
     assert pair.context.counters["takeovers"] == 0
     assert all(kept.session_id != old[0].session_id for kept in pair.store.sessions())
+    # Its client is told that it is over, and shakes hands anew.
+    pair.wait_for(lambda: pair.attached and pair.live.session_id != old[0].session_id)
+    assert [over.again for over in pair.over] == [True]
