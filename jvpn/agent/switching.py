@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 REPORT_WAIT_MS = 200
 #: However long a gateway asks a client without a path to wait.
 RETRY_AFTER_MAX_MS = 5_000
-#: FAILs after which there is nothing left to reattach.
 #: How long at least the index left for another node receives: its owner hears from the store that it is to go, and what
 #: came for the client until then goes out there.
 NODE_LEFT_MS = 1_000
-_OVER = frozenset({Code.SESSION_OVER, Code.SESSION_TTL_EXPIRED, Code.TRANSPORT_LOSS_TTL_EXPIRED})
+#: FAILs after which there is nothing left to reattach.
+_OVER = frozenset(
+    {
+        Code.SESSION_OVER,
+        Code.SESSION_TTL_EXPIRED,
+        Code.TRANSPORT_LOSS_TTL_EXPIRED,
+        Code.ADDRESS_WITHDRAWN,
+    }
+)
 
 
 class Switching:

@@ -37,7 +37,12 @@ PRECEDENCE: Final[dict[Trigger, tuple[Reason, ...]]] = {
         Reason.INVARIANT_VIOLATION,
         Reason.VERSION_EXHAUSTED,
     ),
-    Trigger.OPERATOR: (Reason.OPERATOR_TERMINATED, Reason.POLICY_TERMINATED, Reason.PEER_CLOSED),
+    Trigger.OPERATOR: (
+        Reason.OPERATOR_TERMINATED,
+        Reason.POLICY_TERMINATED,
+        Reason.ADDRESS_WITHDRAWN,
+        Reason.PEER_CLOSED,
+    ),
     Trigger.TRANSPORT_LOSS_TTL: (Reason.TRANSPORT_LOSS_TTL_EXPIRED,),
     Trigger.TRANSPORT_DEAD: (Reason.TRANSPORT_DEAD, Reason.ADDRESS_CHANGED),
     Trigger.OUTCOME: (

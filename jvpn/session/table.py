@@ -80,6 +80,7 @@ class Reason(StrEnum):
     OWNERSHIP_CONFLICT = "OWNERSHIP_CONFLICT"
     INVARIANT_VIOLATION = "INVARIANT_VIOLATION"
     VERSION_EXHAUSTED = "VERSION_EXHAUSTED"
+    ADDRESS_WITHDRAWN = "ADDRESS_WITHDRAWN"
 
 
 class Effect(Enum):
@@ -275,6 +276,7 @@ TABLE: Final[tuple[Row, ...]] = (
             Reason.OWNERSHIP_CONFLICT,
             Reason.INVARIANT_VIOLATION,
             Reason.VERSION_EXHAUSTED,
+            Reason.ADDRESS_WITHDRAWN,
         ),
         Effect.DROP,
         "ended",

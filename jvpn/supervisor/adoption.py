@@ -132,7 +132,7 @@ class Adoption:
         elif not addressed:
             why = "its inner address is not its client's any more"
             self._result.ended.append(f"{session.hex_id}: {why}")
-            self._core.terminate(session, Reason.SESSION_TTL_EXPIRED, self._now_ms, {"why": why})
+            self._core.terminate(session, Reason.ADDRESS_WITHDRAWN, self._now_ms, {"why": why})
         else:
             self._result.sessions += 1
             context.narrator.transferred(session, session.slot, "SUPERVISOR_RESTARTED")

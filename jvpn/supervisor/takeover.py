@@ -211,7 +211,7 @@ class Takeover:
         prefixes = still_theirs(peer, record, memory.pooled, context.facts.pool)
         if prefixes is None:
             context.counters["address_withdrawn"] += 1
-            self._over(proven, Reason.SESSION_TTL_EXPIRED)
+            self._over(proven, Reason.ADDRESS_WITHDRAWN)
             return
         session = self._restore(proven, peer, policy, now_ms)
         session.ttl, session.prefixes = clock, prefixes

@@ -150,7 +150,9 @@ class PathsEnd(ControlEnd):
             raise Refused("another attempt")
         cause, self.attempt = self.attempt.cause, None
         self.report("refused", {"reason": fail.reason, "retry_after_ms": fail.retry_after_ms})
-        if fail.reason in ("SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED"):
+        if fail.reason in (
+            "SESSION_OVER", "SESSION_TTL_EXPIRED", "TRANSPORT_LOSS_TTL_EXPIRED", "ADDRESS_WITHDRAWN",
+        ):  # fmt: skip
             self._end(fail.reason)
             return
         if fail.reason == "VERSION_CONFLICT":

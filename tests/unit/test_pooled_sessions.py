@@ -12,7 +12,7 @@ from test_store_addresses import end, give, key_of, pool_of
 from jvpn.cli import build_parser, peer
 from jvpn.cli.peer import peer_text, peers_text
 from jvpn.observability.admin import AdminError
-from jvpn.observability.events import StateChange
+from jvpn.observability.events import OwnershipEvent, StateChange
 from jvpn.observability.snapshot import PeerSnapshot
 from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Reason
@@ -251,6 +251,9 @@ def test_a_session_whose_address_left_the_pool_is_not_brought_back(withdrawn: Co
     pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
     pair.wait_for(lambda: pair.attached and pair.live.session_id != first.session_id)
     assert pair.context.counters["address_withdrawn"] > 0
+    assert [(over.reason, over.again) for over in pair.over] == [("ADDRESS_WITHDRAWN", True)]
+    (told,) = [event for event in pair.events(OwnershipEvent) if event.action == "released"]
+    assert (told.session_id, told.reason_code) == (first.hex_id, "ADDRESS_WITHDRAWN")
     (inner,) = pair.store.inner_addresses()[PUBLIC]
     assert inner in ELSEWHERE
     assert pair.live.prefixes == pair.configured[-1].addresses == (f"{inner}/32",)
@@ -263,6 +266,7 @@ def test_a_session_whose_address_left_the_pool_ends_at_a_restart(withdrawn: Core
     assert adopted.ended == [f"{first.hex_id}: its inner address is not its client's any more"]
     assert not set(first.prefixes) & set(pair.steered.prefixes)
     pair.wait_for(lambda: pair.attached)
+    assert [(over.reason, over.again) for over in pair.over] == [("ADDRESS_WITHDRAWN", True)]
     (prefix,) = pair.live.prefixes
     assert prefix.partition("/")[0] in ELSEWHERE
     assert pair.steered.prefixes == {prefix: pair.live.slot}
