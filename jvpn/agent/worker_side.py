@@ -129,23 +129,21 @@ class WorkerSide:
     def enter_epoch(self, epoch: int, draining: tuple[int, int] | None) -> None:
         """The keys are those of `epoch` from now on. `draining`: the index that was left, and until when it receives,
         ms. Where that epoch was not expected, the worker forgets the session and gets it anew, and nothing drains."""
-        ahead, self._ahead = self._ahead, None
-        expected = ahead is not None and epoch == self._epoch + 1
+        ahead, expected = self._ahead, epoch == self._epoch + 1
         self._epoch = epoch
         if ahead is None or not expected:
-            self.finish_draining()
-            if ahead is not None:
-                self._tell(commands.RemoveSession(self._seq(), ahead.record))
+            self._forget_others()
             self._tell(commands.RemoveSession(self._seq(), self.record))
             self._do(ClearRecord(self.record))
             self.add()
             return
-        old, self.record = self.record, ahead.record
+        old, self.record, self._ahead = self.record, ahead.record, None
         if draining is None:
             self._tell(commands.RemoveSession(self._seq(), old))
         else:
-            self._drained = _Drained(old, *draining)
-            self._install(old, self._known([draining[0]]))
+            index, until_ms = draining
+            self._drained = _Drained(old, index, until_ms)
+            self._install(old, [commands.InstalledIndex(index, self._steering_ids()[index])])
         self.tell_indexes()
 
     def get_timer(self) -> int | None:
@@ -163,6 +161,7 @@ class WorkerSide:
             self._tell(commands.RemoveSession(self._seq(), drained.record))
 
     def _forget_others(self) -> None:
+        """What the worker has of other epochs goes."""
         self.finish_draining()
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
@@ -230,7 +229,7 @@ class WorkerSide:
 
     def _installed(self) -> list[commands.InstalledIndex]:
         """All indexes, but for those that are the other record's."""
-        known = self._paths.left | {path.index: path.steering_id for path in self._paths.paths.values()}
+        known = self._steering_ids()
         if self._ahead is not None:
             known.pop(self._ahead.index, None)
         if self._drained is not None:
@@ -240,9 +239,9 @@ class WorkerSide:
     def _installed_ahead(self, ahead: _Ahead) -> list[commands.InstalledIndex]:
         return [] if ahead.path is None else [commands.InstalledIndex(ahead.index, ahead.path.steering_id)]
 
-    def _known(self, indexes: list[int]) -> list[commands.InstalledIndex]:
-        known = self._paths.left | {path.index: path.steering_id for path in self._paths.paths.values()}
-        return [commands.InstalledIndex(index, known[index]) for index in indexes]
+    def _steering_ids(self) -> dict[int, bytes]:
+        """Of all indexes, whichever record they are in."""
+        return self._paths.left | {path.index: path.steering_id for path in self._paths.paths.values()}
 
     def _install(self, record: int, indexes: list[commands.InstalledIndex]) -> None:
         self._tell(commands.InstallIndexes(self._seq(), record, indexes))
