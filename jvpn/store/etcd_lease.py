@@ -42,8 +42,8 @@ class LeaseKeeper:
 
     `on_fence(fence_ms)` is called in the keeper's thread whenever the fence has moved: ms of CLOCK_BOOTTIME, 0 when the
     lease is lost. `say(text)`: when renewing begins to fail, what that means, and when it works again. `taken`: while
-    another gateway has the name, the error that says which; this one has no lease then. Raises
-    StoreError for an access that cannot be one, ValueError for a margin that leaves no time.
+    another gateway has the name, the error that says which; this one has no lease then. Raises StoreError for an access
+    that cannot be one, ValueError for a margin that leaves no time.
     """
 
     def __init__(

@@ -187,6 +187,7 @@ StoreWrite = (
 )
 StoreRead = LoadSession | LoadExpired
 StoreEffect = StoreRead | StoreWrite
+#: Their classes: every effect is looked up here, which takes a fraction of an isinstance of them all.
 FOR_STORE: Final = frozenset(get_args(StoreEffect))
 
 Effect = (

@@ -1,9 +1,9 @@
 """This node's part in its fleet: a lease that is kept, a watch that is followed, and the fence between them.
 
 Each has a thread and a connection of its own; what they hear the supervisor's loop fetches by `news`. The routes to
-clients of the other nodes follow in the watch's thread, whatever the loop is at. The fence moves
-in the lease's thread, past everything that may hold the loop up. But when it was reached, others may own by now what
-was this node's: then it stays where it is until the loop has looked at all that came meanwhile, and said `caught_up`.
+clients of the other nodes follow in the watch's thread, whatever the loop is at. The fence moves in the lease's thread,
+past everything that may hold the loop up. But when it was reached, others may own by now what was this node's: then it
+stays where it is until the loop has looked at all that came meanwhile, and said `caught_up`.
 """
 
 import os

@@ -16,7 +16,7 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import Announce
 from jvpn.supervisor.live_session import LiveSession
 
-#: Sessions that are asked in a second, if nothing else is wished for: a fifth of the strangers that a node looks at.
+#: Sessions that are asked in a second, if nothing else is wished for.
 DEFAULT_PER_S: Final = 50
 MOST_PER_S: Final = 1_000
 TICK_MS: Final = 100
