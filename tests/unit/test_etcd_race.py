@@ -1,52 +1,23 @@
 """Several processes claim the same sessions at once, while the cluster is whole or its leader dies: one owner each."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import etcd_cluster
 import pytest
 from etcd_cluster import Cluster
+from racers import racers, tell
 from test_store import RECORD
 
 from jvpn.lab.running import wait_for
 from jvpn.sim.owner_history import Claim, Read, State, check
 from jvpn.store.etcd import EtcdStore
 
-TESTS = Path(__file__).parents[1]
 NODES, ROUNDS, SESSIONS = 4, 200, 3
 FIRST: State = (RECORD.state_version, RECORD.owner_node)
-
-
-@contextmanager
-def racers(cluster: Cluster, key_file: Path) -> Iterator[list["subprocess.Popen[str]"]]:
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    urls = [member.url for member in cluster.members]
-    running = []
-    try:
-        for node in range(NODES):
-            # Each asks another member first.
-            ordered = urls[node % 3 :] + urls[: node % 3]
-            command = [sys.executable, str(TESTS / "claimer.py"), str(key_file), "/race", f"gw{node}"]
-            command += [str(ROUNDS), str(SESSIONS), *ordered]
-            environment = {**os.environ, "PYTHONPATH": path}
-            pipe = subprocess.PIPE
-            running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
-        yield running
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-            for end in (process.stdin, process.stdout):
-                if end is not None:
-                    end.close()
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["whole", "leader-dies"])
@@ -58,12 +29,9 @@ def test_raced_claims_have_one_owner_each(frail_etcd: Cluster, tmp_path: Path, d
     claims: dict[int, list[Claim]] = defaultdict(list)
     reads: dict[int, list[Read]] = defaultdict(list)
     leader = frail_etcd.leader()
-    with racers(frail_etcd, key_file) as running:
-        assert [process.stdout.readline() for process in running if process.stdout] == ["ready\n"] * NODES
-        for process in running:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+    own = [[str(key_file), "/race", f"gw{node}", str(ROUNDS), str(SESSIONS)] for node in range(NODES)]
+    with racers("claimer.py", frail_etcd, own) as running:
+        tell(running, "go")
         lines: list[list[str]] = [[] for _ in running]
         with ThreadPoolExecutor(NODES) as readers:
             # All are read at once: none is to wait for a pipe that is full.

@@ -2,18 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import etcd_cluster
 import msgspec
 from etcd_cluster import Cluster
+from racers import Racer, line_of, racers, tell
 from racing_gateway import CHALLENGE_KEY, CLIENT, CLIENT_KEY, GATEWAY, NOW_MS
 
 from jvpn.policy.model import Policy
@@ -31,7 +29,6 @@ from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_lease import LeaseKeeper
 from jvpn.supervisor.remembered import Remembered
 
-TESTS = Path(__file__).parents[1]
 NODES, SESSIONS, ROUNDS = 4, 10, 100
 FIRST: State = (pack_version(1, 1), "gone")
 
@@ -90,33 +87,6 @@ class ClientEnd:
         return None
 
 
-@contextmanager
-def racers(cluster: Cluster, key_file: Path) -> Iterator[list["subprocess.Popen[str]"]]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    urls = [member.url for member in cluster.members]
-    running = []
-    try:
-        for node in range(NODES):
-            command = [sys.executable, str(TESTS / "racing_gateway.py"), str(key_file), f"gw{node}"]
-            command += urls[node % 3 :] + urls[: node % 3]
-            pipe = subprocess.PIPE
-            running.append(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment))
-        assert [_line(process) for process in running] == ["ready\n"] * NODES
-        yield running
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-            for end in (process.stdin, process.stdout):
-                if end is not None:
-                    end.close()
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
 class Leases:
     """Of all nodes but those that are gone."""
 
@@ -139,14 +109,9 @@ class Leases:
             self.end(node)
 
 
-def race(racing: list["subprocess.Popen[str]"], pool: ThreadPoolExecutor, line: str) -> list[Any]:
-    for process in racing:
-        assert process.stdin is not None
-        process.stdin.write(line + "\n")
-    for process in racing:
-        assert process.stdin is not None
-        process.stdin.flush()
-    return [json.loads(answer) for answer in pool.map(_line, racing)]
+def race(racing: list[Racer], pool: ThreadPoolExecutor, line: str) -> list[Any]:
+    tell(racing, line)
+    return [json.loads(answer) for answer in pool.map(line_of, racing)]
 
 
 def test_one_of_those_who_are_asked_takes_a_session(frail_etcd: Cluster, tmp_path: Path) -> None:
@@ -166,7 +131,7 @@ def test_one_of_those_who_are_asked_takes_a_session(frail_etcd: Cluster, tmp_pat
         leases.keep(node)
     with (
         closing(leases),
-        racers(frail_etcd, key_file) as running,
+        racers("racing_gateway.py", frail_etcd, [[str(key_file), node] for node in nodes]) as running,
         ThreadPoolExecutor(NODES) as pool,
     ):
         for number in range(SESSIONS * ROUNDS):
