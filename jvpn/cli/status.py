@@ -78,7 +78,8 @@ def fleet_lines(fleet: dict[str, Any]) -> list[str]:
     else:
         nodes = ", ".join(f"{n} (draining)" if n in fleet["draining"] else n for n in fleet["nodes"])
     left = f"for {fleet['lease_ms'] / 1000:.1f} s" if fleet["lease_ms"] else "ended: nothing is carried"
-    return [f"nodes     {nodes}", f"lease     {left}"]
+    routes = f"{fleet['routes']} in the kernel, one for each inner address of the other gateways' clients"
+    return [f"nodes     {nodes}", f"lease     {left}", f"routes    {routes}"]
 
 
 def drain_text(drain: dict[str, Any]) -> str:

@@ -24,11 +24,13 @@ class WorkerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 class FleetSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A gateway's fleet as that gateway knows it. `nodes`: those whose lease goes on, None before that is known;
     `draining`: those of them whose sessions are to go elsewhere. `lease_ms`: how long its own lease lasts if it is not
-    renewed, 0 when it has ended, and the gateway carries nothing."""
+    renewed, 0 when it has ended, and the gateway carries nothing. `routes`: how many the kernel has of it to clients of
+    the other gateways, one for each of their inner addresses."""
 
     nodes: list[str] | None
     draining: list[str]
     lease_ms: int
+    routes: int = 0
 
 
 class StayingSnapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,6 +117,7 @@ class GatewayAdmin:
             nodes=None if known is None else sorted(known),
             draining=sorted(name for name, about in (known or {}).items() if about.draining),
             lease_ms=max(0, member.fence_ms - now_ms()),
+            routes=member.routes,
         )
 
     def apply(self, mode: str, by: str) -> Applied:

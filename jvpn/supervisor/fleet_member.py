@@ -94,6 +94,11 @@ class FleetMember:
         return self._routes.counters()
 
     @property
+    def routes(self) -> int:
+        """To clients of the other gateways, in the kernel."""
+        return self._routes.routes_installed
+
+    @property
     def fence_ms(self) -> int:
         """Until when the lease lasts if it is not renewed, CLOCK_BOOTTIME; 0: it has ended."""
         return self._fence_ms

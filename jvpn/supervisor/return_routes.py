@@ -38,7 +38,7 @@ class ReturnRoutes:
 
     def counters(self) -> dict[str, int]:
         """For any thread."""
-        return {"routes_installed": self.routes_installed, "route_errors": self.route_errors}
+        return {"route_errors": self.route_errors} if self.route_errors else {}
 
     def apply(self, change: Change) -> None:
         self._table.apply(change)

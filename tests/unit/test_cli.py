@@ -177,7 +177,7 @@ GATEWAY = GatewaySnapshot(
     policy="default@baf8c9cc",
     offload="TUN vnet header, TSO, no USO; UDP GSO, GRO",
     store="etcd, http://192.0.2.20:2379",
-    fleet=FleetSnapshot(nodes=["gw-1", "gw-2"], draining=["gw-2"], lease_ms=2_345),
+    fleet=FleetSnapshot(nodes=["gw-1", "gw-2"], draining=["gw-2"], lease_ms=2_345, routes=3),
 )
 CLIENT = ClientSnapshot(
     session=None,
@@ -265,7 +265,7 @@ def test_a_fleets_gateway_says_who_is_there_and_how_long_its_lease_lasts() -> No
     answer = as_answer(GATEWAY)
     text = gateway_text(answer)
     assert "store     etcd, http://192.0.2.20:2379\n" in text
-    assert "nodes     gw-1, gw-2 (draining)\nlease     for 2.3 s\n" in text
+    assert "nodes     gw-1, gw-2 (draining)\nlease     for 2.3 s\nroutes    3 in the kernel" in text
     answer["fleet"] |= {"lease_ms": 0, "nodes": None}
     assert (
         "nodes     not heard of the other nodes yet\nlease     ended: nothing is carried\n"
