@@ -130,7 +130,7 @@ class ClientAdmin:
             state_version=session.view.state_version,
             active=None if active is None else active.uplink.name,
             paths=[
-                self._path(path, path is active, now_ns)
+                self._path(path, active, now_ns)
                 for _number, path in sorted(session.paths.paths.items())
                 if _shown(path.uplink)
             ],
@@ -156,21 +156,15 @@ class ClientAdmin:
             source=endpoint_text(remote.address, remote.port) if uplink.link_up else None,
         )
 
-    def _path(self, path: ClientPath, active: bool, now_ns: int) -> PathSnapshot:
+    def _path(self, path: ClientPath, active: ClientPath | None, now_ns: int) -> PathSnapshot:
         seen = path.health.snapshot(now_ns)
         now_ms = now_ns // NS
-        if active:
-            state = "active"
-        elif not path.uplink.link_up or seen.dead:
-            state = "dead"
-        else:
-            state = "candidate" if path.validated(now_ms) else "probing"
         remote = path.uplink.remote
         return PathSnapshot(
             name=path.uplink.name,
             device=path.uplink.name,
             index=path.index,
-            state=state,
+            state=path_state(path, active, now_ns),
             validated=path.validated(now_ms),
             rtt_ms=seen.latency_ms,
             loss=seen.loss,
@@ -182,3 +176,16 @@ class ClientAdmin:
 def _shown(uplink: Uplink) -> bool:
     """A device is shown whether it has a link or not, a further way over it only when it leads somewhere."""
     return uplink.link_up or not uplink.rank
+
+
+def path_state(path: ClientPath, active: ClientPath | None, now_ns: int) -> str:
+    """As PathSnapshot has it. Silence says nothing of a path that leads elsewhere than the active one and has answered
+    no PROBE: that endpoint may be another node's, and only a session's owner answers."""
+    if path is active:
+        return "active"
+    if not path.uplink.link_up:
+        return "dead"
+    if path.health.snapshot(now_ns).dead:
+        elsewhere = active is not None and path.uplink.remote != active.uplink.remote
+        return "standby" if elsewhere and not path.probe_answered else "dead"
+    return "candidate" if path.validated(now_ns // NS) else "probing"

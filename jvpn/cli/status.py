@@ -9,6 +9,10 @@ from jvpn.cli.text import columns, duration, version_text
 from jvpn.observability.admin import ask
 
 DEFAULT_RUN_DIR = Path("/run/jvpn")
+STANDBY = (
+    "  standby: not the endpoint of the session's owner; a node of a fleet answers no probes before it has the\n"
+    "  session, so whether it is there shows when it is asked"
+)
 
 
 def add_run_dir(parser: argparse.ArgumentParser) -> None:
@@ -102,21 +106,25 @@ def client_text(answer: dict[str, Any]) -> str:
         f"offload   {answer['offload']}",
         "",
     ]
-    rows = [["path", "state", "index", "rtt ms", "loss", "last answer", "gateway"]]
-    for path in answer["paths"]:
-        rows.append(
-            [
-                path["name"],
-                path["state"],
-                "" if path["index"] is None else str(path["index"]),
-                "" if path["rtt_ms"] is None else f"{path['rtt_ms']:.1f}",
-                "" if path["loss"] is None else f"{path['loss']:.0%}",
-                "never" if path["last_ack_ago_ms"] is None else f"{duration(path['last_ack_ago_ms'])} ago",
-                path["source"] or "",
-            ]
-        )
-    lines += columns(rows)
+    heads = ["path", "state", "index", "rtt ms", "loss", "last answer", "gateway"]
+    lines += columns([heads, *map(path_row, answer["paths"])])
+    if any(path["state"] == "standby" for path in answer["paths"]):
+        lines.append(STANDBY)
     return "\n".join([*lines, *counter_lines(answer["counters"])])
+
+
+def path_row(path: dict[str, Any]) -> list[str]:
+    # Of a path that nobody is to answer on, a loss of 100 % would say something else than it means.
+    standby = path["state"] == "standby"
+    return [
+        path["name"],
+        path["state"],
+        "" if path["index"] is None else str(path["index"]),
+        "" if path["rtt_ms"] is None else f"{path['rtt_ms']:.1f}",
+        "" if path["loss"] is None or standby else f"{path['loss']:.0%}",
+        "never" if path["last_ack_ago_ms"] is None else f"{duration(path['last_ack_ago_ms'])} ago",
+        path["source"] or "",
+    ]
 
 
 def policy_text(answer: dict[str, Any]) -> str:

@@ -140,8 +140,9 @@ class PeerSnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PathSnapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """One candidate of a client. `state`: active, draining, candidate, probing, dead. None where nothing was
-    measured yet."""
+    """One candidate of a client. `state`: active, candidate, probing, dead; standby for one that leads to another
+    endpoint than the active one and has answered no PROBE: another node of a fleet does not, before it has the session,
+    nor would anybody who is not there. None where nothing was measured yet."""
 
     name: str
     device: str

@@ -282,6 +282,15 @@ def test_a_client_without_a_session_says_so():
     assert "never" in path
 
 
+def test_an_endpoint_that_need_not_answer_is_explained_not_called_dead() -> None:
+    answer = as_answer(CLIENT)
+    assert "standby" not in client_text(answer)
+    answer["paths"][0] |= {"state": "standby", "loss": 1.0, "source": "192.0.2.2:51820"}
+    path, note = client_text(answer).splitlines()[-3:-1]
+    assert path.split() == ["up-a", "standby", "never", "192.0.2.2:51820"]
+    assert "answers no probes" in note
+
+
 def test_a_session_is_one_line_with_its_path_and_last_switch():
     _head, line = sessions_text([as_answer(SESSION)]).splitlines()
     assert "udp 10.2.0.2:54289 #1" in line
