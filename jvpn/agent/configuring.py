@@ -38,6 +38,7 @@ class Configuring:
             self._tunnel = tunnel
             session.do(tunnel)
         if session.configured:
+            session.switching.renew()
             return
         self._compare(session.asked_policy)
         session.configured = True
@@ -94,7 +95,6 @@ class Configuring:
         if any(len(ticket) != TICKET_SIZE for ticket in tickets.values()):
             raise WireError("bad_control")
         # Another owner of the session may have installed indexes above these: by its tickets they are found here too.
-        highest, before = max(tickets, default=-1), self._session.requester.tickets
-        tickets |= {index: ticket for index, ticket in before.items() if index > highest}
-        self._session.requester.tickets, self._session.owners.token = tickets, token
-        self._session.paths.ticketed = max(tickets, default=-1)
+        paths, highest = self._session.paths, max(tickets, default=-1)
+        tickets |= {index: ticket for index, ticket in paths.tickets.items() if index > highest}
+        paths.tickets, self._session.owners.token = tickets, token

@@ -2,9 +2,10 @@
 
 An index is never used for two networks: a path that was left, or whose link changed, comes back on a fresh one, so that
 nobody can link the old network to the new by its steering id. Only when the gateway has not answered on any of the
-indexes that it has installed does the client go on with the highest: then linkability is lost, not the session. It
-ends as soon as newer ones are installed, whoever had the shared one first. Nor does the client leave, while nobody
-answers, the last index that it has a ticket for: a gateway that has begun anew finds the session by nothing else.
+indexes that it has given tickets for does the client go on with the highest: then linkability is lost, not the session.
+It ends as soon as there are tickets for newer ones, whoever had the shared one first. No path is on an index without a
+ticket for long: by nothing else does a node that has begun anew, or another one, find the session, and one that has
+fallen behind the others is not installed at its owner either.
 """
 
 from collections.abc import Container
@@ -154,10 +155,8 @@ class PathTable:
     active: int | None = None
     paths: dict[int, ClientPath] = field(default_factory=dict)
     last_index: int = -1
-    #: The highest index that there is a ticket for; below 0: there are none.
-    ticketed: int = -1
-    #: A REQUEST may have gone, and nobody has answered the attempt.
-    unheard: bool = False
+    #: What finds the session at a node that does not know it, by index; none before the first CONFIG.
+    tickets: dict[int, bytes] = field(default_factory=dict)
     #: Indexes left lately, with their ids: what is still under way on them may be delivered.
     left: dict[int, bytes] = field(default_factory=dict)
     #: REQUESTs sent on each index, whichever uplinks share it: two under one counter would share a nonce.
@@ -175,9 +174,7 @@ class PathTable:
         own_id = steering_id(self.secrets, self.last_index)
         path = ClientPath(uplink, uplink.local, self.last_index, own_id, health, PathMtu(now_ms * NS))
         if not unused:
-            # Those that have it already, too: they may not have sent anything on it yet.
-            for other in (path, *self.paths.values()):
-                other.shared = other.shared or other.index == path.index
+            self._mark_shared(path)
         if old is not None:
             path.before = (old.challenge, old.challenge_ms) if old.challenge else old.before
         self.paths[uplink.number] = path
@@ -193,23 +190,36 @@ class PathTable:
                 break
             self._renumber(path)
 
-    def unshare(self, kept: Container[tuple[int, int]]) -> bool:
-        """Give the paths that had to share an index fresh ones, as far as the gateway has installed any by now, but for
-        the active one and those in `kept`, as (uplink number, index): what goes out on them has gone out before.
-        Returns whether there was one."""
-        before = self.last_index
+    def renew(self, kept: Container[tuple[int, int]]) -> bool:
+        """Give the paths that had to share an index, or whose index has no ticket any more, fresh ones, as far as there
+        are any by now, but for the active one and those in `kept`, as (uplink number, index): what goes out on them
+        has gone out before. Returns whether there was one."""
+        renewed = False
         for number, path in sorted(self.paths.items()):
             # One without a link sends nothing, and comes back on a fresh index.
-            idle = not path.uplink.link_up or number == self.active or (number, path.index) in kept
-            if path.shared and not idle and self.last_index < self.highest_fresh:
-                self._renumber(path)
-        return self.last_index > before
+            stays = not path.uplink.link_up or number == self.active or (number, path.index) in kept
+            behind = bool(self.tickets) and path.index not in self.tickets
+            fresh = self.last_index < self.highest_fresh
+            if stays or not ((path.shared and fresh) or behind):
+                continue
+            self._renumber(path)
+            renewed = True
+        return renewed
 
     def _renumber(self, path: ClientPath) -> None:
+        """Give it a fresh index, or the last one when there is none."""
+        fresh = self.last_index < self.highest_fresh
         self._leave(path)
-        self.last_index += 1
+        self.last_index += fresh
         path.index, path.steering_id = self.last_index, steering_id(self.secrets, self.last_index)
         path.shared = False
+        if not fresh:
+            self._mark_shared(path)
+
+    def _mark_shared(self, path: ClientPath) -> None:
+        """Those that have its index already, too: they may not have sent anything on it yet."""
+        for other in (path, *self.paths.values()):
+            other.shared = other.shared or other.index == path.index
 
     def _leave(self, path: ClientPath) -> None:
         self.left[path.index] = path.steering_id
@@ -228,8 +238,7 @@ class PathTable:
     @property
     def highest_fresh(self) -> int:
         """The highest index that a fresh path may get."""
-        stays = self.unheard and self.last_index <= self.ticketed
-        return min(self.highest_installed, self.ticketed) if stays else self.highest_installed
+        return min(self.highest_installed, max(self.tickets, default=self.highest_installed))
 
     @property
     def active_path(self) -> ClientPath | None:

@@ -122,8 +122,6 @@ class Requester:
         self._secrets = secrets
         self._paths = paths
         self._version = version
-        #: What finds the session at a node that does not know it, by index.
-        self.tickets: dict[int, bytes] = {}
         self.attempt: Attempt | None = None
         self._last_number = 0
 
@@ -141,7 +139,6 @@ class Requester:
         """Start a new attempt; its REQUESTs go when they are due. `leave`: uplink to try last, `target`: only this."""
         self._last_number += 1
         started_ms = now_ms if started_ms is None else started_ms
-        self._paths.unheard = True
         self.attempt = Attempt(
             self._last_number, cause, started_ms, detect_ms, old, leave, now_ms, now_ms, target
         )
@@ -252,7 +249,7 @@ class Requester:
         request = Request(
             attempt.number, path.index, self._version(), attempt.cause, Transport.UDP, 0, lane.echoed, reports
         )
-        ticket = self.tickets.get(path.index, NO_TICKET)
+        ticket = self._paths.tickets.get(path.index, NO_TICKET)
         datagram = reattach.seal_request(self._secrets, path.steering_id, counter, request, ticket)
         return SendDatagram(path.uplink.socket, path.uplink.remote, datagram)
 

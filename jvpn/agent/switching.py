@@ -97,11 +97,15 @@ class Switching:
             self._session.worker.tell_indexes()
 
     def installed(self, highest: int) -> None:
-        """The gateway has installed indexes up to `highest`: paths that had to share one do so no more. But for those
-        that are asked: the ACK names them by it."""
+        """The gateway has installed indexes up to `highest`."""
         self._paths.installed(highest)
+        self.renew()
+
+    def renew(self) -> None:
+        """Paths that had to share an index, or whose index has lost its ticket, do so no more if that can be. But for
+        those that are asked: the ACK names them by it."""
         attempt = self._requester.attempt
-        if self._paths.unshare(() if attempt is None else attempt.asked_over):
+        if self._paths.renew(() if attempt is None else attempt.asked_over):
             self._session.worker.tell_indexes()
 
     def lose(self, cause: Cause, now_ms: int, *, stay: bool = False) -> None:
@@ -267,7 +271,6 @@ class Switching:
         attempt, self._requester.attempt = self._requester.attempt, None
         assert attempt is not None
         previous = self._paths.active_path
-        self._paths.unheard = False
         self._paths.active = bound.uplink.number
         bound.health.set_active(True, now_ms * NS)
         if attempt.gap_from_ms is not None and not attempt.voluntary:

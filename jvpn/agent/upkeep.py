@@ -57,6 +57,7 @@ class Upkeep:
             session.ttl.next_deadline_ms(),
             session.rekeying.get_timer(),
             session.owners.get_timer(),
+            session.leaving.get_timer(),
             session.worker.get_timer(),
         ]
         if self._paths.active is not None:
@@ -88,6 +89,7 @@ class Upkeep:
         self._handled_ns = now_ns
         self._expire(now_ms)
         session.owners.handle_timer(now_ms)
+        session.leaving.handle_timer(now_ms)
         session.worker.handle_timer(now_ms)
         if session.ended is not None:
             return

@@ -80,8 +80,7 @@ class Promises:
         core = self._world.client.core
         session = None if core is None else core.session
         paths = None if session is None else session.paths
-        # One without a ticket is none that is left: by it no gateway that has begun anew would find the session.
-        if paths is not None and paths.last_index < min(paths.highest_installed, paths.ticketed):
+        if paths is not None and paths.last_index < paths.highest_fresh:
             raise Violation("LINKED", f"one steering id over the uplinks {first} and {flight.uplink}")
         self._shared.add(steering_id)
 

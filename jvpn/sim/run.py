@@ -230,6 +230,22 @@ class Run:
                 raise Violation(
                     "NOT_CARRIED", f"of 3 packets {name} on a good network {way.delivered - before} came"
                 )
+        self._can_be_asked()
+
+    def _can_be_asked(self) -> None:
+        """At the end each way out is on an index that its owner has installed and that leads others to the session."""
+        core = self.world.client.core
+        session = None if core is None else core.session
+        if session is None or not self.world.attached:
+            return
+        for path in session.paths.paths.values():
+            if not path.uplink.link_up:
+                continue
+            node = self.world.nodes.get(path.uplink.remote)
+            owns = node is not None and session.session_id in node.context.sessions
+            known = node is not None and path.steering_id in node.context.by_steering_id
+            if path.index not in session.paths.tickets or (owns and not known):
+                raise Violation("LEFT_BEHIND", f"{path.id} is on #{path.index}, which nobody knows any more")
 
 
 def run_seed(seed: int, mutate: Callable[[Run], None] | None = None) -> Result:

@@ -293,7 +293,7 @@ def test_tickets_of_another_owner_lead_to_the_session_still() -> None:
     pair.advance(500)
     session = pair.client.session
     assert session is not None
-    before = dict(session.requester.tickets)
+    before = dict(session.paths.tickets)
     highest = max(before)
     configs = []
     take = session.configuring.on_config
@@ -303,8 +303,8 @@ def test_tickets_of_another_owner_lead_to_the_session_still() -> None:
     pair.wait_for(lambda: configs)
     fewer = {index: ticket for index, ticket in configs[0].tickets.items() if int(index) < highest}
     take(msgspec.structs.replace(configs[0], tickets=fewer), pair.now_ms)
-    assert session.requester.tickets[highest] == before[highest]
-    assert session.paths.ticketed == highest
+    assert session.paths.tickets[highest] == before[highest]
+    assert max(session.paths.tickets) == highest
 
 
 def test_only_a_bind_tells_a_client_what_is_installed(pair: CorePair) -> None:

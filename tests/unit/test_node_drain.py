@@ -180,6 +180,22 @@ def test_a_way_that_may_lead_elsewhere_is_led_there() -> None:
     assert [uplink.remote for uplink in pair.client.uplinks] == [SECOND, SECOND]
 
 
+def test_a_node_that_does_not_answer_keeps_nobody_from_the_next_one() -> None:
+    silent = Endpoint(to_bytes("203.0.113.3"), 51820)
+    pair = FleetPair(ways=((GATEWAY,), (silent, SECOND)))
+    pair.rules.append(lambda f: [] if f.destination == silent else None)
+    pair.wait_for(lambda: pair.owned_by(pair))
+    pair.advance(500)
+    pair.drains("gw")
+    flow = Flow(pair, apart_ms=10)
+    flow.run(50)
+    ask_to_leave(pair)
+    flow.run(pair.policy.recovery_window_ms / 2)
+    assert pair.owned_by(pair.second)
+    assert failed(pair) == ["NO_ANSWER"]
+    flow.came_once()
+
+
 # The node's side
 
 

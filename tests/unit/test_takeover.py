@@ -89,7 +89,7 @@ def test_a_client_stays_on_an_index_that_it_has_a_ticket_for_while_nobody_answer
     pair.link(0, False)
     pair.link(0, True)
     pair.wait_for(lambda: session.view.state is State.ATTACHED)
-    assert max(session.requester.tickets) < session.paths.highest_installed
+    assert max(session.paths.tickets) < session.paths.highest_installed
     pair.rules.append(lambda _flight: [])
     for _ in range(2 * session.paths.highest_installed):
         pair.link(0, False)

@@ -320,14 +320,14 @@ def test_config_has_a_ticket_for_each_installed_index_and_comes_again_with_new_o
     assert session is not None
 
     def tickets_are_whole() -> bool:
-        return set(session.requester.tickets) == set(pair.live.indexes.ids)
+        return set(session.paths.tickets) == set(pair.live.indexes.ids)
 
     pair.wait_for(tickets_are_whole)
-    first = set(session.requester.tickets)
+    first = set(session.paths.tickets)
     wander(pair)
     pair.wait_for(tickets_are_whole)
-    assert set(session.requester.tickets) != first
-    for index, ticket in session.requester.tickets.items():
+    assert set(session.paths.tickets) != first
+    for index, ticket in session.paths.tickets.items():
         its_id = steering_id(pair.live.secrets, index)
         assert tickets.open_ticket(pair.store.fleet_key, its_id, ticket) == pair.live.session_id
         assert tickets.open_ticket(pair.store.fleet_key, bytes(8), ticket) is None
