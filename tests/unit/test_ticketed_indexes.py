@@ -55,7 +55,9 @@ def test_a_candidate_that_is_never_chosen_answers_as_long_as_it_lives() -> None:
     assert session is not None
     for number in (1, 0) * 3:
         assert pair.client.switch(pair.client.uplinks[number].name, pair.now_ns)
-        pair.wait_for(lambda number=number: session.paths.active == number and session.requester.attempt is None)
+        pair.wait_for(
+            lambda number=number: session.paths.active == number and session.requester.attempt is None
+        )
         pair.advance(1_500)
     pair.advance(10_000)
     assert session.paths.paths[2].health.answering(pair.now_ns)
