@@ -159,17 +159,12 @@ def _dns(read: Fields, node: yaml.Node | None) -> DnsConfig:
 
 def _gateway(read: Fields, node: yaml.Node) -> GatewayPeer:
     nodes = read.mapping(node, "gateway", GATEWAY_FIELDS, ("public_key", "endpoints"))
-    endpoints: list[Endpoint] = []
-    for where, item in read.items(nodes["endpoints"], "gateway.endpoints"):
-        endpoint = read.endpoint(item, where)
-        if endpoint in endpoints:
-            read.fail(item, where, f"{endpoint} is given twice", "remove one of the two")
-        endpoints.append(endpoint)
+    endpoints = read.different(read.items(nodes["endpoints"], "gateway.endpoints"), read.endpoint)
     if not endpoints:
         remedy = 'write at least one, as ["vpn.example.net:51820"]'
         read.fail(nodes["endpoints"], "gateway.endpoints", "the list is empty", remedy)
     key = read.key(nodes["public_key"], "gateway.public_key")
-    return GatewayPeer(key, tuple(endpoints), read.psk(nodes, "gateway.psk_file"))
+    return GatewayPeer(key, endpoints, read.psk(nodes, "gateway.psk_file"))
 
 
 def _uplinks(read: Fields, node: yaml.Node | None, tun_name: str) -> tuple[UplinkConfig, ...] | None:
@@ -209,12 +204,7 @@ def _routes(read: Fields, node: yaml.Node | None) -> Routes:
     if isinstance(node, yaml.ScalarNode):
         mode = read.choice(node, "routes", ("split", "full"))
         return Routes("full") if mode == "full" else Routes()
-    found: list[Network] = []
-    for where, item in read.items(node, "routes"):
-        network = read.network(item, where)
-        if network in found:
-            read.fail(item, where, f"{network} is given twice", "remove one of the two")
-        found.append(network)
+    found = read.different(read.items(node, "routes"), read.network)
     if not found:
         read.fail(node, "routes", "the list is empty", "write split, full, or a list of prefixes")
-    return Routes("split", tuple(found))
+    return Routes("split", found)

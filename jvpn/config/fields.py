@@ -1,7 +1,7 @@
 """Kinds of values that gateway and client files share: endpoints, prefixes, device names, keys, paths."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Interface,
@@ -13,7 +13,7 @@ from ipaddress import (
     ip_network,
 )
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import yaml
 
@@ -25,6 +25,7 @@ from jvpn.policy.source import Source, shown
 
 Network = IPv4Network | IPv6Network
 Interface = IPv4Interface | IPv6Interface
+Value = TypeVar("Value")
 
 DEFAULT_RUN_DIR: Final = Path("/run/jvpn")
 DEFAULT_STATE_DIR: Final = Path("/var/lib/jvpn")
@@ -94,6 +95,18 @@ class Fields(Source):
         if not items:
             self.fail(node, field, "the list is empty", f"write at least one, as {example}")
         return items
+
+    def different(
+        self, items: Iterable[tuple[str, yaml.Node]], read_one: Callable[[yaml.Node, str], Value]
+    ) -> tuple[Value, ...]:
+        """What `read_one(item, field)` makes of each item of a list, where none may be given twice."""
+        found: list[Value] = []
+        for field, item in items:
+            value = read_one(item, field)
+            if value in found:
+                self.fail(item, field, f"{value} is given twice", "remove one of the two")
+            found.append(value)
+        return tuple(found)
 
     def path(self, node: yaml.Node, field: str) -> Path:
         return self.directory / Path(self.text(node, field)).expanduser()

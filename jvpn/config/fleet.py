@@ -103,16 +103,15 @@ def parse_member(text: str) -> str:
 
 
 def _members(read: Fields, node: yaml.Node) -> tuple[str, ...]:
-    found: list[str] = []
     remedy = 'write the address of a member and its client port, as "https://192.0.2.1:2379"'
-    for where, item in read.items(node, "fleet.etcd"):
-        member = read.parsed(item, where, parse_member, "http[s]://address:port", remedy)
-        if member in found:
-            read.fail(item, where, f"{member} is given twice", "remove one of the two")
-        found.append(member)
+
+    def member(item: yaml.Node, where: str) -> str:
+        return read.parsed(item, where, parse_member, "http[s]://address:port", remedy)
+
+    found = read.different(read.items(node, "fleet.etcd"), member)
     if not found:
         read.fail(node, "fleet.etcd", "the list is empty", "name all members of etcd, so that one may fail")
-    return tuple(found)
+    return found
 
 
 def _file(read: Fields, nodes: dict[str, yaml.Node], name: str) -> Path | None:
@@ -210,13 +209,12 @@ def _return_addresses(
 def _advertise(read: Fields, node: yaml.Node | None, listen: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     if node is None:
         return tuple(end for end in listen if not ip_address(end.host).is_unspecified)
-    found: list[Endpoint] = []
-    for where, item in read.items(node, "fleet.advertise"):
+
+    def reachable(item: yaml.Node, where: str) -> Endpoint:
         endpoint = read.listen(item, where)
         if ip_address(endpoint.host).is_unspecified:
             remedy = f'write the address by which clients reach this node, as "192.0.2.1:{DEFAULT_PORT}"'
             read.fail(item, where, f"{endpoint} is no address that a client could send to", remedy)
-        if endpoint in found:
-            read.fail(item, where, f"{endpoint} is given twice", "remove one of the two")
-        found.append(endpoint)
-    return tuple(found)
+        return endpoint
+
+    return read.different(read.items(node, "fleet.advertise"), reachable)

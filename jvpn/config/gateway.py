@@ -17,7 +17,7 @@ from jvpn.config.fields import (
     Interface,
 )
 from jvpn.config.fleet import FleetConfig, parse_fleet
-from jvpn.config.peers import PeerConfig, parse_peers, policies_of, policy_exists
+from jvpn.config.peers import PeerConfig, check_policy, parse_peers, policies_of
 from jvpn.config.pool import parse_pool
 from jvpn.session.pool import InnerPool
 
@@ -107,7 +107,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
     listen = _listen(read, nodes["listen"])
     policy = read.policy_name(nodes["policy"], "policy") if "policy" in nodes else "default"
     policy_dir = read.path(nodes["policy_dir"], "policy_dir") if "policy_dir" in nodes else None
-    policy_exists(read, nodes.get("policy"), "policy", policy, policy_dir)
+    check_policy(read, nodes.get("policy"), "policy", policy, policy_dir)
     policies = policies_of(read, nodes.get("policies"), "policies", policy_dir)
     peers = parse_peers(
         read, nodes.get("peers"), (policy, policies), policy_dir, tun_addresses, has_pool="pool" in nodes
@@ -140,13 +140,7 @@ def parse_gateway(text: str, filename: str, directory: Path) -> GatewayConfig:
 
 
 def _listen(read: Fields, node: yaml.Node) -> tuple[Endpoint, ...]:
-    found: list[Endpoint] = []
-    for name, item in read.some(node, "listen", '["[::]:51820"]'):
-        endpoint = read.listen(item, name)
-        if endpoint in found:
-            read.fail(item, name, f"{endpoint} is given twice", "remove one of the two")
-        found.append(endpoint)
-    return tuple(found)
+    return read.different(read.some(node, "listen", '["[::]:51820"]'), read.listen)
 
 
 def _is_auto(node: yaml.Node | None) -> bool:

@@ -28,9 +28,10 @@ class PeerConfig:
     policies: tuple[str, ...] = ()
 
 
-def policy_exists(
+def check_policy(
     read: Fields, node: yaml.Node | None, where: str, policy: str, policy_dir: Path | None
 ) -> None:
+    """Raises ConfigError when there is no such policy."""
     if policy_dir is None:
         if policy != "default":
             remedy = "set policy_dir to the directory of the policy files"
@@ -41,16 +42,16 @@ def policy_exists(
 
 
 def policies_of(read: Fields, node: yaml.Node | None, where: str, policy_dir: Path | None) -> tuple[str, ...]:
+    """The names of a list of policies that there are. Raises ConfigError."""
     if node is None:
         return ()
-    names: list[str] = []
-    for place, item in read.items(node, where):
+
+    def policy(item: yaml.Node, place: str) -> str:
         name = read.policy_name(item, place)
-        policy_exists(read, item, place, name, policy_dir)
-        if name in names:
-            read.fail(item, place, f"{name} is given twice", "remove one of the two")
-        names.append(name)
-    return tuple(names)
+        check_policy(read, item, place, name, policy_dir)
+        return name
+
+    return read.different(read.items(node, where), policy)
 
 
 def parse_peers(
@@ -61,6 +62,10 @@ def parse_peers(
     own: tuple[Interface, ...],
     has_pool: bool,
 ) -> tuple[PeerConfig, ...]:
+    """`usual`: policy, and others to ask for, of peers that name none. `own`: the gateway's inner addresses.
+
+    Raises ConfigError.
+    """
     if node is None:
         return ()
     names: dict[str, str] = {}
@@ -82,7 +87,7 @@ def parse_peers(
             others = policies_of(read, nodes["policies"], f"{where}.policies", policy_dir)
         if "policy" in nodes:
             own_policy = read.policy_name(nodes["policy"], f"{where}.policy")
-            policy_exists(read, nodes["policy"], f"{where}.policy", own_policy, policy_dir)
+            check_policy(read, nodes["policy"], f"{where}.policy", own_policy, policy_dir)
         psk = read.psk(nodes, f"{where}.psk_file")
         peers.append(PeerConfig(name, key, psk, tuple(addresses), own_policy, others))
     _refuse_overlaps(read, claims)
