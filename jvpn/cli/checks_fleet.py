@@ -58,20 +58,13 @@ def _etcd(fleet: FleetConfig) -> Check:
 
 def _plain(fleet: FleetConfig) -> list[Check]:
     """Whoever is on the way to such a member can make himself the owner of sessions, or take their keys' seal."""
-    hosts = [urlsplit(url) for url in fleet.etcd]
-    plain = [str(url.hostname) for url in hosts if url.scheme == "http"]
+    members = [urlsplit(url) for url in fleet.etcd]
+    plain = [str(member.hostname) for member in members if member.scheme == "http"]
     exposed = [host for host in plain if not ip_address(host).is_loopback]
     if not exposed:
         return []
-    found = f"without TLS: {', '.join(exposed)}"
-    return [
-        Check(
-            "etcd's links",
-            "warning",
-            found,
-            "use https, with fleet.ca, or keep them on a network of their own",
-        )
-    ]
+    remedy = "use https, with fleet.ca, or keep them on a network of their own"
+    return [Check("etcd's links", "warning", f"without TLS: {', '.join(exposed)}", remedy)]
 
 
 def _advertise(fleet: FleetConfig) -> Check:
