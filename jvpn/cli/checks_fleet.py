@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from pyroute2 import IPRoute
 
 from jvpn.cli.checks import Check
+from jvpn.cli.plans import etcd_access
 from jvpn.config import FleetConfig, GatewayConfig
 from jvpn.config.fleet import Address
 from jvpn.store.base import StoreError
-from jvpn.store.etcd_client import EtcdAccess, EtcdClient
+from jvpn.store.etcd_client import EtcdClient
 
 _SYSCTLS: Final = Path("/proc/sys")
 _FORWARDING: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-_ETCD_TIMEOUT_S: Final = 2.0
 
 
 def fleet(config: GatewayConfig) -> list[Check]:
@@ -41,11 +41,8 @@ def fleet(config: GatewayConfig) -> list[Check]:
 
 def _etcd(fleet: FleetConfig) -> Check:
     """Whether a majority answers us."""
-    access = EtcdAccess(
-        fleet.etcd, _ETCD_TIMEOUT_S, fleet.ca, fleet.certificate, fleet.key, fleet.user, fleet.password
-    )
     try:
-        client = EtcdClient(access)
+        client = EtcdClient(etcd_access(fleet))
         try:
             client.read("/v3/kv/range", {"key": "AA==", "count_only": True})
         finally:
