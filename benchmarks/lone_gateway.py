@@ -14,7 +14,7 @@ from pathlib import Path
 from jvpn.observability.sink import open_sink
 from jvpn.policy.model import Policy
 from jvpn.protocol import paths, reattach
-from jvpn.protocol.constants import Direction, Transport
+from jvpn.protocol.constants import Direction, PacketType, Transport
 from jvpn.protocol.control import ControlChannel, ControlType
 from jvpn.protocol.handshake import NO_PSK, HandshakeResult, Initiator
 from jvpn.protocol.keys import steering_id
@@ -77,16 +77,14 @@ class Client:
         self._control = SealedControl(self.result.secrets, self.result.epoch, Direction.CLIENT_TO_GATEWAY)
         return self._sealed()[0]
 
-    def acknowledge(self, datagram: bytes) -> list[bytes]:
-        """CONTROL on index 0: what acknowledges it, if anything has to."""
-        self._channel.receive(self._control.open(0, datagram).plaintext)
-        return self._sealed()
+    def acknowledge(self, datagram: bytes, index: int = 0) -> list[bytes]:
+        """CONTROL on `index`: what acknowledges it, if anything has to."""
+        self._channel.receive(self._control.open(index, datagram).plaintext)
+        return self._sealed(index)
 
-    def _sealed(self) -> list[bytes]:
-        steering = steering_id(self.result.secrets, 0)
-        return [
-            self._control.seal(0, steering, plaintext) for plaintext in self._channel.plaintexts_to_send(0)
-        ]
+    def _sealed(self, index: int = 0) -> list[bytes]:
+        steering, plaintexts = steering_id(self.result.secrets, index), self._channel.plaintexts_to_send(0)
+        return [self._control.seal(index, steering, plaintext) for plaintext in plaintexts]
 
     def request(self, index: int, version: int, challenge: bytes, fleet_key: bytes | None = None) -> bytes:
         """Another attempt's REQUEST; with a ticket when `fleet_key` is given."""
@@ -188,6 +186,15 @@ class LoneGateway:
         while (due_ms := self.core.get_timer()) is not None and due_ms <= now_ms:
             self.core.handle_timer(now_ms)
             self.serve([], now_ms)
+
+    def acknowledged(self, clients: Iterable[Client], port: int, index: int, now_ms: int) -> None:
+        """The clients acknowledge what CONTROL they were sent to `port`, on `index`."""
+        by_source, acknowledged = {source(c.number, port): c for c in clients}, []
+        for remote, data in self.taken_answers():
+            if data[0] == PacketType.CONTROL:
+                acknowledged += [(remote, ack) for ack in by_source[remote].acknowledge(data, index)]
+        self.serve(acknowledged, now_ms)
+        self.taken_answers()
 
     def taken_answers(self) -> list[tuple[Endpoint, bytes]]:
         answers, self.answers = self.answers, []

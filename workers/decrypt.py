@@ -67,6 +67,7 @@ class Decryptor:
         self._singles = singles
         self._answers = answers
         self._counters = counters
+        self._fence = table.page.fence()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._tail = memoryview(bytearray(RECEIVE_BYTES))
@@ -77,7 +78,8 @@ class Decryptor:
 
     def turn(self, udp: UdpSocket, now_ns: int) -> None:
         """Take what the socket has, at most this turn's share."""
-        if self._table.fenced(now_ns):
+        fence = self._fence[0]
+        if fence and now_ns >= fence:
             self._fenced_turn(udp, now_ns)
             return
         if self.crowd.active:
@@ -100,20 +102,12 @@ class Decryptor:
 
     def _take(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """What is in the buffer."""
-        self._count(received)
-        done = self._batch if received.size > received.segment else self._lone
-        if not done(received, now_ns):
-            self._one_by_one(udp, received, now_ns)
-
-    def _take_fenced(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
-        """As `_take`, while the sessions may be another gateway's."""
-        self._count(received)
-        self._singles.handle_fenced(udp, received, self._view, now_ns)
-
-    def _count(self, received: Received) -> None:
         self._counters[Counter.UDP_READS] += 1
         self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
         self._counters[Counter.TRUNCATED] += not received.size
+        done = self._batch if received.size > received.segment else self._lone
+        if not done(received, now_ns):
+            self._one_by_one(udp, received, now_ns)
 
     def _fenced_turn(self, udp: UdpSocket, now_ns: int) -> None:
         """As `turn`, while the sessions may be another gateway's."""
@@ -125,7 +119,9 @@ class Decryptor:
                 continue
             if received is None:
                 return
-            self._take_fenced(udp, received, now_ns)
+            self._counters[Counter.UDP_READS] += 1
+            self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
+            self._singles.handle_fenced(udp, received, self._view, now_ns)
 
     def _crowded_turn(self, udp: UdpSocket, now_ns: int) -> None:
         """As `turn`, while one source floods the socket's buffer (fair.py)."""
@@ -163,12 +159,16 @@ class Decryptor:
 
     def take_crowded(self, now_ns: int) -> None:
         """Take of what waits since a flood, each session in its turn."""
-        left, take = QUEUED, self._take_fenced if self._table.fenced(now_ns) else self._take
+        fence, left = self._fence[0], QUEUED
+        fenced = 0 < fence <= now_ns
         while left > 0 and (taken := self.crowd.take()):
             for _owner, (udp, received, data), cost in taken:
                 left -= cost
                 self._buffer[: received.size] = data
-                take(udp, received, now_ns)
+                if fenced:
+                    self._singles.handle_fenced(udp, received, self._view, now_ns)
+                else:
+                    self._take(udp, received, now_ns)
 
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         authentic = self._singles.handle(udp, received, self._view, now_ns)

@@ -191,14 +191,15 @@ class PathTable:
             self._renumber(path)
 
     def renew(self, kept: Container[tuple[int, int]]) -> bool:
-        """Give the paths that had to share an index, or whose index has no ticket any more, fresh ones, as far as there
-        are any by now, but for the active one and those in `kept`, as (uplink number, index): what goes out on them
-        has gone out before. Returns whether there was one."""
+        """Give the paths that had to share an index, or whose index is not installed any more, fresh ones, as far as
+        there are any by now, but for the active one and those in `kept`, as (uplink number, index): what goes out on
+        them has gone out before. Returns whether there was one."""
         renewed = False
         for number, path in sorted(self.paths.items()):
             # One without a link sends nothing, and comes back on a fresh index.
             stays = not path.uplink.link_up or number == self.active or (number, path.index) in kept
-            behind = bool(self.tickets) and path.index not in self.tickets
+            lost = bool(self.tickets) and path.index not in self.tickets
+            behind = lost or path.index < self._lowest_installed
             fresh = self.last_index < self.highest_fresh
             if stays or not ((path.shared and fresh) or behind):
                 continue
@@ -239,6 +240,13 @@ class PathTable:
     def highest_fresh(self) -> int:
         """The highest index that a fresh path may get."""
         return min(self.highest_installed, max(self.tickets, default=self.highest_installed))
+
+    @property
+    def _lowest_installed(self) -> int:
+        """h − m of the window h − m … h + m + 2, h no index that was not used yet. The gateway's m may be more than the
+        policy's, for a window never narrows."""
+        above = max(self.policy.max_candidates + 2, self.highest_installed - self.last_index)
+        return self.highest_installed - 2 * above + 2
 
     @property
     def active_path(self) -> ClientPath | None:

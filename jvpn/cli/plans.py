@@ -69,9 +69,8 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
     )
 
 
-def etcd_access(config: FleetConfig) -> EtcdAccess:
-    """How the fleet's etcd is reached, as configured."""
-    return EtcdAccess(
+def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
+    access = EtcdAccess(
         config.etcd,
         ca=config.ca,
         certificate=config.certificate,
@@ -79,15 +78,12 @@ def etcd_access(config: FleetConfig) -> EtcdAccess:
         user=config.user,
         password=config.password,
     )
-
-
-def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
     about = NodeAbout(
         advertise=tuple(str(endpoint) for endpoint in config.advertise),
         return_addresses=tuple(str(address) for address in config.return_addresses),
         pool="" if pool is None else pool.fingerprint,
     )
-    return FleetPlan(etcd_access(config), config.key_file, config.prefix, config.lease_ttl_ms, about)
+    return FleetPlan(access, config.key_file, config.prefix, config.lease_ttl_ms, about)
 
 
 def policy_set(config: GatewayConfig, first: GatewayConfig) -> PolicySet:

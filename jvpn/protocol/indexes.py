@@ -27,6 +27,11 @@ class IndexTable:
     def highest_installed(self) -> int:
         return max(self.ids)
 
+    def above(self, count: int) -> dict[int, bytes]:
+        """Steering ids of the next `count` indexes, which are not installed yet."""
+        first = self.highest_installed + 1
+        return steering_ids(self._secrets, range(first, min(first + count, MAX_INDEX + 1)))
+
     def widen(self, max_candidates: int) -> None:
         """A wider window (call `update`). It never narrows: the client has been told how far it may go."""
         self._max_candidates = max(self._max_candidates, max_candidates)

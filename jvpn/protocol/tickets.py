@@ -4,8 +4,8 @@
     reset token  first 16 bytes of HMAC-SHA256(fleet key, "reset" ‖ SessionID)
     RESET        header ‖ reset token                                                                     36 bytes
 
-A client carries a ticket for each installed index and knows its token; both are opaque to it. All nodes of a fleet
-share the fleet key, 32 bytes.
+A client carries a ticket for each installed index, and some for later ones, and knows its token; both are opaque to it.
+All nodes of a fleet share the fleet key, 32 bytes.
 """
 
 import hmac

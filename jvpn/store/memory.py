@@ -135,8 +135,5 @@ class MemoryStore:
         self._check()
         return dict(self._timestamps_us)
 
-    def look(self) -> str:
-        return ""
-
     def close(self) -> None:
         return

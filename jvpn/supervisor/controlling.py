@@ -23,6 +23,10 @@ from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.round_trips import NOT_MEASURED_US
 
+#: CONFIG has tickets for so many indexes above those that are installed: it need not follow each move of the window,
+#: of which it would be the dearest part.
+TICKETS_AHEAD = 4
+
 #: The step of the table that leads to a state that HEALTH may propose.
 _STEP = {
     State.VOLATILE: Reason.QUALITY_FLOOR_VIOLATION,
@@ -181,15 +185,16 @@ class Controlling:
         self.after_transition(session, now_ms)
 
     def configure(self, session: LiveSession, now_ms: int, *, again: bool = False) -> None:
-        """CONFIG: what the client is given; again when the installed indexes have changed, for their tickets, or
-        when something else in it has (`again`)."""
-        installed = tuple(sorted(session.indexes.ids))
-        if session.configured and installed == session.ticketed and not again:
+        """CONFIG: what the client is given; again when it lacks a ticket for an installed index, or when something else
+        in it has changed (`again`)."""
+        indexes = session.indexes
+        if session.configured and not again and indexes.highest_installed <= session.ticketed:
             return
         if session.config_id is not None:
             # In place of the last one, which may not have arrived yet.
             session.channel.withdraw(session.config_id)
-        session.configured, session.ticketed = True, installed
+        ticketed = indexes.ids | indexes.above(TICKETS_AHEAD)
+        session.configured, session.ticketed = True, max(ticketed)
         facts = self._context.facts
         config = messages.Config(
             addresses=list(session.prefixes),
@@ -197,15 +202,13 @@ class Controlling:
             mtu=facts.mtu,
             policy=messages.raw_json(session.policy.to_wire()),
             dns=list(facts.dns),
-            tickets={
-                str(index): self._ticket(session, its_id) for index, its_id in session.indexes.ids.items()
-            },
+            tickets={str(index): self._ticket(session, its_id) for index, its_id in ticketed.items()},
             reset_token=_base64(tickets.reset_token(facts.fleet_key, session.session_id)),
         )
         session.config_id = session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
 
     def renew(self, session: LiveSession, now_ms: int) -> None:
-        """The window of indexes may have moved: a configured client gets tickets for the new ones."""
+        """The window of indexes may have moved: a configured client that lacks tickets gets them."""
         if session.configured and session.bindings.active is not None:
             self.configure(session, now_ms)
             self._context.flush(session, now_ms)

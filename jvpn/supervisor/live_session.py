@@ -152,8 +152,8 @@ class LiveSession:
         self.configured = False
         #: The message id of the newest CONFIG.
         self.config_id: int | None = None
-        #: Indexes that the client has been given tickets for, in order.
-        self.ticketed: tuple[int, ...] = ()
+        #: The highest index that the client has been given a ticket for.
+        self.ticketed = -1
         #: Changed since the store has it, since when.
         self.dirty_ms: int | None = None
         #: When it was brought to the store last.

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.holder import bpf_syscall
-from jvpn.holder.bpffs import is_bpffs
-from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES
+from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES, is_bpffs
 from jvpn.supervisor.steering import Steering
 
 NOTE = "steering.json"

@@ -33,7 +33,7 @@ from jvpn.protocol.suites import SUITES
 from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
-from jvpn.supervisor import admission, handshakes, takeover
+from jvpn.supervisor import admission, controlling, handshakes, takeover
 from workers import fragments, sessions, singles
 from workers import paths as worker_paths
 
@@ -282,6 +282,7 @@ def test_numbers_of_the_implementation() -> None:
         "REQUEST by ticket, from one source address, burst": takeover.SOURCE_RATE.burst,
         "handshakes answered to one client key, rate": handshakes.KEY_RATE.per_s,
         "handshakes answered to one client key, burst": handshakes.KEY_RATE.burst,
+        "tickets in CONFIG for indexes above the installed ones": controlling.TICKETS_AHEAD,
         "indexes searched above the highest stored": takeover.SEARCH_ABOVE,
         "indexes searched below the highest stored": takeover.SEARCH_BELOW,
         "PROBE on one index, rate": worker_paths.PROBES_PER_S,

@@ -52,10 +52,14 @@ def _bound(pair: CorePair) -> int:
 def wander(pair: CorePair) -> None:
     """Change the network three times, which takes as many indexes."""
     for lost in (0, 1, 0):
-        pair.link(lost, False)
-        pair.wait_for(on(pair, 1 - lost))
-        pair.link(lost, True)
-        pair.advance(1_000)
+        change_network(pair, lost)
+
+
+def change_network(pair: CorePair, lost: int) -> None:
+    pair.link(lost, False)
+    pair.wait_for(on(pair, 1 - lost))
+    pair.link(lost, True)
+    pair.advance(1_000)
 
 
 # Handshake
@@ -315,18 +319,24 @@ def test_forged_tickets_cost_no_look_into_the_store(pair: CorePair, monkeypatch:
     assert len(asked) == 1
 
 
-def test_config_has_a_ticket_for_each_installed_index_and_comes_again_with_new_ones(pair: CorePair) -> None:
+def test_config_has_a_ticket_for_each_installed_index_and_comes_again_when_one_has_none(
+    pair: CorePair,
+) -> None:
     session = pair.client.session
     assert session is not None
 
     def tickets_are_whole() -> bool:
-        return set(session.paths.tickets) == set(pair.live.indexes.ids)
+        return session.paths.tickets.keys() >= pair.live.indexes.ids.keys()
 
     pair.wait_for(tickets_are_whole)
-    first = set(session.paths.tickets)
-    wander(pair)
+    first, configured, lost = max(session.paths.tickets), pair.live.config_id, 0
+    while pair.live.indexes.highest_installed <= first:
+        assert pair.live.config_id == configured
+        change_network(pair, lost)
+        lost = 1 - lost
+    assert pair.live.config_id != configured
     pair.wait_for(tickets_are_whole)
-    assert set(session.paths.tickets) != first
+    assert max(session.paths.tickets) > first
     for index, ticket in session.paths.tickets.items():
         its_id = steering_id(pair.live.secrets, index)
         assert tickets.open_ticket(pair.store.fleet_key, its_id, ticket) == pair.live.session_id
