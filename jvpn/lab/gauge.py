@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,10 +17,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from jvpn.lab.answers import ANSWER_TIMEOUT_S, answer_of
 from jvpn.lab.namespaces import LabError, Namespace
 
 Times = npt.NDArray[np.int64]
-ANSWER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,7 @@ class _End:
         self.port: int = self._header()["port"]
 
     def _header(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        line = self._process.stdout.readline()
-        watchdog.cancel()
-        if not line:
-            self._process.wait()
-            words = self._process.stderr.read().decode(errors="replace").strip()
-            raise LabError(f"the stream gauge in {self._label} is gone: {words or 'it gave no answer'}")
-        header: dict[str, Any] = json.loads(line)
+        header: dict[str, Any] = json.loads(answer_of(self._process, f"the stream gauge in {self._label}"))
         return header
 
     def ask(self, command: str) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from typing import Any
 
 import msgspec
 
+from jvpn.lab.answers import answer_of
 from jvpn.lab.link_model import LinkParams
 from jvpn.lab.namespaces import LabError, Namespace
-
-ANSWER_TIMEOUT_S = 10.0
 
 
 class Wire:
@@ -53,17 +52,7 @@ class Wire:
             return self._receive()
 
     def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        watchdog = threading.Timer(ANSWER_TIMEOUT_S, self._process.kill)
-        watchdog.start()
-        line = self._process.stdout.readline()
-        watchdog.cancel()
-        if not line:
-            self._process.wait()
-            words = self._process.stderr.read().decode(errors="replace").strip()
-            raise LabError(f"the link emulator is gone: {words or 'it gave no answer'}")
-        answer: dict[str, Any] = msgspec.json.decode(line)
+        answer: dict[str, Any] = msgspec.json.decode(answer_of(self._process, "the link emulator"))
         if not answer["ok"]:
             raise LabError(f"the link emulator refused: {answer['error']}")
         return answer

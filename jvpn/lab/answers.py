@@ -1,0 +1,23 @@
+"""What a process of the lab says on its standard output, a line at a time."""
+
+import subprocess
+import threading
+
+from jvpn.lab.namespaces import LabError
+
+ANSWER_TIMEOUT_S = 10.0
+
+
+def answer_of(process: subprocess.Popen[bytes], name: str) -> bytes:
+    """Its next line. Raises LabError, with its last words, when it has ended, or says nothing in time and is killed."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    watchdog = threading.Timer(ANSWER_TIMEOUT_S, process.kill)
+    watchdog.start()
+    line = process.stdout.readline()
+    watchdog.cancel()
+    if not line:
+        process.wait()
+        words = process.stderr.read().decode(errors="replace").strip()
+        raise LabError(f"{name} is gone: {words or 'it gave no answer'}")
+    return line
