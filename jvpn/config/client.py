@@ -159,10 +159,8 @@ def _dns(read: Fields, node: yaml.Node | None) -> DnsConfig:
 
 def _gateway(read: Fields, node: yaml.Node) -> GatewayPeer:
     nodes = read.mapping(node, "gateway", GATEWAY_FIELDS, ("public_key", "endpoints"))
-    endpoints = read.different(read.items(nodes["endpoints"], "gateway.endpoints"), read.endpoint)
-    if not endpoints:
-        remedy = 'write at least one, as ["vpn.example.net:51820"]'
-        read.fail(nodes["endpoints"], "gateway.endpoints", "the list is empty", remedy)
+    given = read.some(nodes["endpoints"], "gateway.endpoints", '["vpn.example.net:51820"]')
+    endpoints = read.different(given, read.endpoint)
     key = read.key(nodes["public_key"], "gateway.public_key")
     return GatewayPeer(key, endpoints, read.psk(nodes, "gateway.psk_file"))
 
