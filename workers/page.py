@@ -9,11 +9,11 @@ find here what no store could keep up with. Every byte has one writer: rows of t
     RECORDS + 576 * r      session record r, first 256 bytes                 supervisor (sequence lock)
                            session record r, the rest                        the owning worker
 
-Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has
-eBPF for, and is written as one, by an element of a memoryview, not by struct, which clears the bytes first. The
-supervisor's part has a sequence lock (odd while being written). So a reader never sees half. That part ends
-in a checksum: a supervisor that is killed in the middle of a row leaves the lock odd, and its successor must know
-whether it died before or after the bytes were there.
+Numbers are native-endian and naturally aligned: an aligned 64-bit store is one store on every CPU that Linux has eBPF
+for, and is written as one, by an element of a memoryview, not by struct, which clears the bytes first. The supervisor's
+part has a sequence lock (odd while being written). So a reader never sees half. That part ends in a checksum: a
+supervisor that is killed in the middle of a row leaves the lock odd, and its successor must know whether it died before
+or after the bytes were there.
 """
 
 import mmap

@@ -63,7 +63,7 @@ class Worker:
         self._mtu = 0
         self._opened: dict[int, socket.socket] = {}
         self._sockets: dict[int, UdpSocket] = {}
-        self._reads = False
+        self._reading = False
 
     def handle(self, message: bytes, descriptors: list[int]) -> None:
         """Carry out one message and answer it. Descriptors that no command takes are closed."""
@@ -111,7 +111,7 @@ class Worker:
                 self._start(command)
             case Serve():
                 self._started()
-                self._read()
+                self._begin_reading()
             case AddSession():
                 self._started().add(command, _now_ns())
             case InstallIndexes():
@@ -150,7 +150,7 @@ class Worker:
         self._tun, self._mtu = tun, command.mtu
         if self.pipelines is not None:
             self.pipelines.attach(tun, command.mtu)
-        if self._reads:
+        if self._reading:
             self._watch(tun, tun.fileno())
 
     def _attach_socket(self, command: AttachSocket, descriptors: list[int]) -> None:
@@ -164,14 +164,14 @@ class Worker:
         else:
             udp.replace(opened, segment=command.segment)
         self._opened[command.socket] = opened
-        if self._reads:
+        if self._reading:
             self._watch(udp, opened.fileno())
 
     def _detach_socket(self, number: int) -> None:
         opened = self._opened.pop(number, None)
         if opened is not None:
             # Others may hold the same socket, so closing alone would leave it in the epoll set.
-            if self._reads:
+            if self._reading:
                 self._unwatch(opened.fileno())
             self._sockets[number].detach()
             opened.close()
@@ -191,12 +191,13 @@ class Worker:
         counters = self._page.counters(command.slot)
         self.pipelines = Pipelines(table, self._tun, self._mtu, self._channel.offer, counters)
         if not command.waits:
-            self._read()
+            self._begin_reading()
 
-    def _read(self) -> None:
-        if self._reads:
+    def _begin_reading(self) -> None:
+        """From TUN queue and sockets: those that there are, and those that come."""
+        if self._reading:
             return
-        self._reads = True
+        self._reading = True
         if self._tun is not None:
             self._watch(self._tun, self._tun.fileno())
         for number, opened in self._opened.items():
