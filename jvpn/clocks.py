@@ -1,4 +1,4 @@
-"""The two clocks of a gateway: one for deadlines and leases, one for logs and for the store."""
+"""The two clocks: one for deadlines and leases, one for logs and for the store."""
 
 import time
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jvpn.agent.configuring import named
 from jvpn.agent.explaining import explained
 from jvpn.agent.paths import NS, ClientPath, Uplink
+from jvpn.clocks import now_ms
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import ClientSnapshot, PathSnapshot
 from jvpn.policy.decisions import excluded
@@ -16,10 +17,6 @@ from workers.counters import Counter
 
 if TYPE_CHECKING:
     from jvpn.agent.process import Agent
-
-
-def _now_ms() -> int:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS
 
 
 class ClientAdmin:
@@ -45,12 +42,11 @@ class ClientAdmin:
         """The policy of the session, or the one that a client works by until it has one."""
         session = self._agent.core.session
         policy = self._agent.plan.policy if session is None else session.policy
-        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // NS
         return {
             "kind": "client",
             "policy": asdict(policy),
             "loaded": {policy.name: asdict(policy)},
-            "now": None if session is None else explained(session, now_ms),
+            "now": None if session is None else explained(session, now_ms()),
         }
 
     def switch(self, device: str) -> dict[str, object]:
@@ -68,7 +64,7 @@ class ClientAdmin:
         if not any(uplink.link_up for uplink in ways):
             raise AdminError(f"{device} has no link, or no address that the gateway can be reached from")
         paths = [session.paths.paths[way.number] for way in ways if way.number in session.paths.paths]
-        why = [excluded(session.policy, path.candidate(_now_ms())) for path in paths]
+        why = [excluded(session.policy, path.candidate(now_ms())) for path in paths]
         if why and all(why):
             raise AdminError(f"the session's policy ({named(session.policy)}) leaves it out: {why[0]}")
         if session.requester.attempt is not None:
@@ -158,17 +154,17 @@ class ClientAdmin:
 
     def _path(self, path: ClientPath, active: ClientPath | None, now_ns: int) -> PathSnapshot:
         seen = path.health.snapshot(now_ns)
-        now_ms = now_ns // NS
+        at_ms = now_ns // NS
         remote = path.uplink.remote
         return PathSnapshot(
             name=path.uplink.name,
             device=path.uplink.name,
             index=path.index,
             state=path_state(path, active, now_ns),
-            validated=path.validated(now_ms),
+            validated=path.validated(at_ms),
             rtt_ms=seen.latency_ms,
             loss=seen.loss,
-            last_ack_ago_ms=None if seen.last_answer_ms is None else now_ms - seen.last_answer_ms,
+            last_ack_ago_ms=None if seen.last_answer_ms is None else at_ms - seen.last_answer_ms,
             source=endpoint_text(remote.address, remote.port),
         )
 
