@@ -5,62 +5,51 @@ ended by the gateway.
 """
 
 import argparse
+import importlib
 import sys
+from collections.abc import Iterable
+from typing import Final
 
 from jvpn import __version__
-from jvpn.cli import (
-    client,
-    dataplane,
-    doctor,
-    down,
-    drain,
-    keygen,
-    peer,
-    policy,
-    server,
-    sessions,
-    sim,
-    status,
-    switch,
-    terminate,
-    timeline,
-    up,
-)
 from jvpn.observability.admin import AdminError
 from jvpn.policy.source import SourceError
 
+#: In the order of the help; each is a module here.
+COMMANDS: Final = (
+    "keygen",
+    "server",
+    "dataplane",
+    "client",
+    "up",
+    "down",
+    "status",
+    "switch",
+    "sessions",
+    "peer",
+    "policy",
+    "terminate",
+    "drain",
+    "timeline",
+    "doctor",
+    "sim",
+)
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """Only the modules of `commands` are imported: a question to a gateway need not wait until a gateway is loaded."""
     parser = argparse.ArgumentParser(
         prog="jvpn", description="A VPN whose session stays while its transports come and go."
     )
     parser.add_argument("--version", action="version", version=f"jvpn {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    node = (
-        keygen,
-        server,
-        dataplane,
-        client,
-        up,
-        down,
-        status,
-        switch,
-        sessions,
-        peer,
-        policy,
-        terminate,
-        drain,
-        timeline,
-        doctor,
-        sim,
-    )
-    for command in node:
-        command.add_parser(subparsers)
+    for command in commands:
+        importlib.import_module(f"jvpn.cli.{command}").add_parser(subparsers)
     return parser
 
 
 def main() -> int:
-    args = build_parser().parse_args()
+    first = sys.argv[1:2]
+    args = build_parser(first if first and first[0] in COMMANDS else COMMANDS).parse_args()
     try:
         status_code: int = args.run(args)
     except SourceError as error:

@@ -117,3 +117,17 @@ def test_that_a_data_plane_does_without_programs_is_known_until_its_end(tmp_path
     assert noted_pin_dir(tmp_path, pins) == pins
     remove_pins(pins, tmp_path)
     assert noted_refusal(tmp_path) is None
+
+
+@pytest.mark.parametrize("command", ["keygen", "status", "sessions", "switch", "terminate", "drain", "peer"])
+def test_a_command_that_asks_loads_neither_gateway_nor_client(command: str) -> None:
+    script = (
+        "import atexit, sys; from jvpn.cli import main; atexit.register(lambda: print(*sys.modules)); "
+        f"sys.argv = ['jvpn', '{command}', '--help']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = done.stdout.splitlines()[-1].split()
+    assert f"jvpn.cli.{command}" in loaded
+    assert not [name for name in loaded if name.startswith(("jvpn.supervisor.", "jvpn.agent.", "pyroute2"))]
