@@ -67,7 +67,6 @@ class Decryptor:
         self._singles = singles
         self._answers = answers
         self._counters = counters
-        self._fence = table.page.fence()
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._tail = memoryview(bytearray(RECEIVE_BYTES))
@@ -78,8 +77,7 @@ class Decryptor:
 
     def turn(self, udp: UdpSocket, now_ns: int) -> None:
         """Take what the socket has, at most this turn's share."""
-        fence = self._fence[0]
-        if fence and now_ns >= fence:
+        if self._table.fenced(now_ns):
             self._fenced_turn(udp, now_ns)
             return
         if self.crowd.active:
@@ -102,12 +100,20 @@ class Decryptor:
 
     def _take(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """What is in the buffer."""
-        self._counters[Counter.UDP_READS] += 1
-        self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
-        self._counters[Counter.TRUNCATED] += not received.size
+        self._count(received)
         done = self._batch if received.size > received.segment else self._lone
         if not done(received, now_ns):
             self._one_by_one(udp, received, now_ns)
+
+    def _take_fenced(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
+        """As `_take`, while the sessions may be another gateway's."""
+        self._count(received)
+        self._singles.handle_fenced(udp, received, self._view, now_ns)
+
+    def _count(self, received: Received) -> None:
+        self._counters[Counter.UDP_READS] += 1
+        self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
+        self._counters[Counter.TRUNCATED] += not received.size
 
     def _fenced_turn(self, udp: UdpSocket, now_ns: int) -> None:
         """As `turn`, while the sessions may be another gateway's."""
@@ -119,9 +125,7 @@ class Decryptor:
                 continue
             if received is None:
                 return
-            self._counters[Counter.UDP_READS] += 1
-            self._counters[Counter.DATAGRAMS_RECEIVED] += -(-received.size // received.segment)
-            self._singles.handle_fenced(udp, received, self._view, now_ns)
+            self._take_fenced(udp, received, now_ns)
 
     def _crowded_turn(self, udp: UdpSocket, now_ns: int) -> None:
         """As `turn`, while one source floods the socket's buffer (fair.py)."""
@@ -159,16 +163,12 @@ class Decryptor:
 
     def take_crowded(self, now_ns: int) -> None:
         """Take of what waits since a flood, each session in its turn."""
-        fence, left = self._fence[0], QUEUED
-        fenced = 0 < fence <= now_ns
+        left, take = QUEUED, self._take_fenced if self._table.fenced(now_ns) else self._take
         while left > 0 and (taken := self.crowd.take()):
             for _owner, (udp, received, data), cost in taken:
                 left -= cost
                 self._buffer[: received.size] = data
-                if fenced:
-                    self._singles.handle_fenced(udp, received, self._view, now_ns)
-                else:
-                    self._take(udp, received, now_ns)
+                take(udp, received, now_ns)
 
     def _one_by_one(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         authentic = self._singles.handle(udp, received, self._view, now_ns)

@@ -57,7 +57,6 @@ class Encryptor:
         self._tun = tun
         self._table = table
         self._counters = counters
-        self._fence = table.page.fence()
         self._layouts: LayoutCache[tuple[int, int], SendLayout] = LayoutCache()
         # IPv4 and TCP with timestamps: a guess, corrected by the first superpacket.
         self._layout = self._find_layout(52, max(mtu - 52, MIN_FAST_SEGMENT))
@@ -102,9 +101,8 @@ class Encryptor:
             self.count_lost()
 
     def fenced(self, now_ns: int) -> bool:
-        """Whether this gateway's sessions may be another's by now."""
-        fence = self._fence[0]
-        return 0 < fence <= now_ns
+        """Whether nothing may go: this gateway's sessions may be another's by now."""
+        return self._table.fenced(now_ns)
 
     def _fenced_turn(self) -> None:
         for _ in range(TURN):

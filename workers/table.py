@@ -48,11 +48,17 @@ class SessionTable:
         self.sockets: dict[int, UdpSocket] = {}
         self.pool = Pool()
         self.held = Held()
+        self._fence = page.fence()
         self._routes: PrefixMap[Session] = PrefixMap()
         self._warm = Warm(bulk=bulk)
         self._only: Session | None = None
         #: Digest of a removed session's send key → generation it was used under.
         self._retired: OrderedDict[bytes, int] = OrderedDict()
+
+    def fenced(self, now_ns: int) -> bool:
+        """Whether this gateway's sessions may be another's by now."""
+        fence = self._fence[0]
+        return 0 < fence <= now_ns
 
     def route(self, destination: bytes) -> Session | None:
         """The session that an inner destination (4 or 16 bytes) belongs to; all of a client's go to one."""

@@ -16,7 +16,8 @@ from typing import Final, Literal
 
 from jvpn import compiled
 from jvpn.holder import headers
-from jvpn.holder.loader import bpf_privileged, is_bpffs
+from jvpn.holder.bpffs import is_bpffs
+from jvpn.holder.loader import bpf_privileged
 from jvpn.supervisor.steering import cpumap_supported
 from workers import bulk
 
@@ -239,7 +240,7 @@ def bpffs() -> Check:
 
 def load_programs() -> Check:
     """Compile the programs, have the kernel verify them and pin them, in a mount namespace that ends with the loader:
-    its bpffs, pins and programs go with it. The merged header tree in /var/cache/jvpn stays."""
+    its bpffs, pins and programs go with it. What it compiled and the merged header tree stay in /var/cache/jvpn."""
     with tempfile.TemporaryDirectory(prefix="jvpn-doctor-") as scratch:
         command = [
             "unshare",
@@ -250,7 +251,7 @@ def load_programs() -> Check:
             "-m",
             "jvpn.holder.loader",
         ]
-        command += ["--capacity", "64", "--pin-dir", f"{scratch}/bpf", "--run-dir", scratch]
+        command += ["--compile", "--capacity", "64", "--pin-dir", f"{scratch}/bpf", "--run-dir", scratch]
         started = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 from pyroute2 import IPRoute
 
 from jvpn.cli.checks import Check
+from jvpn.cli.plans import etcd_access
 from jvpn.config import FleetConfig, GatewayConfig
 from jvpn.config.fleet import Address
 from jvpn.store.base import StoreError
-from jvpn.store.etcd_client import EtcdAccess, EtcdClient
+from jvpn.store.etcd_client import EtcdClient
 
 _SYSCTLS: Final = Path("/proc/sys")
 _FORWARDING: Final = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
-_ETCD_TIMEOUT_S: Final = 2.0
 
 
 def fleet(config: GatewayConfig) -> list[Check]:
@@ -41,11 +41,8 @@ def fleet(config: GatewayConfig) -> list[Check]:
 
 def _etcd(fleet: FleetConfig) -> Check:
     """Whether a majority answers us."""
-    access = EtcdAccess(
-        fleet.etcd, _ETCD_TIMEOUT_S, fleet.ca, fleet.certificate, fleet.key, fleet.user, fleet.password
-    )
     try:
-        client = EtcdClient(access)
+        client = EtcdClient(etcd_access(fleet))
         try:
             client.read("/v3/kv/range", {"key": "AA==", "count_only": True})
         finally:
@@ -58,20 +55,13 @@ def _etcd(fleet: FleetConfig) -> Check:
 
 def _plain(fleet: FleetConfig) -> list[Check]:
     """Whoever is on the way to such a member can make himself the owner of sessions, or take their keys' seal."""
-    hosts = [urlsplit(url) for url in fleet.etcd]
-    plain = [str(url.hostname) for url in hosts if url.scheme == "http"]
+    members = [urlsplit(url) for url in fleet.etcd]
+    plain = [str(member.hostname) for member in members if member.scheme == "http"]
     exposed = [host for host in plain if not ip_address(host).is_loopback]
     if not exposed:
         return []
-    found = f"without TLS: {', '.join(exposed)}"
-    return [
-        Check(
-            "etcd's links",
-            "warning",
-            found,
-            "use https, with fleet.ca, or keep them on a network of their own",
-        )
-    ]
+    remedy = "use https, with fleet.ca, or keep them on a network of their own"
+    return [Check("etcd's links", "warning", f"without TLS: {', '.join(exposed)}", remedy)]
 
 
 def _advertise(fleet: FleetConfig) -> Check:

@@ -13,12 +13,12 @@ from typing import Any, Final
 from jvpn.cli.peer import operator
 from jvpn.cli.status import add_run_dir, drain_text
 from jvpn.observability.admin import ask
+from jvpn.supervisor.node_drain import DEFAULT_PER_S
 
 POLL_S: Final = 0.2
 #: Progress is said at most so often.
 SAY_S: Final = 1.0
 TIMEOUT_S: Final = 60.0
-PER_S: Final = 50
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,7 +37,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--rate",
         type=int,
-        default=PER_S,
+        default=DEFAULT_PER_S,
         metavar="N",
         help="sessions that are asked in a second (default %(default)s)",
     )

@@ -98,7 +98,7 @@ def peers_text(answer: list[dict[str, Any]]) -> str:
         [
             peer["name"],
             peer["public_key"],
-            inner[0].partition("/")[0] if (inner := peer["addresses"] + peer["pool_addresses"]) else "-",
+            first_address(peer),
             clock_text(peer["last_handshake_us"]),
             f"{peer['stale_inits']:,}",
             str(len(peer["sessions"])),
@@ -124,6 +124,12 @@ def peer_text(peer: dict[str, Any], now_us: int) -> str:
             f"sessions        {', '.join(peer['sessions']) or 'none'}",
         ]
     )
+
+
+def first_address(peer: dict[str, Any]) -> str:
+    """Of its inner addresses; - for none."""
+    inner = [*peer["addresses"], *peer["pool_addresses"], "-"]
+    return str(inner[0]).partition("/")[0]
 
 
 def addresses_text(peer: dict[str, Any]) -> str:

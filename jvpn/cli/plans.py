@@ -69,8 +69,9 @@ def gateway_plan(config: GatewayConfig, filename: str) -> GatewayPlan:
     )
 
 
-def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
-    access = EtcdAccess(
+def etcd_access(config: FleetConfig) -> EtcdAccess:
+    """How the fleet's etcd is reached, as configured."""
+    return EtcdAccess(
         config.etcd,
         ca=config.ca,
         certificate=config.certificate,
@@ -78,12 +79,15 @@ def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
         user=config.user,
         password=config.password,
     )
+
+
+def _fleet(config: FleetConfig, pool: InnerPool | None) -> FleetPlan:
     about = NodeAbout(
         advertise=tuple(str(endpoint) for endpoint in config.advertise),
         return_addresses=tuple(str(address) for address in config.return_addresses),
         pool="" if pool is None else pool.fingerprint,
     )
-    return FleetPlan(access, config.key_file, config.prefix, config.lease_ttl_ms, about)
+    return FleetPlan(etcd_access(config), config.key_file, config.prefix, config.lease_ttl_ms, about)
 
 
 def policy_set(config: GatewayConfig, first: GatewayConfig) -> PolicySet:

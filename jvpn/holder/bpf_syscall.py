@@ -4,6 +4,7 @@ Every function raises OSError with the kernel's errno and a text that says which
 Layouts: include/uapi/linux/bpf.h, union bpf_attr. Keys and values are bytes, as the map's C types lay them out.
 """
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 _NUMBERS: Final = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY = 1, 2, 3, 4
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD = 0, 1, 2, 3, 4, 5
 _OBJ_PIN, _OBJ_GET, _PROG_TEST_RUN = 6, 7, 10
 _PROG_FD_BY_ID, _MAP_FD_BY_ID, _OBJ_INFO = 13, 14, 15
+
+#: Bytes for what the verifier says of a program that it refuses; it says something of every instruction.
+_LOG_SIZE: Final = 1 << 24
+#: Characters of it that are shown: the reason is at the end.
+_LOG_TAIL: Final = 2000
 
 _HINTS: Final = {
     1: "it needs CAP_BPF and CAP_NET_ADMIN (or root)",
@@ -43,6 +49,17 @@ class MapInfo(NamedTuple):
     key_size: int
     value_size: int
     max_entries: int
+
+
+class MapShape(NamedTuple):
+    """What a map is made from; `type` is its BPF_MAP_TYPE, sizes in bytes as in MapInfo."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
 
 
 class TestRun(NamedTuple):
@@ -168,6 +185,47 @@ def map_info(fd: int) -> MapInfo:
     raw = _object_info(fd, 40, "describe a map")
     kind, map_id, key_size, value_size, max_entries = struct.unpack_from("=5I", raw)
     return MapInfo(map_id, kind, _name(raw[24:40]), key_size, value_size, max_entries)
+
+
+def map_shape(fd: int) -> MapShape:
+    """To make another map like this one; it gets no BTF, which only map types that this project has not would need."""
+    raw = _object_info(fd, 40, "describe a map")
+    kind, _id, key_size, value_size, max_entries, flags = struct.unpack_from("=6I", raw)
+    return MapShape(_name(raw[24:40]), kind, key_size, value_size, max_entries, flags)
+
+
+def map_create(shape: MapShape) -> int:
+    """A new and empty map; the caller closes it."""
+    name, *sizes = shape
+    attributes = struct.pack("=7I16s", *sizes, 0, 0, name.encode("ascii"))
+    return _bpf(_MAP_CREATE, attributes, f"make map '{name}'")
+
+
+def prog_load(kind: int, name: str, code: bytes) -> int:
+    """A new program, verified; the caller closes it. `kind`: its BPF_PROG_TYPE.
+
+    Raises OSError; where the verifier refuses it, its last words are in the text.
+    """
+    try:
+        return _prog_load(kind, name, code, None)
+    except OSError as error:
+        log = ctypes.create_string_buffer(_LOG_SIZE)
+        with contextlib.suppress(OSError):
+            os.close(_prog_load(kind, name, code, log))
+        said = log.value.decode(errors="replace").strip()[-_LOG_TAIL:]
+        raise OSError(error.errno, f"{error.strerror}\n{said}".strip()) from error
+
+
+def _prog_load(kind: int, name: str, code: bytes, log: "ctypes.Array[ctypes.c_char] | None") -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    # Helpers that are for free programs only ask what the license is.
+    free = ctypes.create_string_buffer(b"GPL")
+    told = (0, 0, 0) if log is None else (1, len(log), ctypes.addressof(log))
+    addresses = ctypes.addressof(instructions), ctypes.addressof(free)
+    attributes = struct.pack(
+        "=IIQQIIQII16s", kind, len(code) // 8, *addresses, *told, 0, 0, name.encode("ascii")
+    )
+    return _bpf(_PROG_LOAD, attributes, f"load program '{name}'")
 
 
 def prog_test_run(fd: int, packet: bytes, repeat: int = 1) -> TestRun:

@@ -34,7 +34,7 @@ class HandedWorker(msgspec.Struct, frozen=True):
     seat: WorkerSeat | None
 
 
-class Estate(msgspec.Struct, frozen=True):
+class Estate(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers are descriptors, but `protocol`, `generation` and process ids. `listeners` are the sockets for
     supervisors and for who asks to hand over, `asker` who did, `supervisor` the one at work."""
 

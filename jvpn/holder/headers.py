@@ -12,13 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-_DEFAULT_CACHE: Final = Path("/var/cache/jvpn")
+CACHE: Final = Path("/var/cache/jvpn")
 _SOURCES: Final = Path("/usr/src")
 
 
-def find(
-    cache_dir: Path = _DEFAULT_CACHE, sources: Path = _SOURCES, release: str | None = None
-) -> Path | None:
+def find(cache_dir: Path = CACHE, sources: Path = _SOURCES, release: str | None = None) -> Path | None:
     """The tree for BCC_KERNEL_SOURCE, or None when no headers are installed.
 
     The running kernel's come first, else the newest installed. `cache_dir` receives the merged tree.

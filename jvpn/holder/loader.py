@@ -1,16 +1,19 @@
 """The one-shot BPF loader: compiles bpf/*.c with bcc, has the kernel verify them, pins programs and maps, exits.
 
-    python -m jvpn.holder.loader --pin-dir /sys/fs/bpf/jvpn/<instance> [--capacity N] [--json]
+    python -m jvpn.holder.loader --pin-dir /sys/fs/bpf/jvpn/<instance> [--capacity N] [--compile] [--json]
 
-It is a process of its own because bcc brings LLVM into memory. Pins of an earlier run in the same directory are
-replaced one by one by rename, after everything was compiled and verified: when that fails, the old ones remain.
-The result, or {"stage", "error", "remedy"}, goes to standard output; the exit status names the stage that failed.
+It is a process of its own because bcc brings LLVM into memory. What it compiled is kept (bpf_image.py) and serves as
+long as sources, bounds, headers, compiler and kernel are the same; it is verified each time. Pins of an earlier run
+in the same directory are replaced one by one by rename, after everything was compiled and verified: when that fails,
+the old ones remain. The result, or {"stage", "error", "remedy"}, goes to standard output; the exit status names the
+stage that failed.
 """
 
 import argparse
 import ctypes
 import errno
-import fcntl
+import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -19,11 +22,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
-from jvpn.holder import bpf_syscall, headers
+from jvpn.holder import bpf_image, bpf_syscall, bpffs, headers
 
-PROGRAMS: Final = ("jvp_steer", "jvp_pick", "jvp_tun_queue")
+#: BPF_PROG_TYPE_XDP, and BPF_PROG_TYPE_SOCKET_FILTER twice.
+PROGRAM_TYPES: Final = {"jvp_steer": 6, "jvp_pick": 1, "jvp_tun_queue": 1}
+PROGRAMS: Final = tuple(PROGRAM_TYPES)
 MAPS: Final = (
     "ids",
     "bound",
@@ -44,8 +49,10 @@ DEFAULT_CAPACITY: Final = 262_144
 EXIT_STATUS: Final = {"headers": 10, "bcc": 11, "compile": 12, "verify": 13, "mount": 14, "pin": 15}
 
 _BPFFS: Final = Path("/sys/fs/bpf")
-_BPF_FS_MAGIC: Final = 0xCAFE4A11
 _LOG_TAIL: Final = 2000
+#: Descriptors by name: programs, maps.
+_Loaded = tuple[dict[str, int], dict[str, int]]
+T = TypeVar("T")
 
 
 class LoaderError(Exception):
@@ -61,27 +68,38 @@ def load(
     capacity: int = DEFAULT_CAPACITY,
     source_dir: Path | None = None,
     run_dir: Path | None = None,
+    compile_anew: bool = False,
 ) -> dict[str, Any]:
     """Compile, verify and pin. `capacity`: steering ids at most (about 165 bytes of kernel memory each).
+    `compile_anew`: also where an earlier start has left what it compiled.
 
-    Returns {"pin_dir", "headers", "capacity", "compile_ms", "verify_ms", "programs": {name: id}, "maps": {name: id}};
-    its `pin_dir` differs from the one asked for when no bpffs could be mounted there. Raises LoaderError.
+    Returns {"pin_dir", "headers", "capacity", "compiled": whether it had to be, "compile_ms", "verify_ms",
+    "programs": {name: id}, "maps": {name: id}}; its `pin_dir` differs from the one asked for when no bpffs could be
+    mounted there. Raises LoaderError.
     """
     if not bpf_privileged():
         raise LoaderError("verify", "BPF programs may be loaded by root only", "start the loader as root")
     tree = kernel_headers(run_dir)
     started = time.monotonic()
-    module = _compile(source_dir or Path(__file__).resolve().parents[2] / "bpf", capacity)
-    compiled = time.monotonic()
-    programs = _verify(module)
-    maps = {name: int(module[name].map_fd) for name in MAPS}
-    verified = time.monotonic()
+    source = _source(source_dir or Path(__file__).resolve().parents[2] / "bpf", capacity)
+    digest = _digest(source, tree)
+    image = None if compile_anew else bpf_image.kept(headers.CACHE, digest)
+    loaded = None if image is None else _loaded_again(image)
+    compiled, verified = started, time.monotonic()
+    if loaded is None:
+        image = _compile(source)
+        compiled = time.monotonic()
+        loaded = _verified(image)
+        verified = time.monotonic()
+        bpf_image.keep(headers.CACHE, digest, image)
+    programs, maps = loaded
     pinned = ensure_bpffs(pin_dir, run_dir)
     _pin_all(pinned, programs | maps)
     return {
         "pin_dir": str(pinned),
         "headers": str(tree) if tree else "/sys/kernel/kheaders.tar.xz",
         "capacity": capacity,
+        "compiled": compiled > started,
         "compile_ms": round((compiled - started) * 1000),
         "verify_ms": round((verified - compiled) * 1000),
         "programs": {name: bpf_syscall.prog_info(fd).id for name, fd in programs.items()},
@@ -121,49 +139,83 @@ def kernel_headers(run_dir: Path | None = None) -> Path | None:
     return tree
 
 
-def _compile(source_dir: Path, capacity: int) -> Any:
+class _Source(NamedTuple):
+    text: str
+    #: Of clang, besides where to find the folder that the text came from.
+    flags: list[str]
+    folder: Path
+
+
+def _source(folder: Path, capacity: int) -> _Source:
     try:
-        from bcc import BPF
-    except ImportError as error:
-        raise LoaderError(
-            "bcc",
-            f"the Python module bcc cannot be imported: {error}",
-            "apt-get install python3-bpfcc, and run in an environment with system site packages "
-            "(the package named bcc on PyPI is something else)",
-        ) from error
-    try:
-        text = "".join(f'#line 1 "bpf/{name}"\n{(source_dir / name).read_text()}' for name in SOURCES)
+        text = "".join(f'#line 1 "bpf/{name}"\n{(folder / name).read_text()}' for name in SOURCES)
     except OSError as error:
         raise LoaderError(
             "compile", f"a source is missing: {error}", "name the folder bpf/ with --source-dir"
         ) from error
-    flags = [
-        f"-I{source_dir}",
-        "-Wall",
-        "-Wno-unknown-warning-option",
-        f"-DJVP_CAPACITY={capacity}",
-        f"-DJVP_CPUS={bpf_syscall.possible_cpus()}",
-    ]
-    return _logged(
-        "compile",
-        "check that the headers fit: " + headers.remedy(),
-        lambda: BPF(text=text, cflags=flags),
+    bounds = [f"-DJVP_CAPACITY={capacity}", f"-DJVP_CPUS={bpf_syscall.possible_cpus()}"]
+    return _Source(text, ["-Wall", "-Wno-unknown-warning-option", *bounds], folder)
+
+
+def _digest(source: _Source, tree: Path | None) -> str:
+    """One name for all that decides over what the compiler makes, the compiler itself too."""
+    spec = importlib.util.find_spec("bcc")
+    if spec is None or spec.origin is None:
+        raise _no_bcc("it is not installed")
+    compiler = os.stat(spec.origin)
+    kernel = os.uname()
+    parts: list[object] = [source.text, *source.flags, tree, kernel.release, kernel.version, kernel.machine]
+    parts += [spec.origin, compiler.st_size, compiler.st_mtime_ns]
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def _no_bcc(why: object) -> LoaderError:
+    return LoaderError(
+        "bcc",
+        f"the Python module bcc cannot be imported: {why}",
+        "apt-get install python3-bpfcc, and run in an environment with system site packages "
+        "(the package named bcc on PyPI is something else)",
     )
 
 
-def _verify(module: Any) -> dict[str, int]:
-    kinds = {"jvp_steer": module.XDP, "jvp_pick": module.SOCKET_FILTER, "jvp_tun_queue": module.SOCKET_FILTER}
-    return {
-        name: _logged(
-            "verify",
-            "the gateway needs Linux 5.10 or later; without BPF it runs with one worker",
-            lambda name=name: int(module.load_func(name, kinds[name]).fd),  # type: ignore[misc]
-        )
-        for name in PROGRAMS
-    }
+def _compile(source: _Source) -> bpf_image.Image:
+    try:
+        from bcc import BPF, lib
+    except ImportError as error:
+        raise _no_bcc(error) from error
+
+    def compiled() -> bpf_image.Image:
+        module = BPF(text=source.text, cflags=[f"-I{source.folder}", *source.flags])
+        programs = {
+            name: (kind, ctypes.string_at(*_instructions(lib, module.module, name.encode())))
+            for name, kind in PROGRAM_TYPES.items()
+        }
+        made = bpf_image.of({name: int(module[name].map_fd) for name in MAPS}, programs)
+        module.cleanup()
+        return made
+
+    return _logged("compile", "check that the headers fit: " + headers.remedy(), compiled)
 
 
-def _logged(stage: str, remedy: str, action: Callable[[], Any]) -> Any:
+def _instructions(lib: Any, module: Any, name: bytes) -> tuple[int, int]:
+    """Address and size in bytes."""
+    return int(lib.bpf_function_start(module, name)), int(lib.bpf_function_size(module, name))
+
+
+def _verified(image: bpf_image.Image) -> _Loaded:
+    remedy = "the gateway needs Linux 5.10 or later; without BPF it runs with one worker"
+    return _logged("verify", remedy, lambda: bpf_image.load(image))
+
+
+def _loaded_again(image: bpf_image.Image) -> _Loaded | None:
+    """None where it cannot be: the file may have been damaged, and the compiler's messages say more."""
+    try:
+        return bpf_image.load(image)
+    except (OSError, ValueError):
+        return None
+
+
+def _logged(stage: str, remedy: str, action: Callable[[], T]) -> T:
     """Run `action`; when it fails, say what LLVM or the verifier wrote to standard error."""
     with captured_stderr() as log:
         try:
@@ -191,15 +243,6 @@ def captured_stderr() -> Iterator[Callable[[], str]]:
             os.close(saved)
 
 
-def is_bpffs(path: Path) -> bool:
-    """statfs(2): f_type is the first long of struct statfs."""
-    buffer = ctypes.create_string_buffer(256)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.statfs(os.fsencode(path), buffer) != 0:
-        return False
-    return ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF == _BPF_FS_MAGIC
-
-
 def ensure_bpffs(pin_dir: Path, run_dir: Path | None = None) -> Path:
     """Make `pin_dir` a folder of a bpffs, mounting one when there is none; returns the folder to use.
 
@@ -210,14 +253,14 @@ def ensure_bpffs(pin_dir: Path, run_dir: Path | None = None) -> Path:
     if pin_dir.is_relative_to(_BPFFS):
         private = (run_dir or Path("/run/jvpn") / pin_dir.name) / "bpf"
         try:
-            _mount_bpffs(_BPFFS)
+            bpffs.mount(_BPFFS)
             pin_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             return pin_dir
         except OSError:
             pass  # a read-only /sys, as in some containers
     try:
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _mount_bpffs(private)
+        bpffs.mount(private)
     except OSError as error:
         raise LoaderError(
             "mount",
@@ -225,21 +268,6 @@ def ensure_bpffs(pin_dir: Path, run_dir: Path | None = None) -> Path:
             "mount one by hand: mount -t bpf bpf /sys/fs/bpf",
         ) from error
     return private
-
-
-def _mount_bpffs(mountpoint: Path) -> None:
-    """mount(2), unless it is one; under a lock, since a second mount would hide what is pinned in the first."""
-    lock = os.open(mountpoint.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_bpffs(mountpoint):
-            return
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mount(b"bpf", os.fsencode(mountpoint), b"bpf", 0, b"mode=0700") != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(mountpoint))
-    finally:
-        os.close(lock)
 
 
 def _pin_all(directory: Path, objects: dict[str, int]) -> None:
@@ -268,12 +296,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, help="writable folder of this instance, for fallbacks")
     parser.add_argument("--source-dir", type=Path, help="the folder bpf/")
     parser.add_argument("--capacity", type=int, default=DEFAULT_CAPACITY, help="steering ids at most")
+    parser.add_argument("--compile", action="store_true", help="also what an earlier start has compiled")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     options = parser.parse_args(arguments)
     if not 1 <= options.capacity <= 1 << 24:
         parser.error("--capacity must be 1 to 16777216")
     try:
-        result = load(options.pin_dir, options.capacity, options.source_dir, options.run_dir)
+        result = load(options.pin_dir, options.capacity, options.source_dir, options.run_dir, options.compile)
     except LoaderError as failure:
         report = {"stage": failure.stage, "error": failure.error, "remedy": failure.remedy}
         print(json.dumps(report) if options.json else f"BPF loader failed at {failure}")

@@ -101,18 +101,18 @@ class Holder:
         held, force = self.held, self.workforce
         assert force.spare is not None, "there is a spare from the beginning"
         return Estate(
-            PROTOCOL,
-            held.plan,
-            held.offload,
-            self.generation,
-            held.page,
-            [[member.fileno() for member in group] for group in held.groups],
-            held.queues,
-            (self._listeners[0].fileno(), self._listeners[1].fileno()),
-            None if self._supervisor is None else self._supervisor.fileno(),
-            asker,
-            [handed(worker) for worker in force.workers],
-            handed(force.spare),
+            protocol=PROTOCOL,
+            plan=held.plan,
+            offload=held.offload,
+            generation=self.generation,
+            page=held.page,
+            groups=[[member.fileno() for member in group] for group in held.groups],
+            queues=held.queues,
+            listeners=(self._listeners[0].fileno(), self._listeners[1].fileno()),
+            supervisor=None if self._supervisor is None else self._supervisor.fileno(),
+            asker=asker,
+            workers=[handed(worker) for worker in force.workers],
+            spare=handed(force.spare),
         )
 
     # Supervisors

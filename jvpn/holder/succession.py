@@ -116,11 +116,8 @@ class Succession:
             if getattr(asked.plan, name) != getattr(self._plan, name)
         ]
         if differing:
-            what = ", ".join(differing)
-            self._decline(
-                asker,
-                f"other {what} than configured, which a restart takes up: systemctl restart jvpn-dataplane",
-            )
+            what = f"other {', '.join(differing)} than configured"
+            self._decline(asker, f"{what}, which a restart takes up: systemctl restart jvpn-dataplane")
         elif self._rehearsal is not None:
             self._decline(asker, "another hand-over is under way")
         else:

@@ -112,4 +112,8 @@ class OwnershipStore(Protocol):
     def timestamps_us(self) -> dict[bytes, int]:
         """Newest accepted handshake timestamp by client public key."""
 
+    def look(self) -> str:
+        """See that what is kept is where the next start finds it, and put it there again if not: what was done then, in
+        words, nothing where all is well. Cheap; raises StoreError for what cannot be put there."""
+
     def close(self) -> None: ...

@@ -101,8 +101,16 @@ def own_key(path: Path) -> bytes:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         return _checked(path, path.read_bytes())
+    return _write(descriptor, os.urandom(KEY_BYTES))
+
+
+def write_key(path: Path, key: bytes) -> None:
+    """Raises OSError, also when there is such a file."""
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), key)
+
+
+def _write(descriptor: int, key: bytes) -> bytes:
     with os.fdopen(descriptor, "wb") as file:
-        key = os.urandom(KEY_BYTES)
         file.write(key)
         file.flush()
         os.fsync(file.fileno())

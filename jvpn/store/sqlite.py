@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from jvpn.session.version import MAX_VERSION, last_of_epoch
 from jvpn.store import sealing, sqlite_addresses
 from jvpn.store.base import Birth, StoreError, with_addresses
 from jvpn.store.sqlite_addresses import SqliteAddresses
+from jvpn.store.sqlite_files import StoreFiles
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -40,6 +42,8 @@ DO UPDATE SET timestamp_us = excluded.timestamp_us WHERE timestamps.timestamp_us
 """
 #: SQLite's integers are signed.
 _LARGEST = 2**63 - 1
+#: Between attempts to write the files anew: each copies all sessions.
+_ANEW_EVERY_S = 1.0
 
 
 def _last_number(version: int) -> int:
@@ -56,18 +60,65 @@ class SqliteStore:
             key = sealing.own_key(path.with_name(path.name + ".key"))
             self._aead_of = sealing.one_key(key)
             self.fleet_key = sealing.fleet_key(key)
+            self._files = StoreFiles(path, key)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_SCHEMA + sqlite_addresses.SCHEMA)
-            self._addresses = SqliteAddresses(self._database)
+            self._open(path)
+            self._files.opened()
+            #: When files that were lost may be written anew again, seconds of time.monotonic, and why they were not.
+            self._again_s, self._why_lost = 0.0, ""
             self._batching = False
             self._overtaken: list[bytes] = []
             #: The row that was looked at last for `expired`.
             self._looked_to = 0
         except (OSError, sqlite3.Error, ValueError) as error:
             raise StoreError(f"cannot open the session store {path}: {error}") from error
+
+    def _open(self, path: Path) -> None:
+        self._at = path
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.executescript(_SCHEMA + sqlite_addresses.SCHEMA)
+        self._addresses = SqliteAddresses(self._database)
+        self._shut = False
+
+    def look(self) -> str:
+        lost = ""
+        try:
+            lost = self._files.lost()
+            if not lost:
+                return ""
+            if time.monotonic() >= self._again_s:
+                self._write_anew()
+                return (
+                    f"{lost} while this gateway ran: its session store was written anew, with all its sessions; stop a "
+                    "gateway before its store is touched"
+                )
+        except (OSError, sqlite3.Error) as error:
+            self._again_s, self._why_lost = time.monotonic() + _ANEW_EVERY_S, f"{lost}: {error}"
+        raise StoreError(
+            f"the session store is lost at the next start unless it can be written anew, which is tried each second: "
+            f"{self._why_lost}"
+        )
+
+    def _write_anew(self) -> None:
+        if self._shut:
+            self._open(self._at)
+        was_at, copy = self._at, self._files.copied(self._database)
+        self._database.close()
+        self._shut = True
+        try:
+            self._files.put_in_place(copy)
+        except OSError:
+            # All that there is is in the copy: it is gone on with until it can be put in its place.
+            self._open(copy)
+            raise
+        else:
+            self._open(self._path)
+            self._files.opened()
+        finally:
+            if was_at != self._path:
+                self._files.remove(was_at)
 
     @contextmanager
     def batch(self) -> Iterator[None]:

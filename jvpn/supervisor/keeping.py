@@ -53,6 +53,8 @@ class Keeping:
         #: What is under way counts as failed.
         self._late = False
         self._retry_ms = 0
+        #: Whether the store is known to be lost at the next start.
+        self._lost = False
 
     def carry_out(self, do: Carry) -> None:
         """The core's effects, but for what is the store's: that waits for `settle`."""
@@ -160,6 +162,16 @@ class Keeping:
     def _released(self, record: SessionRecord, by: bytes) -> None:
         self._core.context.counters["superseded"] += 1
         self._narrator.released(record, Reason.SUPERSEDED, by)
+
+    def found(self, what: str | StoreError, now_ms: int) -> None:
+        """Somebody has touched the store: it was put right again, or what it keeps is lost at the next start."""
+        self._core.context.counters["store_lost"] += not self._lost
+        self._lost = isinstance(what, StoreError)
+        if isinstance(what, StoreError):
+            self._failed(what, (), now_ms)
+            return
+        self._say(what)
+        self._works_again()
 
     # Failures
 

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 
 from jvpn.holder import succession, xdp
-from jvpn.holder.loader import is_bpffs
+from jvpn.holder.bpffs import is_bpffs
 from jvpn.holder.process import SOCKET_NAME
 from jvpn.observability.admin import ADMIN_SOCKET
 from jvpn.supervisor.programs import noted_pin_dir, pinned_program, remove_pins

@@ -240,6 +240,8 @@ class Gateway:
                 self.core.handle_timer(now_ms())
                 self._settle()
             self._report_worker_errors()
+            for what in self.desk.found():
+                self._keeping.found(what, now_ms())
 
     def _get_timer(self) -> int | None:
         due = (self.core.get_timer(), self._keeping.get_timer())

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.holder import bpf_syscall
-from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES, is_bpffs
+from jvpn.holder.bpffs import is_bpffs
+from jvpn.holder.loader import MAPS, PROGRAMS, SOURCES
 from jvpn.supervisor.steering import Steering
 
 NOTE = "steering.json"

@@ -6,7 +6,7 @@ store lives in a thread of its own, and the loop is woken when it has answered.
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -30,6 +30,8 @@ from jvpn.supervisor.effects import (
 
 #: How long `close` waits for the batch that is under way.
 LAST_BATCH_S = 3.0
+#: How often a store that nobody asks for anything is looked after.
+LOOK_S = 0.5
 
 #: What was read, or that it could not be.
 Loaded = SessionRecord | list[SessionRecord] | StoreError | None
@@ -148,12 +150,14 @@ class DirectDesk:
 
 
 class ThreadDesk:
-    """Serves in a thread, which from `start` on alone uses the store. `fileno()` is readable when it has answered."""
+    """Serves in a thread, which from `start` on alone uses the store. `fileno()` is readable when it has answered, or
+    found something: `found` then says what. A batch that is not where the next start finds it has failed."""
 
     def __init__(self, store: OwnershipStore) -> None:
         self._store = store
         self._wanted: SimpleQueue[Batch | Callable[[], None] | None] = SimpleQueue()
         self._given: SimpleQueue[Answers] = SimpleQueue()
+        self._found: SimpleQueue[str | StoreError] = SimpleQueue()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
@@ -164,12 +168,39 @@ class ThreadDesk:
         return self._wake
 
     def _run(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
+        while True:
+            try:
+                wanted = self._wanted.get(timeout=LOOK_S)
+            except Empty:
+                self._look()
+                continue
+            if wanted is None:
+                return
             if isinstance(wanted, Batch):
-                self._given.put(serve(self._store, wanted))
+                answers = serve(self._store, wanted)
+                lost = self._look()
+                self._given.put(answers if lost is None else answers._replace(written=lost))
                 os.eventfd_write(self._wake, 1)
             else:
                 wanted()
+
+    def _look(self) -> StoreError | None:
+        """Why what is kept is lost at the next start, if it is."""
+        lost: StoreError | None = None
+        try:
+            found: str | StoreError = self._store.look()
+        except StoreError as error:
+            found = lost = error
+        if found:
+            self._found.put(found)
+            os.eventfd_write(self._wake, 1)
+        return lost
+
+    def found(self) -> Iterator[str | StoreError]:
+        """What has become of the store by itself since this was called last: mended, or not."""
+        with suppress(Empty):
+            while True:
+                yield self._found.get_nowait()
 
     def ask(self, batch: Batch) -> None:
         self._wanted.put(batch)
@@ -205,5 +236,7 @@ class ThreadDesk:
             self._wanted.put(None)
             self._thread.join(LAST_BATCH_S)
         if not self._thread.is_alive():
+            with suppress(StoreError):
+                self._store.look()
             os.close(self._wake)
             self._store.close()

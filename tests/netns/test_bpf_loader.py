@@ -61,6 +61,24 @@ def test_stale_pins_are_replaced(pins: Path) -> None:
 
 
 @pytest.mark.netns
+def test_what_was_compiled_serves_the_next_start_too(pins: Path) -> None:
+    capacity = "4096"
+    _, asked = run_loader("--pin-dir", str(pins), "--capacity", capacity, "--compile")
+    _, again = run_loader("--pin-dir", str(pins), "--capacity", capacity)
+    assert (asked["compiled"], again["compiled"]) == (True, False)
+    for name in loader.MAPS:
+        kept, made = (bpf.obj_get(folder / name) for folder in (pins, loaded_pins()))
+        assert bpf.map_shape(kept) == bpf.map_shape(made), name
+        assert bpf.map_info(kept).id == again["maps"][name] != asked["maps"][name]
+        os.close(kept)
+        os.close(made)
+    for name in loader.PROGRAMS:
+        fd = bpf.obj_get(pins / name)
+        assert bpf.prog_info(fd).id == again["programs"][name] != asked["programs"][name]
+        os.close(fd)
+
+
+@pytest.mark.netns
 def test_a_failed_load_leaves_the_old_pins(pins: Path, tmp_path: Path) -> None:
     _, first = run_loader("--pin-dir", str(pins), "--capacity", "10")
     shutil.copytree(SOURCES, tmp_path / "bpf")
@@ -85,6 +103,7 @@ def test_what_the_verifier_refuses(pins: Path, tmp_path: Path) -> None:
     status, report = run_loader("--pin-dir", str(pins), "--source-dir", str(tmp_path / "bpf"))
     assert status == loader.EXIT_STATUS["verify"]
     assert "invalid access to packet" in report["error"]
+    assert len(report["error"]) < 3000, "the verifier's last words, not all of them"
     assert not pins.exists()
 
 

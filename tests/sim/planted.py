@@ -30,8 +30,6 @@ from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.other_nodes import OtherNodes
 from jvpn.supervisor.reattaching import Reattaching
 from jvpn.supervisor.takeover import Takeover
-from workers.decrypt import Decryptor
-from workers.encrypt import Encryptor
 from workers.kept import KeptQueue
 from workers.paths import PathEntry
 from workers.reports import Missing
@@ -378,21 +376,7 @@ def claims_without_comparing() -> AbstractContextManager[object]:
 @bug
 def ignores_the_fence() -> AbstractContextManager[object]:
     """Workers go on whatever the fence says."""
-    begin = Decryptor.__init__
-
-    def blind(self: Decryptor, *args: Any, **named: Any) -> None:
-        begin(self, *args, **named)
-        self._fence = memoryview(bytearray(8)).cast("Q")
-
-    @contextmanager
-    def both() -> Iterator[None]:
-        with (
-            instead(Decryptor, "__init__", blind),
-            instead(Encryptor, "fenced", lambda self, now_ns: False),
-        ):
-            yield
-
-    return both()
+    return instead(SessionTable, "fenced", lambda self, now_ns: False)
 
 
 @bug
