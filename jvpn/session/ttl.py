@@ -8,7 +8,8 @@ Times are CLOCK_BOOTTIME milliseconds. A deadline fires at its instant, not afte
 * The recovery window runs while RECOVERING, from the entry.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from jvpn.session.precedence import first_of
 from jvpn.session.record import SessionRecord
@@ -19,16 +20,14 @@ HEARTBEATS_A_TTL = 4
 MIN_HEARTBEAT_MS = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Fired:
+class Fired(NamedTuple):
     """What to apply: a reason and, where it has two destinations, which."""
 
     reason: Reason
     to: State | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TtlClock:
+class TtlClock(NamedTuple):
     """Deadlines of one session; None while not running."""
 
     session_deadline_ms: int
@@ -41,7 +40,7 @@ class TtlClock:
         """The clock after a transition into `state`, or after a lost binding in RECOVERING (same state, other
         count)."""
         if state in (State.BIRTH, State.TERMINATED):
-            return replace(self, loss_deadline_ms=None, window_deadline_ms=None)
+            return TtlClock(self.session_deadline_ms)
         loss = self.loss_deadline_ms
         if bindings:
             loss = None
@@ -52,7 +51,7 @@ class TtlClock:
             window = None
         elif window is None:
             window = now_ms + recovery_window_ms
-        return replace(self, loss_deadline_ms=loss, window_deadline_ms=window)
+        return TtlClock(self.session_deadline_ms, loss, window)
 
     def moved(self, lifetime_ms: int, transport_loss_ms: int, window_ms: int) -> "TtlClock":
         """The clock under another policy: each limit is so much longer, or shorter, than it was."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from jvpn.session.errors import RemoteProtocolError
 from jvpn.session.table import BINDINGS_ALLOWED, Reason, State
 from jvpn.session.version import pack_version, split_version
-from jvpn.session.walker import Hook, Origin, Transition, Walker
+from jvpn.session.walker import NO_DETAILS, Hook, Origin, Transition, Walker
 
 
 class View(Walker):
@@ -43,7 +43,9 @@ class View(Walker):
         if version <= self._version or self._state is State.TERMINATED:
             return None
         bindings = self._bindings_in(state, reason)
-        return self._move(state, reason, now_ms, version, self._local_seq + 1, bindings, True, details or {})
+        return self._move(
+            state, reason, now_ms, version, self._local_seq + 1, bindings, True, details or NO_DETAILS
+        )
 
     def correct(self, version: int) -> bool:
         """Believe an authenticated FAIL VERSION_CONFLICT: the gateway never gave a version as high as ours. False, and

@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from jvpn.session.errors import IllegalTransition, InvariantBroken
 from jvpn.session.table import BINDINGS_ALLOWED, STATE_BEFORE, Effect, Reason, Row, State, rows_from
+
+NO_DETAILS: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 class Origin(StrEnum):
@@ -14,8 +17,7 @@ class Origin(StrEnum):
     CLIENT = "client"
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One step of a session. `local_seq` counts a client's own steps (0 on a gateway); `followed` marks one that was
     told by the gateway and may skip versions; `at_ms` is the caller's clock."""
 
@@ -28,7 +30,7 @@ class Transition:
     bindings: int
     local_seq: int = 0
     followed: bool = False
-    details: Mapping[str, object] = field(default_factory=dict)
+    details: Mapping[str, object] = NO_DETAILS
 
 
 Hook = Callable[[Transition], None]
@@ -103,7 +105,7 @@ class Walker(ABC):
         row, target = found
         version, local_seq = self._number(target)
         bindings = {Effect.BIND: 1, Effect.DROP: 0, Effect.KEEP: self._bindings}[row.effect]
-        return self._move(target, reason, now_ms, version, local_seq, bindings, False, details or {})
+        return self._move(target, reason, now_ms, version, local_seq, bindings, False, details or NO_DETAILS)
 
     def lose_binding(self) -> bool:
         """The old path died while a voluntary switch was in flight. Returns whether there was one to lose.

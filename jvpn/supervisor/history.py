@@ -1,6 +1,7 @@
 """What a session remembers of what it did: voluntary switches, the newest rekey, the newest change of path."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jvpn.policy.model import Policy
 
@@ -35,8 +36,7 @@ class Answered:
     response_value: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class LastSwitch:
+class LastSwitch(NamedTuple):
     """The newest change of path; `old` and `new` as people read them."""
 
     at_ms: int

@@ -42,8 +42,7 @@ TRANSPORTS = {transport: transport.name.lower() for transport in Transport}
 UNKNOWN = commands.Endpoint(bytes(16), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """Where a datagram came in: listener number, its source, the local address it was sent to, and what carried it.
 
     What a REQUEST says of its transport is the client's claim; this is what the gateway knows.

@@ -6,7 +6,6 @@ knows nothing of them. `BUGS` has them by name.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -251,7 +250,7 @@ def tells_a_wrong_reason() -> AbstractContextManager[object]:
 
     def wrong(self: Narrator, session: LiveSession, step: Any) -> None:
         reason = Reason.QUALITY_SWITCH if step.reason is Reason.TRANSPORT_DEAD else step.reason
-        tell(self, session, replace(step, reason=reason))
+        tell(self, session, step._replace(reason=reason))
 
     return instead(Narrator, "transition", wrong)
 
@@ -265,7 +264,7 @@ def ignores_the_recovery_window() -> AbstractContextManager[object]:
     entered = TtlClock.entered
 
     def endless(self: TtlClock, *args: Any) -> TtlClock:
-        return replace(entered(self, *args), window_deadline_ms=None)
+        return entered(self, *args)._replace(window_deadline_ms=None)
 
     return instead(TtlClock, "entered", endless)
 
@@ -276,7 +275,7 @@ def forgets_the_loss_ttl() -> AbstractContextManager[object]:
     entered = TtlClock.entered
 
     def endless(self: TtlClock, *args: Any) -> TtlClock:
-        return replace(entered(self, *args), loss_deadline_ms=None)
+        return entered(self, *args)._replace(loss_deadline_ms=None)
 
     return instead(TtlClock, "entered", endless)
 
@@ -287,7 +286,7 @@ def restarts_the_loss_ttl() -> AbstractContextManager[object]:
     entered = TtlClock.entered
 
     def anew(self: TtlClock, *args: Any) -> TtlClock:
-        return entered(replace(self, loss_deadline_ms=None), *args)
+        return entered(self._replace(loss_deadline_ms=None), *args)
 
     return instead(TtlClock, "entered", anew)
 
