@@ -12,8 +12,24 @@ _RECENT = 1024
 @lru_cache(_RECENT)
 def to_bytes(text: str) -> bytes:
     """The 16 bytes of an IPv4 or IPv6 address in text. Raises ValueError when it is neither."""
+    ipv4 = _ipv4(text)
+    if ipv4 is not None:
+        return _MAPPED + ipv4
     packed = ipaddress.ip_address(text.partition("%")[0]).packed
     return packed if len(packed) == 16 else _MAPPED + packed
+
+
+def _ipv4(text: str) -> bytes | None:
+    """What is plainly dotted decimals, in a fraction of the time that ipaddress takes; None: it is to judge."""
+    try:
+        found = bytes([int(part) for part in text.split(".")])
+    except ValueError:
+        return None
+    return found if len(found) == 4 and _dotted(found) == text else None
+
+
+def _dotted(ipv4: bytes) -> str:
+    return f"{ipv4[0]}.{ipv4[1]}.{ipv4[2]}.{ipv4[3]}"
 
 
 def is_ipv4(address: bytes) -> bool:
@@ -24,7 +40,7 @@ def is_ipv4(address: bytes) -> bool:
 def to_text(address: bytes) -> str:
     """Plain IPv4 or IPv6 text."""
     if is_ipv4(address):
-        return str(ipaddress.IPv4Address(address[12:]))
+        return _dotted(address[12:])
     return str(ipaddress.IPv6Address(address))
 
 
@@ -32,7 +48,7 @@ def to_text(address: bytes) -> str:
 def for_socket(address: bytes) -> str:
     """Text for an AF_INET6 dual-stack socket: IPv4 stays mapped."""
     if is_ipv4(address):
-        return f"::ffff:{ipaddress.IPv4Address(address[12:])}"
+        return f"::ffff:{_dotted(address[12:])}"
     return str(ipaddress.IPv6Address(address))
 
 
