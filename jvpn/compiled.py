@@ -48,6 +48,7 @@ MODULES: Final = (
     "jvpn.supervisor.core",
     "jvpn.supervisor.draining",
     "jvpn.supervisor.effects",
+    "jvpn.supervisor.entropy",
     "jvpn.supervisor.handshakes",
     "jvpn.supervisor.history",
     "jvpn.supervisor.keeping",

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from jvpn.policy.replay import CommitRecord, DecisionRecord, QualityRecord
-from jvpn.session.machine import Origin, Reason, State, Transition, split_version
+from jvpn.session.machine import Origin, State, Transition, split_version
 
 __all__ = [
     "SCHEMA",
@@ -256,13 +256,13 @@ def state_change(
         origin=step.origin,
         session_id=session_id.hex(),
         state_version=step.version,
-        reason_code=Reason(step.reason).value,
+        reason_code=step.reason.value,
         policy_version=policy_version,
         non_durable=True if non_durable else UNSET,
         from_=step.source,
         to=step.to,
         bindings=step.bindings,
-        details={**step.details, **(details or {})},
+        details={**step.details, **details} if details else dict(step.details),
         local_seq=step.local_seq if client else UNSET,
         followed=True if step.followed else UNSET,
     )

@@ -91,7 +91,9 @@ class FileSink:
     ) -> None:
         self._node_id, self._origin = node_id, origin
         self._capacity, self._retry_s, self._wall_ms = capacity, retry_s, wall_ms
-        self._wake = threading.Condition()
+        # Whoever emits takes the lock itself: the condition around it is Python, and takes four times as long.
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._queue: list[AnyEvent] = []
         self._resting = False
         self._overflowed = 0
@@ -120,7 +122,7 @@ class FileSink:
         return self._file.error
 
     def emit(self, event: AnyEvent) -> None:
-        with self._wake:
+        with self._lock:
             if self._closing or len(self._queue) >= self._capacity:
                 self._overflowed += 1
                 self._lost += 1

@@ -21,6 +21,7 @@ class IndexTable:
         self._max_candidates = max_candidates
         self.highest_seen = highest_seen
         self.ids: dict[int, bytes] = {}
+        self._window = range(0)
         self.update(keep=())
 
     @property
@@ -45,7 +46,10 @@ class IndexTable:
 
     def update(self, keep: tuple[int, ...]) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """Move the window; `keep` are the active and draining indexes. Returns (new ids, ids gone), by index."""
-        wanted = {*window(self.highest_seen, self._max_candidates), *keep}
+        moved = window(self.highest_seen, self._max_candidates)
+        if moved == self._window and len(self.ids) == len(moved) and all(n in moved for n in keep):
+            return {}, {}
+        self._window, wanted = moved, {*moved, *keep}
         missing = sorted(wanted - self.ids.keys())
         added = steering_ids(self._secrets, missing) if missing else {}
         gone = {n: self.ids.pop(n) for n in sorted(self.ids.keys() - wanted)}

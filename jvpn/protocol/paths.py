@@ -16,6 +16,7 @@ import struct
 from typing import Final, NamedTuple
 
 from jvpn.protocol.constants import CHALLENGE_SIZE, CHALLENGE_SLOT_S, PathKind
+from jvpn.protocol.suites import suite
 
 PATH_SIZE: Final = 48
 #: Flags of a PROBE_ACK: the probe's index is the active one; its source is the bound one.
@@ -30,6 +31,9 @@ _PROBE = struct.Struct(">BBHQQQ20s")
 _ACK = struct.Struct(">BBHQQQ16sI")
 _ZEROS = bytes(20)
 _MTU = struct.Struct(">BBHQH")
+_SOURCE = struct.Struct(">16sH")
+_DESTINATION = struct.Struct(">16sHBQ")
+_SHA256: Final = suite(1)
 
 
 class PathError(Exception):
@@ -126,14 +130,8 @@ def challenge(
 
     HMAC-SHA256 over session id 16 ‖ source 16 ‖ port 2 ‖ local 16 ‖ local port 2 ‖ transport 1 ‖ slot 8.
     """
-    message = (
-        session_id
-        + source
-        + struct.pack(">H", port)
-        + local
-        + struct.pack(">HBQ", local_port, transport, slot)
-    )
-    return hmac.digest(key, message, "sha256")[:CHALLENGE_SIZE]
+    message = session_id + _SOURCE.pack(source, port) + _DESTINATION.pack(local, local_port, transport, slot)
+    return _SHA256.hmac(key, message)[:CHALLENGE_SIZE]
 
 
 def challenge_slot(boottime_ns: int) -> int:

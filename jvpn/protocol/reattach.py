@@ -131,13 +131,14 @@ def open_request(secrets: SessionSecrets, index: int, datagram: bytes) -> Reques
         secrets, keys.reattach_key(secrets), keys.nonce(index, counter), datagram[_SEALED_AT:], header
     )
     attempt, inner_index, version, cause, transport, cost, challenge, count = _REQUEST.unpack_from(plaintext)
-    if inner_index != index or cause not in _CAUSES or transport not in _TRANSPORTS or count > MAX_REPORTS:
+    asked, over = _CAUSES.get(cause), _TRANSPORTS.get(transport)
+    if inner_index != index or asked is None or over is None or count > MAX_REPORTS:
         raise WireError("bad_reattach")
     end = _REQUEST.size + count * REPORT_SIZE
-    if any(plaintext[end:]):
+    if plaintext.count(0, end) != len(plaintext) - end:
         raise WireError("bad_reattach")
     reports = _decode_reports(plaintext[_REQUEST.size : end])
-    return Request(attempt, index, version, Cause(cause), Transport(transport), cost, challenge, reports)
+    return Request(attempt, index, version, asked, over, cost, challenge, reports)
 
 
 def seal_ack(secrets: SessionSecrets, salt: bytes, steering_id: bytes, ack: Ack) -> bytes:
@@ -188,9 +189,9 @@ def open_fail(secrets: SessionSecrets, datagram: bytes) -> Fail:
     return Fail(attempt, version, retry_after_ms, reason, owner)
 
 
-_CAUSES = frozenset(int(c) for c in Cause)
+_CAUSES: Final = {int(cause): cause for cause in Cause}
 _RESULTS = frozenset(int(r) for r in Result)
-_TRANSPORTS = frozenset(int(t) for t in Transport)
+_TRANSPORTS: Final = {int(transport): transport for transport in Transport}
 
 
 def _seal_answer(

@@ -48,7 +48,7 @@ def ticket_of(request: bytes) -> bytes:
 
 
 def reset_token(fleet_key: bytes, session_id: bytes) -> bytes:
-    return hmac.digest(fleet_key, b"reset" + session_id, "sha256")[:TOKEN_SIZE]
+    return suite(1).hmac(fleet_key, b"reset" + session_id)[:TOKEN_SIZE]
 
 
 def reset_datagram(steering_id: bytes, token: bytes) -> bytes:

@@ -159,10 +159,9 @@ class FleetWatch:
             except TimeoutError:
                 return None
             except OSError as error:
-                raise self._broken(self._client.why_ended(error, self._in_body)) from error
+                raise self._broken(str(error)) from error
             if not more:
-                ended = self._client.why_ended(ConnectionResetError(), self._in_body)
-                raise self._broken(ended)
+                raise self._broken("it has ended the watch")
             self._unread += more
             self._heard_s = time.monotonic()
 

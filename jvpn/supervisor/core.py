@@ -71,14 +71,17 @@ class GatewayCore:
             self._handshakes.receive_init(data, arrival, now_ms)
             return
         found = self.context.by_steering_id.get(header.steering_id)
-        if found is None and header.type is PacketType.REATTACH_REQUEST:
-            self._takeover.receive_request(data, arrival, now_ms)
-        elif found is None:
-            counters["unknown_id"] += 1
-        elif header.type is PacketType.REATTACH_REQUEST:
-            self._on_request(*found, data, arrival, now_ms)
+        if found is None:
+            if header.type is PacketType.REATTACH_REQUEST:
+                self._takeover.receive_request(data, arrival, now_ms)
+            else:
+                counters["unknown_id"] += 1
+            return
+        session, index = found
+        if header.type is PacketType.REATTACH_REQUEST:
+            self._on_request(session, index, data, arrival, now_ms)
         elif header.type is PacketType.CONTROL:
-            self._controlling.receive(*found, data, arrival, now_ms)
+            self._controlling.receive(session, index, data, arrival, now_ms)
         else:
             counters["unexpected_type"] += 1
 
