@@ -19,11 +19,11 @@ from jvpn.store.base import Birth, Claimed, StoreError
 from jvpn.store.etcd_addresses import EtcdAddresses
 from jvpn.store.etcd_batch import Batch
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient
+from jvpn.store.etcd_fleet_key import FleetKey
 from jvpn.store.etcd_keys import Json, Keys
 
 #: Keys in one answer when all sessions are read.
 _PAGE = 512
-_CHECK_INFO = b"jvp1 fleet check"
 
 
 class EtcdStore:
@@ -44,18 +44,12 @@ class EtcdStore:
         self._addresses = EtcdAddresses(self._client, self._keys, self._read, self._all)
         self._batch: Batch | None = None
         self._overtaken: list[bytes] = []
+        #: What `look` is to say.
+        self._found = ""
         #: The key that was looked at last for `expired`.
         self._looked_to = ""
-        self._check_key(sealing.derived(key, _CHECK_INFO), key_file)
-
-    def _check_key(self, check: bytes, key_file: Path) -> None:
-        """A node with another key could open no record, and what it saved nobody else could."""
-        name = self._keys.fleet_check
-        first = ops.when([ops.absent(name)], [ops.put(name, check)])
-        self._client.read("/v3/kv/txn", first["request_txn"])
-        found = self._read([ops.get(name)])[0]
-        if [ops.value_of(kv) for kv in found] != [check]:
-            raise StoreError(f"{key_file} is not the key of this fleet: copy it from a node that works")
+        self.mark = FleetKey(self._keys.fleet_check, key, key_file)
+        self.mark.see_to(self._client)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -84,7 +78,12 @@ class EtcdStore:
         operations = batch.operations()
         if not operations:
             return
-        reply = self._client.write("/v3/kv/txn", ops.together(operations))
+        reply = self._client.write("/v3/kv/txn", self.mark.guarded(operations))
+        if not reply.get("succeeded", False):
+            self._found = self.mark.was_gone if self.mark.see_to(self._client) else self._found
+            reply = self._client.write("/v3/kv/txn", self.mark.guarded(operations))
+        if not reply.get("succeeded", False):
+            raise StoreError(f"somebody takes {self.mark.name} out of etcd again and again: nothing was kept")
         self._overtaken += batch.settle(list(ops.answers_of(reply, len(operations))))
 
     def overtaken(self) -> list[bytes]:
@@ -199,8 +198,9 @@ class EtcdStore:
         return bool(self._read([ops.get(self._keys.node(node_id))])[0])
 
     def look(self) -> str:
-        """Its members see to that."""
-        return ""
+        """Members see to what they keep; the mark is seen to where something is kept."""
+        found, self._found = self._found, ""
+        return found
 
     def close(self) -> None:
         self._client.close()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from jvpn.clocks import now_ms
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_client import EtcdAccess, EtcdClient, EtcdRefused
+from jvpn.store.etcd_fleet_key import FleetKey
 from jvpn.store.etcd_keys import Json, Keys, absent, get, put, unchanged, value_of, when
 from jvpn.store.etcd_members import Members
 from jvpn.store.lease import Lease, Standing
@@ -42,8 +43,9 @@ class LeaseKeeper:
 
     `on_fence(fence_ms)` is called in the keeper's thread whenever the fence has moved: ms of CLOCK_BOOTTIME, 0 when the
     lease is lost. `say(text)`: when renewing begins to fail, what that means, and when it works again. `taken`: while
-    another gateway has the name, the error that says which; this one has no lease then. Raises StoreError for an access
-    that cannot be one, ValueError for a margin that leaves no time.
+    another gateway has the name, the error that says which; this one has no lease then. `mark`: is put back
+    should somebody take it away. Raises StoreError for an access that cannot be one, ValueError for a margin that
+    leaves no time.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class LeaseKeeper:
         ttl_s: int = 3,
         margin_ms: int = 250,
         about: str = "",
+        mark: FleetKey | None = None,
     ) -> None:
         self._lease = Lease(ttl_s * 1000, margin_ms)
         self._client = EtcdClient(access)
@@ -63,6 +66,9 @@ class LeaseKeeper:
         self._node = Keys(prefix).node(node_id)
         self._about = self._registered = about.encode()
         self.taken: NameTaken | None = None
+        self._mark = mark
+        #: Whether the mark in etcd was said to be another one.
+        self._marked_otherwise = False
         self._on_fence = on_fence
         self._say = say
         self._members = Members(access)
@@ -217,17 +223,35 @@ class LeaseKeeper:
             return
         # Somebody may have taken the key away, or another process of this name have registered under its own lease.
         about = self._about
-        missing = when([absent(self._node)], [put(self._node, about, lease_id)], [get(self._node)])
+        mark = [] if self._mark is None else [self._mark.put_if_absent()]
+        missing = when(
+            [absent(self._node)], [put(self._node, about, lease_id), *mark], [get(self._node), *mark]
+        )
         kept = self._client.read("/v3/kv/txn", missing["request_txn"], timeout_s)
         if _term(kept) != _term(reply):
             raise StoreError("etcd has elected another leader meanwhile")
         held = None if kept.get("succeeded") else kept["responses"][0]["response_range"]["kvs"][0]
         self._check(held)
+        for found in kept["responses"][1:]:
+            self._see_mark(found["response_txn"])
         self._lease.renewed(lease_id, sent_ms, ttl_ms)
         if held is None:
             self._registered = about
         elif self._registered != about:
             self._register(lease_id, held, timeout_s)
+
+    def _see_mark(self, found: Json) -> None:
+        assert self._mark is not None
+        if found.get("succeeded"):
+            self._say(self._mark.was_gone)
+        other = not found.get("succeeded") and not self._mark.is_mark(found["responses"][0])
+        if other and not self._marked_otherwise:
+            self._say(
+                f"{self._mark.name} in etcd is that of another fleet.key_file: nothing of this node is kept there. "
+                f"Stop the nodes with the wrong file; if it is theirs in etcd, remove {self._mark.name}, and this node "
+                "puts its own there"
+            )
+        self._marked_otherwise = other
 
     def _tell(self) -> None:
         if self._lease.fence_ms != self._told_ms:

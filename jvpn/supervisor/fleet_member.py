@@ -16,6 +16,7 @@ from msgspec import structs
 
 from jvpn.clocks import now_ms
 from jvpn.store.base import StoreError
+from jvpn.store.etcd_fleet_key import FleetKey
 from jvpn.store.etcd_lease import LeaseKeeper
 from jvpn.store.etcd_watch import Change, FleetWatch
 from jvpn.store.node_about import NodeAbout
@@ -32,7 +33,7 @@ _RETRY_S = 0.2
 
 class FleetMember:
     """`instance`: what NodeAbout says of it. `move_fence(fence_ms)`: until then this node may act as the owner of its
-    sessions, CLOCK_BOOTTIME; 0: no more.
+    sessions, CLOCK_BOOTTIME; 0: no more. `mark`: that of the store, put back should somebody take it away.
 
     Raises StoreError for an access that cannot be one. `fileno()` is readable when there is news.
     """
@@ -44,6 +45,7 @@ class FleetMember:
         instance: str,
         move_fence: Callable[[int], None],
         say: Callable[[str], None],
+        mark: FleetKey | None = None,
     ) -> None:
         self._plan = plan
         self._instance = instance
@@ -59,7 +61,9 @@ class FleetMember:
         self._fence_ms = 0
         ttl_s = plan.lease_ttl_ms // 1000
         about = self._encode(plan.about)
-        self._keeper = LeaseKeeper(plan.access, node_id, self._on_fence, say, plan.prefix, ttl_s, about=about)
+        self._keeper = LeaseKeeper(
+            plan.access, node_id, self._on_fence, say, plan.prefix, ttl_s, about=about, mark=mark
+        )
         self._watch = FleetWatch(plan.access, plan.prefix)
         self._routes = ReturnRoutes(node_id, say)
         self._follower = threading.Thread(target=self._follow, name="watch", daemon=True)

@@ -28,6 +28,7 @@ from jvpn.protocol.suites import x25519_public
 from jvpn.session.machine import Origin
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
+from jvpn.store.etcd import EtcdStore
 from jvpn.supervisor import fleet_news
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
@@ -149,7 +150,9 @@ class Gateway:
 
     def _join(self, fleet: FleetPlan) -> FleetMember:
         plan = self.plan
-        member = FleetMember(fleet, plan.node_id, instance_of(plan.run_dir), self._fence.moved, self._say)
+        mark = self.store.mark if isinstance(self.store, EtcdStore) else None
+        instance = instance_of(plan.run_dir)
+        member = FleetMember(fleet, plan.node_id, instance, self._fence.moved, self._say, mark)
         # A data plane that is left running goes on under this lease, until the next supervisor keeps it.
         self._undo.add(lambda: member.stop(give_back=not self._undo.leave_running))
         member.start()
