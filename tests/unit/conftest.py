@@ -7,14 +7,23 @@ import etcd_cluster
 import pytest
 from etcd_cluster import Cluster
 
+_clusters: list[Cluster] = []
 
-@pytest.fixture(scope="session")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+
+@pytest.fixture
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """Three members for tests that leave them alone; each takes a prefix of its own."""
     etcd_cluster.need_etcd()
-    cluster = etcd_cluster.on_loopback(tmp_path_factory.mktemp("etcd"))
-    yield cluster
-    cluster.close()
+    if not _clusters:
+        _clusters.append(etcd_cluster.on_loopback(tmp_path_factory.mktemp("etcd")))
+    return _clusters[0]
+
+
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Three members at rest take CPU too: they end with this folder's tests, and not with the run."""
+    if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+        while _clusters:
+            _clusters.pop().close()
 
 
 @pytest.fixture
