@@ -1,13 +1,13 @@
 """`jvpn server`: run a gateway in the foreground."""
 
 import argparse
-import contextlib
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from jvpn.cli.plans import gateway_plan, policy_set
+from jvpn.cli.saying import Voice
 from jvpn.config import load_gateway
 from jvpn.supervisor.process import serve
 
@@ -32,10 +32,4 @@ def run(args: argparse.Namespace) -> int:
         return 1
     config = load_gateway(args.config)
     plan = replace(gateway_plan(config, str(args.config)), keep_dataplane=args.keep_dataplane)
-    return serve(plan, _say, lambda: policy_set(load_gateway(args.config), config))
-
-
-def _say(text: str) -> None:
-    # A terminal that has gone away sends SIGHUP, and takes no more words.
-    with contextlib.suppress(OSError):
-        print(f"jvpn server: {text}", flush=True)
+    return serve(plan, Voice("jvpn server").say, lambda: policy_set(load_gateway(args.config), config))

@@ -15,6 +15,7 @@ from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, ClearRecord, PutPrefix
 from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.moves import Move
 
 #: Copies of a REQUEST that wait for the claim, for each session.
 MOST_COPIES = 4
@@ -99,8 +100,9 @@ class Claims:
 
     def _take(self, claim: _Claim, now_ms: int) -> None:
         context, session = self._context, claim.session
-        if context.fleet is not None:
-            context.fleet.settled(session.session_id)
+        owner = claim.record.owner_node
+        how = Move.REVIVED if context.fleet is None else context.fleet.settled(session.session_id, owner)
+        context.moves.note(how, owner, session.peer.name)
         session.given_to_worker = True
         departing.finish(context, session.session_id)
         context.admit(session)

@@ -27,6 +27,7 @@ from jvpn.supervisor.effects import (
 )
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
+from jvpn.supervisor.moves import Moves
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
 from workers.commands import Command, IndexReport, InstallIndexes, Rebind
@@ -112,6 +113,8 @@ class GatewayContext:
     doubt_lease: Callable[[], None] = lambda: None
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
+    #: Sessions that have come and gone, for a line in the log.
+    moves: Moves = field(default_factory=Moves)
     #: What workers refused and what else an operator is to know, for the shell to print.
     worker_errors: list[str] = field(default_factory=list)
 

@@ -250,7 +250,7 @@ class GatewayCore:
         due = [self._handshakes.get_timer(), self._agenda.next_ms(), self.sweeping.get_timer()]
         due += [expires_ms for _session, expires_ms in self.context.confirming.values()]
         due += [due_ms for due_ms, _datagram in self.context.farewells]
-        due += [departing.get_timer(self.context), self.drain.get_timer()]
+        due += [departing.get_timer(self.context), self.drain.get_timer(), self.context.moves.get_timer()]
         return min((at for at in due if at is not None), default=None)
 
     def handle_timer(self, now_ms: int) -> None:
@@ -259,6 +259,7 @@ class GatewayCore:
         self.context.say_farewells(now_ms)
         departing.handle_timer(self.context, now_ms)
         self.drain.handle_timer(now_ms)
+        self.context.worker_errors += self.context.moves.lines(now_ms)
         for session, expires_ms in list(self.context.confirming.values()):
             if expires_ms <= now_ms:
                 self.context.counters["worker_timeout"] += 1

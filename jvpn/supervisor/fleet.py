@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from jvpn.session.record import SessionRecord
 from jvpn.store.node_about import NodeAbout
+from jvpn.supervisor.moves import Move
 
 #: A client that is sent to the owner is not to come back earlier.
 ASK_AGAIN_MS = 200
@@ -65,6 +66,9 @@ class Fleet:
         self._referred[session_id] = (attempt, now_ms + ASK_AGAIN_MS)
         return False
 
-    def settled(self, session_id: bytes) -> None:
-        """The session lives here now."""
-        self._referred.pop(session_id, None)
+    def settled(self, session_id: bytes, owner: str) -> Move:
+        """The session lives here now; how it came, if `owner` had it in the store."""
+        referred = self._referred.pop(session_id, None) is not None
+        if owner == self._node_id:
+            return Move.GIVEN if referred else Move.REVIVED
+        return Move.TAKEN if self.must_be_gone(owner) else Move.LEFT

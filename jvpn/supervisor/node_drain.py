@@ -71,7 +71,7 @@ class NodeDrain:
         self._round.clear()
         self._round_ms = now_ms - AGAIN_MS
         self.asked.clear()
-        context.narrator.drain("begun", by)
+        self._tell("begun", by, "its clients are asked to go to other nodes, and it takes nobody")
         context.do(Announce(draining=True))
 
     def undo(self, by: str) -> None:
@@ -79,7 +79,7 @@ class NodeDrain:
         context = self._context
         if context.draining:
             context.draining = False
-            context.narrator.drain("undone", by)
+            self._tell("undone", by, "it takes sessions again, those that have gone stay where they are")
             context.do(Announce(draining=False))
 
     def progress(self, now_ms: int) -> Progress | None:
@@ -146,7 +146,17 @@ class NodeDrain:
         progress = self.progress(now_ms)
         if progress is not None and not progress.left and not self._told_end:
             self._told_end = True
-            result = (
-                f"ended: {progress.moved} moved, {progress.away} without a path are taken when they come back"
-            )
-            self._context.narrator.drain(result, "")
+            moved, away = progress.moved, progress.away
+            self._tell(f"ended: {moved} moved, {away} without a path are taken when they come back")
+
+    def _tell(self, result: str, by: str = "", more: str = "") -> None:
+        """As an event, and in the log, with how far it is."""
+        context = self._context
+        context.narrator.drain(result, by)
+        who = f", asked by {by}" if by else ""
+        what = (
+            f": {more} ({self._gone() - self._gone_before} moved, {len(context.sessions)} here)"
+            if more
+            else ""
+        )
+        context.worker_errors.append(f"drain {result}{who}{what}")

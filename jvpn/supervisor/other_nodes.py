@@ -15,6 +15,7 @@ from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, LoadSession, SaveSession, WasAsked
 from jvpn.supervisor.live_session import LiveSession
+from jvpn.supervisor.moves import Move
 
 #: What may concern thousands of sessions at once is said so often.
 SAY_EVERY_MS = 60_000
@@ -128,6 +129,7 @@ class OtherNodes:
         session = self._context.sessions.get(session_id)
         if session is not None:
             self._context.counters["overtaken"] += 1
+            self._context.moves.note(Move.OVERTAKEN, owner, session.peer.name)
             self._let_go(session, owner, now_ms)
 
     def asked_for(self, session_id: bytes, asker: str, attempt: int, now_ms: int) -> None:
@@ -148,6 +150,7 @@ class OtherNodes:
         facts = context.facts
         stored = session.store_record(asker, context.wall_ms(), now_ms, facts.boot_id)
         context.counters["handed_over"] += 1
+        context.moves.note(Move.HANDED_OVER, asker, session.peer.name)
         self._let_go(session, asker, now_ms)
         context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
 
@@ -167,6 +170,10 @@ class OtherNodes:
         def told(kept: bool | None, _done_ms: int) -> None:
             if kept:
                 context.counters["handed_over"] += 1
+                peer = context.peers.find(given.client_public)
+                context.moves.note(
+                    Move.HANDED_OVER, asker, given.session_id.hex() if peer is None else peer.name
+                )
                 context.narrator.lost_to(given, found.state_version)
 
         context.do(ClaimSession(given, found.state_version, ours, False, told))
