@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jvpn.store import etcd_troubles as troubles
 from jvpn.store.base import StoreError
 from jvpn.store.etcd_keys import Json
 from jvpn.store.etcd_socket import DeadlineSocket, Endpoint, endpoint, tls_context
@@ -105,7 +106,7 @@ class EtcdClient:
 
     def _anywhere(self, path: str, body: Json, until_s: float, twice: bool) -> Json:
         data = json.dumps(body).encode()
-        said = []
+        said: dict[str, list[str]] = {}
         for members_left in range(len(self._members), 0, -1):
             now_s = time.monotonic()
             share_s = now_s + (until_s - now_s) / members_left
@@ -113,14 +114,16 @@ class EtcdClient:
                 self._connect(share_s)
                 return self._ask(path, data, share_s if twice else until_s)
             except _NotDone as error:
-                said.append(f"{self.member}: {error}")
+                said.setdefault(str(error), []).append(str(self.member))
             except _Unclear as error:
-                said.append(f"{self.member}: {error}")
+                said.setdefault(str(error), []).append(str(self.member))
                 if not twice:
+                    member = self.member
                     self._leave()
-                    raise StoreError(f"etcd may or may not have kept it: {said[-1]}") from error
+                    raise StoreError(f"etcd may or may not have kept it: {member}: {error}") from error
             self._leave()
-        raise StoreError(f"no member of etcd answers ({'; '.join(said)})")
+        reasons = "; ".join(f"{', '.join(members)}: {why}" for why, members in said.items())
+        raise StoreError(f"no member of etcd answers ({reasons})")
 
     def _connect(self, until_s: float) -> None:
         if self._connection is not None and not self._connection.ended and self._connection.deadline.fresh():
@@ -130,7 +133,7 @@ class EtcdClient:
             tls = self._tls if self.member.secured else None
             self._connection = _Connection(self.member, DeadlineSocket(self.member, tls, until_s))
         except OSError as error:
-            raise _NotDone(_words(error)) from error
+            raise _NotDone(self._why_not(error)) from error
 
     def _ask(self, path: str, data: bytes, until_s: float) -> Json:
         assert self._connection is not None
@@ -143,7 +146,8 @@ class EtcdClient:
             response = self._connection.getresponse()
             reply: Json = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _Unclear(_words(error)) from error
+            raise _Unclear(self.why_ended(error, self._connection.answered)) from error
+        self._connection.answered = True
         # Of an answer that is a stream, the first message; an error of one is inside of it.
         reply = reply.get("result", reply) if isinstance(reply, dict) else reply
         if not isinstance(reply, dict):
@@ -157,6 +161,16 @@ class EtcdClient:
         if code in _PASSING:
             raise _Unclear(message)
         raise EtcdRefused(self.member, message, code)
+
+    def _why_not(self, error: Exception) -> str:
+        """There is no connection to the member."""
+        return troubles.at_connect(error, self.member, self.access.ca, self.access.certificate)
+
+    def why_ended(self, error: Exception, answered: bool) -> str:
+        """Of a connection or stream, for people; `answered`: something came on it before."""
+        if answered:
+            return troubles.later(error)
+        return troubles.at_first_words(error, self.member, self.access.certificate)
 
     def _leave(self) -> None:
         """For the next member."""
@@ -176,8 +190,9 @@ class EtcdClient:
             opened = DeadlineSocket(member, self._tls if member.secured else None, until_s)
             opened.sendall("\r\n".join([*lines, "", ""]).encode() + data)
         except OSError as error:
+            why = self._why_not(error)
             self._leave()
-            raise StoreError(f"etcd at {member} does not answer: {_words(error)}") from error
+            raise StoreError(f"etcd at {member} does not answer: {why}") from error
         return opened
 
     def leave(self) -> None:
@@ -199,6 +214,8 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, member: Endpoint, opened: DeadlineSocket) -> None:
         super().__init__(member.address, member.port)
         self.ended = False
+        #: It has worked once.
+        self.answered = False
         self.deadline = opened
         self.sock = opened
         # One that was closed meanwhile is not to be opened again by itself, without a deadline.
@@ -207,9 +224,3 @@ class _Connection(http.client.HTTPConnection):
     def close(self) -> None:
         """Called as soon as the header says that this was the last request: the body is still to be read."""
         self.ended = True
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__

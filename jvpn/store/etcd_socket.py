@@ -39,11 +39,28 @@ def endpoint(url: str) -> Endpoint:
 
 
 def tls_context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
-    """Members are believed by `ca` (the system's where it is None); we show `certificate`. Raises OSError."""
-    context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    """Members are believed by `ca` (the system's where it is None); we show `certificate`. Raises ValueError, in words,
+    for a file that cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=None if ca is None else str(ca))
+    except OSError as error:
+        raise ValueError(f"fleet.ca, {ca}: {_unusable(error)}") from error
     if certificate is not None:
-        context.load_cert_chain(certificate, key)
+        try:
+            context.load_cert_chain(certificate, key)
+        except OSError as error:
+            raise ValueError(
+                f"fleet.certificate, {certificate}, with fleet.key, {key}: {_unusable(error)}"
+            ) from error
     return context
+
+
+def _unusable(error: OSError) -> str:
+    if not isinstance(error, ssl.SSLError):
+        return error.strerror or str(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not the one that the certificate was made for"
+    return "not in PEM, or not what the name says"
 
 
 class DeadlineSocket:

@@ -159,9 +159,10 @@ class FleetWatch:
             except TimeoutError:
                 return None
             except OSError as error:
-                raise self._broken(str(error)) from error
+                raise self._broken(self._client.why_ended(error, self._in_body)) from error
             if not more:
-                raise self._broken("it has ended the watch")
+                ended = self._client.why_ended(ConnectionResetError(), self._in_body)
+                raise self._broken(ended)
             self._unread += more
             self._heard_s = time.monotonic()
 
