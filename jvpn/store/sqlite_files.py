@@ -40,7 +40,9 @@ class StoreFiles:
         became: dict[str, list[str]] = {}
         for path, known in self._known.items():
             now = _identity(path, stable=path != self._key_path)
-            if now != known:
+            if now != known and path == self._key_path and self._has_key():
+                self._known[path] = now
+            elif now != known:
                 became.setdefault("removed" if now is None else "replaced", []).append(path.name)
         words = [f"{how} {' and '.join(names)}" for how, names in became.items()]
         return f"in {self.path.parent} somebody has {', '.join(words)}" if words else ""
@@ -70,11 +72,14 @@ class StoreFiles:
 
     def _put_key_back(self) -> None:
         """Without it nobody could open what was put in place."""
+        if self._has_key():
+            return
         if _identity(self._key_path) is not None:
-            if self._key_path.is_file() and self._key_path.read_bytes() == self._key:
-                return
             self._displace(self._key_path)
         sealing.write_key(self._key_path, self._key)
+
+    def _has_key(self) -> bool:
+        return self._key_path.is_file() and self._key_path.read_bytes() == self._key
 
     @staticmethod
     def _displace(path: Path) -> None:

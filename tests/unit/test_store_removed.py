@@ -114,6 +114,15 @@ def test_what_a_gateway_keeps_outlives_its_files(
     assert not [name for name in every_file(path) if ".anew" in name.name]
 
 
+def test_a_key_that_was_copied_back_is_the_key(store: SqliteStore, path: Path) -> None:
+    key = path.with_name("sessions.db.key")
+    kept = key.read_bytes()
+    key.unlink()
+    key.write_bytes(kept)
+    os.utime(key)
+    assert store.look() == ""
+
+
 def test_what_was_put_in_the_place_of_a_store_is_kept_beside_it(store: SqliteStore, path: Path) -> None:
     replace_database(path)
     assert f"in {path.parent} somebody has replaced sessions.db while" in store.look()
