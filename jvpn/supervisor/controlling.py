@@ -25,7 +25,7 @@ from jvpn.supervisor.round_trips import NOT_MEASURED_US
 
 #: CONFIG has tickets for so many indexes above those that are installed: it need not follow each move of the window,
 #: of which it would be the dearest part.
-TICKETS_AHEAD = 4
+TICKETS_AHEAD = 8
 
 #: The step of the table that leads to a state that HEALTH may propose.
 _STEP = {
