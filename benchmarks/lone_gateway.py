@@ -27,7 +27,7 @@ from jvpn.session.machine import Origin
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
-from jvpn.supervisor.effects import ClearRecord, Effect, SendDatagram, TellWorker, WriteRow
+from jvpn.supervisor.effects import ClearRecord, Effect, PutId, SendDatagram, TellWorker, WriteRow
 from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
@@ -169,17 +169,19 @@ class LoneGateway:
 
     def _do(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case SendDatagram(_listener, _local, remote, data):
-                    self.answers.append((remote, data))
-                case TellWorker(_slot, command):
-                    self._channel.send(commands.encode(command))
-                    self._worker.recv(1 << 17)
-                    self._told.append(command.seq)
-                case WriteRow(record, row):
-                    self.page.write_row(record, row)
-                case ClearRecord(record):
-                    self.page.clear_record(record)
+            # In the supervisor's order (jvpn/supervisor/process.py).
+            if isinstance(effect, PutId):
+                continue
+            if isinstance(effect, TellWorker):
+                self._channel.send(commands.encode(effect.command))
+                self._worker.recv(1 << 17)
+                self._told.append(effect.command.seq)
+            elif isinstance(effect, WriteRow):
+                self.page.write_row(effect.record, effect.row)
+            elif isinstance(effect, SendDatagram):
+                self.answers.append((effect.remote, effect.data))
+            elif isinstance(effect, ClearRecord):
+                self.page.clear_record(effect.record)
 
     def catch_up(self, now_ms: int) -> None:
         """All deadlines until now: above all, the store has what binds have changed."""

@@ -53,8 +53,12 @@ def for_socket(address: bytes) -> str:
 
 
 def endpoint_text(address: bytes, port: int) -> str:
-    text = to_text(address)
-    return f"{text}:{port}" if is_ipv4(address) else f"[{text}]:{port}"
+    return joined(to_text(address), port)
+
+
+def joined(host: str, port: int) -> str:
+    """Inverse of `split_endpoint`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_endpoint(text: str) -> tuple[str, int]:

@@ -122,8 +122,8 @@ class Machine(Walker):
         return machine
 
     def _number(self, target: State) -> tuple[int, int]:
-        now = split_version(self._version)
         last = MAX_COUNT if target is State.TERMINATED else MAX_COUNT - 1
-        if now.count >= last:
+        if self._version & MAX_COUNT >= last:
+            now = split_version(self._version)
             raise VersionExhausted(f"epoch {now.epoch} has counted to {now.count}: only an end may follow")
-        return pack_version(now.epoch, now.count + 1), 0
+        return self._version + 1, 0

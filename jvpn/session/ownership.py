@@ -196,6 +196,8 @@ def _ownership(session: SessionFacts, node: NodeFacts) -> Verdict | None:
 
 
 def _version(request: RequestFacts, session: SessionFacts) -> Verdict | None:
+    if request.version <= session.version:
+        return None
     ours, theirs = split_version(session.version), split_version(request.version)
     if theirs.epoch > ours.epoch:
         return Verdict(Kind.FAIL, Code.NOT_OWNER, check_fence=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
-from jvpn.protocol.addresses import endpoint_text, to_bytes
+from jvpn.protocol.addresses import joined, to_bytes
 from jvpn.protocol.constants import MIN_MTU, Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.handshake import Kem
@@ -39,7 +39,7 @@ _REASON_NUMBERS = {reason: number for number, reason in enumerate(REASONS)}
 _CODE_NUMBERS = {code: number for number, code in enumerate(CODES)}
 #: Transports as policies and events name them.
 TRANSPORTS = {transport: transport.name.lower() for transport in Transport}
-UNKNOWN = commands.Endpoint(bytes(16), 0)
+UNKNOWN = ("::", 0)
 
 
 class Arrival(NamedTuple):
@@ -234,8 +234,10 @@ class LiveSession:
 
     def pinned_indexes(self) -> tuple[int, ...]:
         """Indexes that stay installed whatever the window does."""
-        kept = (self.bindings.active, self.bindings.draining)
-        return tuple(binding.index for binding in kept if binding is not None)
+        active, draining = self.bindings.active, self.bindings.draining
+        if draining is None:
+            return () if active is None else (active.index,)
+        return (draining.index,) if active is None else (active.index, draining.index)
 
     def measured(self, index: int, round_trip_ms: float) -> None:
         """A round trip on `index` is known: CONTROL on the active one is repeated by it."""
@@ -308,9 +310,9 @@ class LiveSession:
 
     def page_row(self) -> SessionRow:
         active, draining, ttl = self.bindings.active, self.bindings.draining, self.ttl
-        source = UNKNOWN if active is None else endpoint(active.source)
-        local = UNKNOWN if active is None else endpoint(active.local)
-        drained = UNKNOWN if draining is None else endpoint(draining.source)
+        source, source_port = UNKNOWN if active is None else active.source
+        local, local_port = UNKNOWN if active is None else active.local
+        drained, drained_port = UNKNOWN if draining is None else draining.source
         before = self.machine.state_before
         control_index, control_counter = self.control.newest_opened
         return SessionRow(
@@ -322,20 +324,20 @@ class LiveSession:
             active_index=0 if active is None else active.index,
             draining_index=-1 if draining is None else draining.index,
             drain_until_ns=self.bindings.drain_until_ms * 1_000_000,
-            source=source.address,
-            source_port=source.port,
+            source=to_bytes(source),
+            source_port=source_port,
             transport=Transport.UDP if active is None else active.transport,
             phase=self.secrets.phase_number & 15,
             epoch=self.epoch,
-            local=local.address,
-            local_port=local.port,
+            local=to_bytes(local),
+            local_port=local_port,
             listener=0 if active is None else self.listeners[active.index],
             slot=self.slot,
             before=0 if before is None else before.number,
             bindings=self.bindings.count,
             highest_index=self.indexes.highest_seen,
-            draining_source=drained.address,
-            draining_port=drained.port,
+            draining_source=to_bytes(drained),
+            draining_port=drained_port,
             loss_deadline_ms=ttl.loss_deadline_ms or 0,
             window_deadline_ms=ttl.window_deadline_ms or 0,
             since_ms=self.machine.since_ms,
@@ -393,8 +395,7 @@ class PathFact:
 
 
 def path_fact(binding: Binding) -> PathFact:
-    where = endpoint_text(to_bytes(binding.source[0]), binding.source[1])
-    return PathFact(binding.index, binding.transport, where)
+    return PathFact(binding.index, binding.transport, joined(*binding.source))
 
 
 def path_text(binding: Binding | None) -> str:

@@ -332,26 +332,28 @@ class Gateway:
     def _do(self, effects: Iterable[Effect]) -> None:
         page, steering = self.dataplane.page, self.steering
         for effect in effects:
-            match effect:
-                case SendDatagram(listener, local, remote, data):
-                    self.dataplane.transports[listener][0].send(data, local, remote)
-                case TellWorker(slot, command):
-                    self.dataplane.tell(slot, command)
-                case WriteRow(record, row):
-                    page.write_row(record, row)
-                case ClearRecord(record):
-                    page.clear_record(record)
-                case PutId(steering_id, slot, role, source, drain_until_ms):
-                    address, port = (None, 0) if source is None else (source.address, source.port)
-                    steering.put_id(steering_id, slot, role, address, port, drain_until_ms * NS_PER_MS)
-                case RemoveId(steering_id):
-                    steering.remove_id(steering_id)
-                case PutPrefix(prefix, slot):
-                    steering.put_prefix(prefix, slot)
-                case RemovePrefix(prefix):
-                    steering.remove_prefix(prefix)
-                case Announce(draining) if self.member is not None and self.plan.fleet is not None:
-                    self.member.announce(structs.replace(self.plan.fleet.about, draining=draining))
+            # The first five are each reattach's: `match` takes four times as long for one of them.
+            if isinstance(effect, PutId):
+                source, until_ns = effect.source, effect.drain_until_ms * NS_PER_MS
+                address, port = (None, 0) if source is None else (source.address, source.port)
+                steering.put_id(effect.steering_id, effect.slot, effect.role, address, port, until_ns)
+            elif isinstance(effect, TellWorker):
+                self.dataplane.tell(effect.slot, effect.command)
+            elif isinstance(effect, WriteRow):
+                page.write_row(effect.record, effect.row)
+            elif isinstance(effect, SendDatagram):
+                transport = self.dataplane.transports[effect.listener][0]
+                transport.send(effect.data, effect.local, effect.remote)
+            elif isinstance(effect, RemoveId):
+                steering.remove_id(effect.steering_id)
+            elif isinstance(effect, ClearRecord):
+                page.clear_record(effect.record)
+            elif isinstance(effect, PutPrefix):
+                steering.put_prefix(effect.prefix, effect.slot)
+            elif isinstance(effect, RemovePrefix):
+                steering.remove_prefix(effect.prefix)
+            elif isinstance(effect, Announce) and self.member is not None and self.plan.fleet is not None:
+                self.member.announce(structs.replace(self.plan.fleet.about, draining=effect.draining))
 
     def close(self) -> None:
         """Take away everything that was made, in reverse order; where the data plane is kept, what is only ours."""
