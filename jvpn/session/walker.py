@@ -104,7 +104,7 @@ class Walker(ABC):
             )
         row, target = found
         version, local_seq = self._number(target)
-        bindings = {Effect.BIND: 1, Effect.DROP: 0, Effect.KEEP: self._bindings}[row.effect]
+        bindings = self._bindings if row.effect is Effect.KEEP else int(row.effect is Effect.BIND)
         return self._move(target, reason, now_ms, version, local_seq, bindings, False, details or NO_DETAILS)
 
     def lose_binding(self) -> bool:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+from msgspec import UNSET
+
 from jvpn.observability.events import (
     AuditEvent,
     CommitEvent,
@@ -15,6 +17,7 @@ from jvpn.observability.events import (
     ReattachAttempt,
     ReattachResult,
     SecurityEvent,
+    StateChange,
     TransportSwitch,
     TransportSwitchDenied,
     state_change,
@@ -72,16 +75,25 @@ class Narrator:
         return common
 
     def transition(self, session: LiveSession, step: Transition) -> None:
-        """The machine's hook: exactly one STATE_CHANGE for each step."""
-        session.last_reason = step.reason.value
+        """The machine's hook: exactly one STATE_CHANGE for each step.
+
+        What `state_change` would make, by compiled code and without merging details: each reattach has two.
+        """
+        reason = session.last_reason = step.reason.value
         self._sink.emit(
-            state_change(
-                step,
+            StateChange(
                 ts_ms=self._wall_ms(),
                 node_id=self._node_id,
-                session_id=session.session_id,
+                origin=step.origin,
+                session_id=session.hex_id,
+                state_version=step.version,
+                reason_code=reason,
                 policy_version=policy_version(session),
-                non_durable=not self.durable,
+                non_durable=UNSET if self.durable else True,
+                from_=step.source,
+                to=step.to,
+                bindings=step.bindings,
+                details=dict(step.details),
             )
         )
 
