@@ -35,6 +35,11 @@ _KEEP = f"""
 INSERT INTO sessions VALUES ({",".join("?" * 15)}) ON CONFLICT (session_id)
 DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGING)} WHERE sessions.state_version <= ?
 """
+#: The whole compare-and-swap: one statement, in which nothing but the row of that version and owner is changed.
+_CLAIM = f"""
+UPDATE sessions SET {", ".join(f"{name} = ?" for name in _CHANGING)}
+WHERE session_id = ? AND state_version = ? AND owner_node = ?
+"""
 #: Most saves are of a session that runs, with no handshake: nothing is written then.
 _KEEP_TIMESTAMP = """
 INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public)
@@ -213,15 +218,10 @@ class SqliteStore:
     def claim(
         self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
     ) -> bool:
-        seen = (record.session_id, seen_version, seen_owner)
+        session_id, _client_public, *changing = sealing.row_of(record, self._aead_of)
         with self._transaction():
-            found = self._database.execute(
-                "SELECT 1 FROM sessions WHERE session_id = ? AND state_version = ? AND owner_node = ?", seen
-            )
-            if found.fetchone() is None:
-                return False
-            self._insert(record)
-        return True
+            claimed = self._database.execute(_CLAIM, (*changing, session_id, seen_version, seen_owner))
+        return claimed.rowcount == 1
 
     def sessions(self) -> list[SessionRecord]:
         try:
