@@ -54,6 +54,7 @@ MODULES: Final = (
     "jvpn.supervisor.keeping",
     "jvpn.supervisor.live_session",
     "jvpn.supervisor.narrator",
+    "jvpn.supervisor.proven",
     "jvpn.supervisor.reattaching",
     "jvpn.supervisor.rekeying",
     "jvpn.supervisor.round_trips",

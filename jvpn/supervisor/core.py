@@ -255,6 +255,7 @@ class GatewayCore:
 
     def handle_timer(self, now_ms: int) -> None:
         self._handshakes.handle_timer(now_ms)
+        self._takeover.handle_timer(now_ms)
         self.sweeping.handle_timer(now_ms)
         self.context.say_farewells(now_ms)
         departing.handle_timer(self.context, now_ms)

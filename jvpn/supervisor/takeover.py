@@ -14,19 +14,18 @@ code that takes over another node's. In this order, each step cheaper than what 
  8. lifetime               over: FAIL, and the record goes
  9. claim                  owner and epoch + 1, compare-and-swap, durable (`supervisor/claims.py`)
 10. bind                   as for any session: RECOVERING in the new epoch, then ATTACHED
+
+A session that was read for a REQUEST that has opened is not read again for the next one (`supervisor/proven.py`). What
+is decided by such a copy is the claim alone, which is refused when the copy is not the truth any more.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 
-from jvpn.policy.model import Policy
 from jvpn.protocol import reattach, tickets
-from jvpn.protocol.constants import NO_INDEX, OFFSET_STEERING_ID
+from jvpn.protocol.constants import NO_INDEX
 from jvpn.protocol.indexes import window
-from jvpn.protocol.keys import SessionSecrets, steering_id
-from jvpn.protocol.reattach import Ack, Fail, Request, Result
+from jvpn.protocol.reattach import Ack, Fail, Result
 from jvpn.protocol.wire import WireError
 from jvpn.session.bucket import DATAGRAM_RATE, Buckets, Rate, TokenBucket
 from jvpn.session.machine import Reason, VersionExhausted
@@ -44,8 +43,9 @@ from jvpn.supervisor.history import Answered
 from jvpn.supervisor.inner import still_theirs
 from jvpn.supervisor.live_session import Arrival, LiveSession
 from jvpn.supervisor.peers import Peer
+from jvpn.supervisor.proven import Copies, Proven, Stored, find_index, opened, prove, wanted_id
 from jvpn.supervisor.reattaching import Reattaching
-from jvpn.supervisor.remembered import NotRemembered, Remembered, recall
+from jvpn.supervisor.remembered import NotRemembered
 
 OnTaken = Callable[[LiveSession, int], None]
 
@@ -57,9 +57,6 @@ RATE = Rate(10_000, 1_000)
 SESSIONS_KEPT = 4_096
 #: Sessions that the store is asked for at a time: while it does not answer, no more than these wait for it.
 MOST_READING = 4_096
-#: How far above the stored highest index a client may have gone since that was stored.
-SEARCH_ABOVE = 64
-SEARCH_BELOW = 8
 
 
 class Takeover:
@@ -71,6 +68,7 @@ class Takeover:
         self._claims = Claims(context, self._on_ours)
         #: REQUESTs that wait for the store to be read, by session.
         self._reading: dict[bytes, list[tuple[bytes, Arrival]]] = {}
+        self._copies = Copies()
         self._reattaching = reattaching
         self._bucket = TokenBucket(RATE)
         self._sources = Buckets(SOURCE_RATE, SOURCES_KEPT)
@@ -79,6 +77,10 @@ class Takeover:
     def claiming(self, session_id: bytes) -> bool:
         """Whether the session is on its way here."""
         return self._claims.under_way(session_id)
+
+    def handle_timer(self, now_ms: int) -> None:
+        """What was kept for a moment goes; nobody needs to be woken for that."""
+        self._copies.handle_timer(now_ms)
 
     def receive_request(self, data: bytes, arrival: Arrival, now_ms: int) -> None:
         """Judge a REQUEST on an unknown id."""
@@ -90,7 +92,7 @@ class Takeover:
         if not self._sources.take(source_of(arrival), now_ms):
             counters["ticket_rate"] += 1
             return
-        session_id = tickets.open_ticket(self._context.facts.fleet_key, _wanted(data), ticket)
+        session_id = tickets.open_ticket(self._context.facts.fleet_key, wanted_id(data), ticket)
         if session_id is None:
             counters["bad_ticket"] += 1
             return
@@ -99,7 +101,7 @@ class Takeover:
             counters["ticket_rate"] += 1
             return
         if not self._needs_no_store(session_id, data, arrival, now_ms):
-            self._read(session_id, data, arrival)
+            self._look_up(session_id, data, arrival, now_ms)
 
     def _needs_no_store(self, session_id: bytes, data: bytes, arrival: Arrival, now_ms: int) -> bool:
         """Whether the session is here, or on its way here, or ended here; then the REQUEST is dealt with."""
@@ -120,10 +122,18 @@ class Takeover:
             return True
         return False
 
-    def _read(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
+    def _look_up(self, session_id: bytes, data: bytes, arrival: Arrival, now_ms: int) -> None:
         if self._context.draining:
             self._context.counters["draining"] += 1
             return
+        copy = self._copies.get(session_id, now_ms)
+        if copy is None:
+            self._read(session_id, data, arrival)
+        else:
+            self._on_stored(copy, data, arrival, now_ms)
+
+    def _read(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
+        self._copies.drop(session_id)
         waiting = self._reading.get(session_id)
         if waiting is not None:
             if len(waiting) < MOST_COPIES:
@@ -144,20 +154,17 @@ class Takeover:
             elif found is None:
                 self._reset(session_id, data, arrival)
             else:
-                try:
-                    self._on_stored(found, data, arrival, now_ms)
-                except (NotRemembered, WireError, VersionExhausted) as error:
-                    counters[getattr(error, "reason", "not_remembered")] += 1
+                self._on_stored(found, data, arrival, now_ms)
 
     def _reset(self, session_id: bytes, data: bytes, arrival: Arrival) -> None:
         """The session is gone for certain."""
         self._context.counters["resets_sent"] += 1
         token = tickets.reset_token(self._context.facts.fleet_key, session_id)
-        self._context.send(arrival, tickets.reset_datagram(_wanted(data), token))
+        self._context.send(arrival, tickets.reset_datagram(wanted_id(data), token))
 
     def _on_live(self, session: LiveSession, data: bytes, arrival: Arrival, now_ms: int) -> None:
         """A session of ours on an index beyond the window: the ticket proves the id, the window moves there."""
-        index = _find_index(session.secrets, _wanted(data), session.indexes.highest_seen)
+        index = find_index(session.secrets, wanted_id(data), session.indexes.highest_seen)
         if index is None:
             self._context.counters["unknown_id"] += 1
             return
@@ -171,95 +178,108 @@ class Takeover:
         if index in session.indexes.ids:
             self._reattaching.receive_request(session, index, data, arrival, now_ms)
 
-    def _on_stored(self, record: SessionRecord, data: bytes, arrival: Arrival, now_ms: int) -> None:
-        context, memory, wanted = self._context, recall(record.secrets), _wanted(data)
-        secrets = memory.secrets()[0]
-        index = _find_index(secrets, wanted, memory.highest_index)
-        if index is None:
-            context.counters["unknown_id"] += 1
-            return
-        request = reattach.open_request(secrets, index, data)
+    def _on_stored(self, found: SessionRecord | Proven, data: bytes, arrival: Arrival, now_ms: int) -> None:
+        """`found`: as it was read for this REQUEST, or for one before."""
+        counters = self._context.counters
+        try:
+            if isinstance(found, Proven):
+                proven = prove(found.stored, data, arrival, found)
+            else:
+                proven = prove(opened(found), data, arrival)
+            if proven is None:
+                counters["unknown_id"] += 1
+            else:
+                self._decide(proven, now_ms)
+        except (NotRemembered, WireError, VersionExhausted) as error:
+            counters[getattr(error, "reason", "not_remembered")] += 1
+
+    def _decide(self, proven: Proven, now_ms: int) -> None:
+        context, record, arrival = self._context, proven.stored.record, proven.arrival
         peer = context.peers.find(record.client_public)
         if peer is None:
             context.counters["unknown_peer"] += 1
             return
-        proven = _Proven(record, memory, secrets, index, wanted, request, arrival)
         newer = context.by_peer.get(record.client_public)
         if newer is not None:
             # A client has one session, and this one's has another here, by a handshake since.
             self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
-        barring = context.fleet if context.fleet is not None and context.fleet.bars(record) else None
-        if split_version(request.state_version).epoch > record.epoch and barring is None:
+        barred = context.fleet is not None and context.fleet.bars(record)
+        if split_version(proven.request.state_version).epoch > record.epoch and not barred:
             # The store has lost what it had kept: were the epoch opened a second time, so would its keys be. The client
             # would take no challenge out of an epoch that it has left.
-            context.counters["store_behind"] += 1
-            self._over(proven, Reason.OWNERSHIP_CONFLICT, code=Code.SESSION_OVER)
+            self._over(proven, Reason.OWNERSHIP_CONFLICT, code=Code.SESSION_OVER, counter="store_behind")
             return
         fresh = self._reattaching.fresh(record.session_id, arrival, now_ms)
-        if not self._reattaching.challenged(record.session_id, request, arrival, fresh):
-            self._pending(proven, fresh.challenge)
+        if not self._reattaching.challenged(record.session_id, proven.request, arrival, fresh):
+            self._pending(proven, fresh.challenge, now_ms)
             return
-        policy = memory.policy_snapshot()
-        if barring is not None:
-            self._refer(proven, barring, now_ms)
+        if context.fleet is not None and context.fleet.bars(record):
+            self._refer(proven, context.fleet, now_ms)
             return
-        clock = self._lifetime(record, policy, now_ms)
+        clock = self._lifetime(proven.stored, now_ms)
         if isinstance(clock, Reason):
             self._over(proven, clock)
             return
-        prefixes = still_theirs(peer, record, memory.pooled, context.facts.pool)
+        prefixes = still_theirs(peer, record, proven.stored.memory.pooled, context.facts.pool)
         if prefixes is None:
-            context.counters["address_withdrawn"] += 1
-            self._over(proven, Reason.ADDRESS_WITHDRAWN)
+            self._over(proven, Reason.SESSION_TTL_EXPIRED, counter="address_withdrawn")
             return
-        session = self._restore(proven, peer, policy, now_ms)
+        session = self._restore(proven, peer, now_ms)
         session.ttl, session.prefixes = clock, prefixes
-        self._claims.begin(record, session, Waiting(index, data, arrival), now_ms)
+        self._copies.drop(record.session_id)
+        self._claims.begin(record, session, Waiting(proven.index, proven.data, arrival), now_ms)
 
-    def _pending(self, proven: "_Proven", challenge: bytes) -> None:
+    def _pending(self, proven: Proven, challenge: bytes, now_ms: int) -> None:
         """Nothing is restored for a source that has not shown that it receives."""
         self._context.counters["takeover_pending"] += 1
-        record, policy = proven.record, proven.memory.policy_snapshot()
+        stored = proven.stored
+        if not proven.copied and stored.record.owner_node == self._context.facts.node_id:
+            # Of another node's session its keys may change meanwhile under the same version; of ours nobody else's do.
+            self._copies.put(proven, now_ms)
         ack = Ack(
             attempt=proven.request.attempt,
             result=Result.PENDING,
             bound_index=NO_INDEX,
-            state_version=record.state_version,
-            highest_installed=window(proven.index, policy.max_candidates)[-1],
+            state_version=stored.record.state_version,
+            highest_installed=window(proven.index, stored.policy.max_candidates)[-1],
             observed_address=proven.arrival.remote.address,
             observed_port=proven.arrival.remote.port,
             challenge=challenge,
             reports=(),
         )
         salt = self._context.random_bytes(16)
-        answer = reattach.seal_ack(proven.secrets, salt, proven.steering_id, ack)
+        answer = reattach.seal_ack(stored.phases[0], salt, proven.steering_id, ack)
         self._context.send(proven.arrival, answer)
 
-    def _refer(self, proven: "_Proven", fleet: Fleet, now_ms: int) -> None:
+    def _refer(self, proven: Proven, fleet: Fleet, now_ms: int) -> None:
         """The client is sent to the owner; should it come back, the owner is asked to hand the session over."""
-        context, record, attempt = self._context, proven.record, proven.request.attempt
+        context, record, attempt = self._context, proven.stored.record, proven.request.attempt
+        if proven.copied:
+            self._read(record.session_id, proven.data, proven.arrival)
+            return
         context.counters["not_owner"] += 1
         if fleet.referred(record.session_id, attempt, now_ms):
             context.do(AskOwner(record.session_id, record.owner_node, context.facts.node_id, attempt))
         owner = fleet.endpoint_of(record.owner_node)
         self._fail(proven, Code.NOT_OWNER.value, ASK_AGAIN_MS, owner)
 
-    def _fail(self, proven: "_Proven", reason: str, retry_after_ms: int = 0, owner: str = "") -> None:
-        fail = Fail(proven.request.attempt, proven.record.state_version, retry_after_ms, reason, owner)
+    def _fail(self, proven: Proven, reason: str, retry_after_ms: int = 0, owner: str = "") -> None:
+        stored = proven.stored
+        fail = Fail(proven.request.attempt, stored.record.state_version, retry_after_ms, reason, owner)
         salt = self._context.random_bytes(16)
-        answer = reattach.seal_fail(proven.secrets, salt, proven.steering_id, fail)
+        answer = reattach.seal_fail(stored.phases[0], salt, proven.steering_id, fail)
         self._context.send(proven.arrival, answer)
 
-    def _restore(self, proven: "_Proven", peer: Peer, policy: Policy, now_ms: int) -> LiveSession:
+    def _restore(self, proven: Proven, peer: Peer, now_ms: int) -> LiveSession:
         """The session as stored, belonging to nobody yet."""
-        context, record, memory = self._context, proven.record, proven.memory
-        phases = memory.secrets()
+        context, stored = self._context, proven.stored
+        record, memory, phases = stored.record, stored.memory, stored.phases
         # Of two stored phases the client may use either: we send under the older until it shows the newer.
         session = LiveSession(
             session_id=record.session_id,
             peer=peer,
-            policy=policy,
+            policy=stored.policy,
             secrets=phases[-2] if len(phases) > 1 else phases[-1],
             machine_epoch=record.epoch + 1,
             hook=lambda step: context.narrator.transition(session, step),
@@ -282,15 +302,22 @@ class Takeover:
             session.switches.times_ms = list(memory.switches_ms)
         return session
 
-    def _lifetime(self, record: SessionRecord, policy: Policy, now_ms: int) -> TtlClock | Reason:
-        context = self._context
+    def _lifetime(self, stored: Stored, now_ms: int) -> TtlClock | Reason:
+        context, record, policy = self._context, stored.record, stored.policy
         now = Instant(context.wall_ms(), now_ms, context.facts.boot_id)
         heartbeat = last_life(record, policy.transport_loss_ttl_ms, now_ms)
         return revive(record, heartbeat, now, policy.transport_loss_ttl_ms, policy.recovery_window_ms)
 
-    def _over(self, proven: "_Proven", reason: Reason, by: bytes = b"", code: Code | None = None) -> None:
-        """The session is not revived: its client is told by proof, the store forgets it."""
-        context, record = self._context, proven.record
+    def _over(
+        self, proven: Proven, reason: Reason, by: bytes = b"", code: Code | None = None, counter: str = ""
+    ) -> None:
+        """The session is not revived: its client is told by proof, the store forgets it. `counter` counts it."""
+        context, record = self._context, proven.stored.record
+        if proven.copied:
+            self._read(record.session_id, proven.data, proven.arrival)
+            return
+        if counter:
+            context.counters[counter] += 1
         self._fail(proven, reason.value if code is None else code.value)
         context.narrator.released(record, reason, by)
         context.forget(record.session_id, record.state_version)
@@ -303,29 +330,3 @@ class Takeover:
             else:
                 self._reattaching.receive_request(session, index, data, arrival, now_ms)
         self._on_taken(session, now_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class _Proven:
-    """A REQUEST that has opened under the secrets of a stored session, which lives nowhere here."""
-
-    record: SessionRecord
-    memory: Remembered
-    secrets: SessionSecrets
-    index: int
-    steering_id: bytes
-    request: Request
-    arrival: Arrival
-
-
-def _wanted(data: bytes) -> bytes:
-    return data[OFFSET_STEERING_ID : OFFSET_STEERING_ID + 8]
-
-
-def _find_index(secrets: SessionSecrets, wanted: bytes, highest: int) -> int | None:
-    """The index of a steering id, near the highest that is known to have been used: most are there or just above."""
-    above, below = range(highest, highest + SEARCH_ABOVE), range(max(0, highest - SEARCH_BELOW), highest)
-    for index in chain(above, below):
-        if steering_id(secrets, index) == wanted:
-            return index
-    return None
