@@ -1,12 +1,15 @@
 """A stored session becomes this node's: owner and epoch + 1 in one compare-and-swap, then the bind that asked for it.
 
+The claim is written as the bind will leave the session, so that the record is written once for both. Should the bind be
+refused, or come otherwise, the record follows as after any change.
+
 The store answers when it has kept the batch that the claim is in (`supervisor/keeping.py`). Until then the session is
 nobody's here: it has no id and no place at a worker, and nothing is said. Copies of the REQUEST that came over other
 paths meanwhile are judged after that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jvpn.session.machine import Machine, Reason, State
@@ -14,33 +17,45 @@ from jvpn.session.record import SessionRecord
 from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, ClearRecord, PutPrefix
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import Arrival, Asked
 from jvpn.supervisor.moves import Move
+from jvpn.supervisor.remembered import remember
 
 #: Copies of a REQUEST that wait for the claim, for each session.
 MOST_COPIES = 4
 
 
-class Waiting(NamedTuple):
-    """A REQUEST that waits for the claim. `proven_index` is None for copies, of which only the ticket has opened."""
+class Copy(NamedTuple):
+    """A REQUEST that waits for the claim, and of which only the ticket has opened."""
 
-    proven_index: int | None
     data: bytes
     arrival: Arrival
 
 
-OnOurs = Callable[[LiveSession, list[Waiting], int], None]
+OnOurs = Callable[[Asked, list[Copy], int], None]
 
 
 @dataclass(slots=True)
 class _Claim:
-    session: LiveSession
+    asked: Asked
     record: SessionRecord
-    requests: list[Waiting]
+    claimed: SessionRecord
+    began_ms: int
+    copies: list[Copy] = field(default_factory=list)
+
+    def foreseen(self) -> bool:
+        """Whether the bind has come as it was claimed: then the store has it."""
+        session, claimed = self.asked.session, self.claimed
+        return (
+            session.machine.state is claimed.state
+            and session.machine.state_version == claimed.state_version
+            and session.last_attempt == claimed.last_bound_attempt
+            and remember(session) == claimed.secrets
+        )
 
 
 class Claims:
-    """`on_ours(session, requests, now_ms)`: the session is this node's, durably; these REQUESTs are to be judged."""
+    """`on_ours(asked, copies, now_ms)`: the session is this node's, durably; these REQUESTs are to be judged."""
 
     def __init__(self, context: GatewayContext, on_ours: OnOurs) -> None:
         self._context = context
@@ -55,13 +70,13 @@ class Claims:
         claim = self._pending.get(session_id)
         if claim is None:
             return False
-        if len(claim.requests) < MOST_COPIES:
-            claim.requests.append(Waiting(None, data, arrival))
+        if len(claim.copies) < MOST_COPIES:
+            claim.copies.append(Copy(data, arrival))
         return True
 
-    def begin(self, record: SessionRecord, session: LiveSession, proven: Waiting, now_ms: int) -> None:
+    def begin(self, record: SessionRecord, asked: Asked, now_ms: int) -> None:
         """Ask the store for a session whose REQUEST was proven, as it read it. Raises VersionExhausted."""
-        context, facts = self._context, self._context.facts
+        context, facts, session = self._context, self._context.facts, asked.session
         if not context.free_records:
             context.counters["table_full"] += 1
             return
@@ -69,8 +84,10 @@ class Claims:
             record.state_version, State.RECOVERING, now_ms, session.machine_hook
         )
         session.record = context.free_records.pop()
-        claimed = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
-        self._pending[record.session_id] = _Claim(session, record, [proven])
+        claimed = session.store_record(
+            facts.node_id, context.wall_ms(), now_ms, facts.boot_id, binds=asked.request.attempt
+        )
+        self._pending[record.session_id] = _Claim(asked, record, claimed, now_ms)
         context.do(
             ClaimSession(
                 claimed,
@@ -83,7 +100,7 @@ class Claims:
 
     def _answered(self, session_id: bytes, ours: bool | None, now_ms: int) -> None:
         context, claim = self._context, self._pending.pop(session_id)
-        session = claim.session
+        session = claim.asked.session
         newer = context.by_peer.get(session.peer.public_key)
         if ours and newer is None:
             self._take(claim, now_ms)
@@ -99,7 +116,7 @@ class Claims:
             context.forget(session_id, claim.record.state_version)
 
     def _take(self, claim: _Claim, now_ms: int) -> None:
-        context, session = self._context, claim.session
+        context, session = self._context, claim.asked.session
         owner = claim.record.owner_node
         how = Move.REVIVED if context.fleet is None else context.fleet.settled(session.session_id, owner)
         context.moves.note(how, owner, session.peer.name)
@@ -115,4 +132,8 @@ class Claims:
             context.do(PutPrefix(prefix, session.slot))
         context.tell(session.slot, session.add_command(context.next_seq()))
         context.counters["takeovers"] += 1
-        self._on_ours(session, claim.requests, now_ms)
+        self._on_ours(claim.asked, claim.copies, now_ms)
+        if claim.foreseen():
+            session.dirty_ms, session.stored_ms = None, claim.began_ms
+        elif session.dirty_ms is None:
+            session.dirty_ms = now_ms

@@ -353,7 +353,10 @@ class LiveSession:
             reason=_REASON_NUMBERS[self.last_reason] if self.last_reason else 0,
         )
 
-    def store_record(self, node_id: str, wall_ms: int, now_ms: int, boot_id: str) -> SessionRecord:
+    def store_record(
+        self, node_id: str, wall_ms: int, now_ms: int, boot_id: str, *, binds: int = 0
+    ) -> SessionRecord:
+        """`binds`: as it will be when this attempt has been bound, which is the next step of a recovering session."""
         left_ms = self.ttl.session_deadline_ms - now_ms
         inner = [address.removesuffix("/128" if ":" in address else "/32") for address in self.prefixes]
         return SessionRecord(
@@ -362,8 +365,8 @@ class LiveSession:
             policy_name=self.policy.name,
             policy_version=self.policy.version,
             owner_node=node_id,
-            state=self.machine.state,
-            state_version=self.machine.state_version,
+            state=State.ATTACHED if binds else self.machine.state,
+            state_version=self.machine.state_version + (1 if binds else 0),
             secrets=remember(self),
             inner_v4=" ".join(address for address in inner if ":" not in address) or None,
             inner_v6=" ".join(address for address in inner if ":" in address) or None,
@@ -372,7 +375,7 @@ class LiveSession:
             expires_boot_ms=self.ttl.session_deadline_ms,
             boot_id=boot_id,
             stored_wall_ms=wall_ms,
-            last_bound_attempt=self.last_attempt,
+            last_bound_attempt=binds or self.last_attempt,
         )
 
 

@@ -60,6 +60,10 @@ class Reattaching:
         if session.indexes.saw(index):
             self._context.refresh_indexes(session)
         asked = Asked(session, index, request, arrival, self.fresh(session.session_id, arrival, now_ms))
+        return self.receive_proven(asked, now_ms)
+
+    def receive_proven(self, asked: Asked, now_ms: int) -> Reason | None:
+        """The rest of `receive_request`: of a REQUEST that has opened, on an index of the window."""
         if self._refused_before(asked):
             return None
         verdict = self._judge(asked, now_ms)

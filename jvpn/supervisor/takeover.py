@@ -35,13 +35,13 @@ from jvpn.session.ttl import Instant, TtlClock, last_life, revive
 from jvpn.session.version import split_version
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
-from jvpn.supervisor.claims import MOST_COPIES, Claims, Waiting
+from jvpn.supervisor.claims import MOST_COPIES, Claims, Copy
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import AskOwner, LoadSession
 from jvpn.supervisor.fleet import ASK_AGAIN_MS, Fleet
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.inner import still_theirs
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.proven import Copies, Proven, Stored, find_index, opened, prove, wanted_id
 from jvpn.supervisor.reattaching import Reattaching
@@ -228,7 +228,7 @@ class Takeover:
         session = self._restore(proven, peer, now_ms)
         session.ttl, session.prefixes = clock, prefixes
         self._copies.drop(record.session_id)
-        self._claims.begin(record, session, Waiting(proven.index, proven.data, arrival), now_ms)
+        self._claims.begin(record, Asked(session, proven.index, proven.request, arrival, fresh), now_ms)
 
     def _pending(self, proven: Proven, challenge: bytes, now_ms: int) -> None:
         """Nothing is restored for a source that has not shown that it receives."""
@@ -322,11 +322,11 @@ class Takeover:
         context.narrator.released(record, reason, by)
         context.forget(record.session_id, record.state_version)
 
-    def _on_ours(self, session: LiveSession, requests: list[Waiting], now_ms: int) -> None:
+    def _on_ours(self, asked: Asked, copies: list[Copy], now_ms: int) -> None:
         """They are judged like any others."""
-        for index, data, arrival in requests:
-            if index is None:
-                self._on_live(session, data, arrival, now_ms)
-            else:
-                self._reattaching.receive_request(session, index, data, arrival, now_ms)
+        session = asked.session
+        if asked.index in session.indexes.ids:
+            self._reattaching.receive_proven(asked, now_ms)
+        for copy in copies:
+            self._on_live(session, copy.data, copy.arrival, now_ms)
         self._on_taken(session, now_ms)
