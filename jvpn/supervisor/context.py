@@ -31,10 +31,13 @@ from jvpn.supervisor.moves import Moves
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
 from workers.commands import Command, IndexReport, InstallIndexes, Rebind
-from workers.page import Activity
+from workers.page import Activity, SessionRow
 
 #: What the store would not keep is brought to it again after this.
 STORE_RETRY_MS = 1_000
+
+#: Holds the place of a row.
+_NO_ROW = SessionRow()
 
 #: (now_ms, reports of what arrived)
 Continuation = Callable[[int, Sequence[IndexReport]], None]
@@ -85,6 +88,8 @@ class GatewayContext:
     wall_ms: Callable[[], int]
     activity: ActivityReader
     effects: list[Effect] = field(default_factory=list)
+    #: Sessions whose page rows are among these effects, and where.
+    rows: dict[LiveSession, int] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     sessions: dict[bytes, LiveSession] = field(default_factory=dict)
     #: Confirmed by the client, not yet in force at their worker: session and when to give up.
@@ -126,6 +131,15 @@ class GatewayContext:
     def known_policies(self) -> dict[str, Policy]:
         """What peers may have, by name."""
         return {p.name: p for peer in self.peers.peers.values() for p in (peer.policy, *peer.others)}
+
+    def take_effects(self) -> list[Effect]:
+        """What is to be done, in order; the list is the caller's from now on."""
+        due, self.effects = self.effects, []
+        if self.rows:
+            for session, place in self.rows.items():
+                due[place] = WriteRow(session.record, session.page_row())
+            self.rows = {}
+        return due
 
     def next_seq(self) -> int:
         self.last_seq += 1
@@ -259,8 +273,12 @@ class GatewayContext:
     # Session-wide steering
 
     def write_row(self, session: LiveSession) -> None:
+        """The shared page is to have the session as it is at the end of this step: one row, where the first is asked
+        for, so that nothing that follows a change is ahead of the page."""
         self.touched.add(session)
-        self.do(WriteRow(session.record, session.page_row()))
+        if session not in self.rows:
+            self.rows[session] = len(self.effects)
+            self.effects.append(WriteRow(session.record, _NO_ROW))
 
     def put_id(self, session: LiveSession, index: int) -> None:
         """Write the steering entry of one index as its role is now."""

@@ -55,8 +55,7 @@ class GatewayCore:
 
     def effects(self) -> list[Effect]:
         """What is to be done, in order; the list is the caller's from now on."""
-        due, self.context.effects = self.context.effects, []
-        return due
+        return self.context.take_effects()
 
     # Datagrams
 
