@@ -120,7 +120,6 @@ class Claims:
         owner = claim.record.owner_node
         how = Move.REVIVED if context.fleet is None else context.fleet.settled(session.session_id, owner)
         context.moves.note(how, owner, session.peer.name)
-        session.given_to_worker = True
         departing.finish(context, session.session_id)
         context.admit(session)
         context.by_peer[session.peer.public_key] = session
@@ -130,7 +129,6 @@ class Claims:
         context.open_indexes(session)
         for prefix in session.prefixes:
             context.do(PutPrefix(prefix, session.slot))
-        context.tell(session.slot, session.add_command(context.next_seq()))
         context.counters["takeovers"] += 1
         self._on_ours(claim.asked, claim.copies, now_ms)
         if claim.foreseen():

@@ -30,7 +30,7 @@ from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
 from jvpn.supervisor.moves import Moves
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable
-from workers.commands import Command, IndexReport, InstallIndexes, Rebind
+from workers.commands import AddSession, Command, IndexReport, InstallIndexes, Rebind
 from workers.page import Activity, SessionRow
 
 #: What the store would not keep is brought to it again after this.
@@ -92,6 +92,7 @@ class GatewayContext:
     rows: dict[LiveSession, int] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     sessions: dict[bytes, LiveSession] = field(default_factory=dict)
+    by_record: dict[int, LiveSession] = field(default_factory=dict)
     #: Confirmed by the client, not yet in force at their worker: session and when to give up.
     confirming: dict[bytes, tuple[LiveSession, int]] = field(default_factory=dict)
     by_steering_id: dict[bytes, tuple[LiveSession, int]] = field(default_factory=dict)
@@ -191,8 +192,8 @@ class GatewayContext:
             self.awaiting[command.seq] = (slot, lambda done_ms, _reports: then(done_ms))
         self.do(TellWorker(slot, command))
 
-    def tell_and_ask(self, slot: int, command: Rebind, then: Continuation) -> None:
-        """As `tell`, for a Rebind that asks for reports: `then(now_ms, reports)`."""
+    def tell_and_ask(self, slot: int, command: AddSession | Rebind, then: Continuation) -> None:
+        """As `tell`, for what binds and may ask for reports: `then(now_ms, reports)`."""
         self.awaiting[command.seq] = (slot, then)
         self.do(TellWorker(slot, command))
 
@@ -203,6 +204,7 @@ class GatewayContext:
     def admit(self, session: LiveSession) -> None:
         """It lives here from now on."""
         self.sessions[session.session_id] = session
+        self.by_record[session.record] = session
         self.load[session.slot] += 1
 
     def cede_peer(self, session: LiveSession) -> None:
@@ -223,6 +225,7 @@ class GatewayContext:
     def dismiss(self, session: LiveSession) -> None:
         """It does not live here any more, if it did."""
         if self.sessions.pop(session.session_id, None) is not None:
+            self.by_record.pop(session.record, None)
             self.load[session.slot] -= 1
 
     def least_loaded_slot(self) -> int:

@@ -196,18 +196,18 @@ class GatewayCore:
             self._on_phase_seen(report, now_ms)
 
     def _on_phase_seen(self, report: commands.PhaseSeen, now_ms: int) -> None:
-        for session in list(self.context.sessions.values()):
-            if session.record == report.record:
-                self._controlling.opened_under(session, report.phase, now_ms)
-                self.context.flush(session, now_ms)
+        session = self.context.by_record.get(report.record)
+        if session is not None:
+            self._controlling.opened_under(session, report.phase, now_ms)
+            self.context.flush(session, now_ms)
 
     def _on_index_seen(self, report: commands.IndexSeen, now_ms: int) -> None:
-        for session in list(self.context.sessions.values()):
-            if session.record == report.record and session.indexes.saw(report.index):
-                # A supervisor that takes over must not close what the client is probing on.
-                self.context.write_row(session)
-                self.context.refresh_indexes(session)
-                self._controlling.renew(session, now_ms)
+        session = self.context.by_record.get(report.record)
+        if session is not None and session.indexes.saw(report.index):
+            # A supervisor that takes over must not close what the client is probing on.
+            self.context.write_row(session)
+            self.context.refresh_indexes(session)
+            self._controlling.renew(session, now_ms)
 
     def worker_replaced(self, slot: int, now_ms: int) -> None:
         """A new process works as `slot`. Its sessions get a higher generation, so no nonce repeats, and go on."""

@@ -30,7 +30,7 @@ from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.draining import drain_ms_of
 from jvpn.supervisor.history import LastSwitch
 from jvpn.supervisor.live_session import Arrival, Asked, Fresh, LiveSession, PathFact, path_fact
-from workers.commands import IndexReport
+from workers.commands import AddSession, IndexReport, Rebind
 
 NS_PER_MS = 1_000_000
 #: What the policy's limits of switches are for; who leaves a node that drains was asked to.
@@ -248,18 +248,23 @@ class Reattaching:
         # Page first, then the steering entry, then the worker; the old path closes after the new one has opened.
         context.write_row(session)
         context.put_id(session, index)
-        resend = [IndexReport(*report) for report in request.reports] if lost else None
-        rebind = session.rebind_command(context.next_seq(), resend, report=True)
-        session.bind_seq, session.bound_reports = rebind.seq, ()
+        command: AddSession | Rebind
+        if session.given_to_worker:
+            resend = [IndexReport(*report) for report in request.reports] if lost else None
+            command = session.rebind_command(context.next_seq(), resend, report=True)
+        else:
+            # It comes from the store: its worker is given it as it is bound, and has nothing to report or to resend.
+            command, session.given_to_worker = session.add_command(context.next_seq()), True
+        session.bind_seq, session.bound_reports = command.seq, ()
         session.asking = {asked.way: asked}
 
         def in_force(done_ms: int, reports: Sequence[IndexReport]) -> None:
-            self.in_force(session, rebind.seq, reports, done_ms)
+            self.in_force(session, command.seq, reports, done_ms)
             # What was said to the old path, and what has waited for this ACK.
             session.channel.move(done_ms)
             context.flush(session, done_ms)
 
-        context.tell_and_ask(session.slot, rebind, in_force)
+        context.tell_and_ask(session.slot, command, in_force)
         if old is not None and old.index != index and old.index in session.indexes.ids:
             context.put_id(session, old.index)
         # Only now: the worker refuses to forget the index that it is bound to.

@@ -327,6 +327,11 @@ class Takeover:
         session = asked.session
         if asked.index in session.indexes.ids:
             self._reattaching.receive_proven(asked, now_ms)
+        if not session.given_to_worker:
+            # Its bind would have done it.
+            context = self._context
+            context.tell(session.slot, session.add_command(context.next_seq()))
+            session.given_to_worker = True
         for copy in copies:
             self._on_live(session, copy.data, copy.arrival, now_ms)
         self._on_taken(session, now_ms)
