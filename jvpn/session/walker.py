@@ -36,8 +36,8 @@ class Transition(NamedTuple):
 Hook = Callable[[Transition], None]
 
 
-def _ignore(_: Transition) -> None:
-    return
+def untold(_: Transition) -> None:
+    """The hook of whoever has nobody to tell."""
 
 
 class Walker(ABC):
@@ -53,7 +53,7 @@ class Walker(ABC):
         self._version = version
         self._local_seq = 0
         self._since_ms = 0
-        self._hook = hook or _ignore
+        self._hook = hook or untold
 
     @property
     def state(self) -> State:
@@ -106,6 +106,10 @@ class Walker(ABC):
         version, local_seq = self._number(target)
         bindings = self._bindings if row.effect is Effect.KEEP else int(row.effect is Effect.BIND)
         return self._move(target, reason, now_ms, version, local_seq, bindings, False, details or NO_DETAILS)
+
+    def retire(self) -> None:
+        """No step follows. The hook is let go of, with all that it holds: its owner, for one, who holds this."""
+        self._hook = untold
 
     def lose_binding(self) -> bool:
         """The old path died while a voluntary switch was in flight. Returns whether there was one to lose.

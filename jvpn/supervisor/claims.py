@@ -79,6 +79,7 @@ class Claims:
         context, facts, session = self._context, self._context.facts, asked.session
         if not context.free_records:
             context.counters["table_full"] += 1
+            session.retire()
             return
         session.machine = Machine.open_epoch(
             record.state_version, State.RECOVERING, now_ms, session.machine_hook
@@ -106,6 +107,7 @@ class Claims:
             self._take(claim, now_ms)
             return
         context.free_records.append(session.record)
+        session.retire()
         if ours is None:
             context.counters["store_errors"] += 1
         elif not ours:

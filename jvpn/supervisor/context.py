@@ -227,6 +227,7 @@ class GatewayContext:
         if self.sessions.pop(session.session_id, None) is not None:
             self.by_record.pop(session.record, None)
             self.load[session.slot] -= 1
+        session.retire()
 
     def least_loaded_slot(self) -> int:
         return min(self.facts.slots, key=lambda slot: (self.load[slot], slot))

@@ -143,6 +143,7 @@ class Handshakes:
         )
         steering_id = session.indexes.ids[0]
         if not context.reserve(session, 0):
+            session.retire()
             return
         self._drop_pending(peer.public_key)
         self._pending[peer.public_key] = Pending(session, arrival, opened.timestamp_us, now_ms)
@@ -265,10 +266,11 @@ class Handshakes:
         for key, pending in list(self._pending.items()):
             if pending.expires_ms <= now_ms:
                 self._context.counters["handshake_timeout"] += 1
-                self._drop_pending(key)
                 pending.session.machine.apply(Reason.HANDSHAKE_TIMEOUT, now_ms)
+                self._drop_pending(key)
 
     def _drop_pending(self, client_key: bytes) -> None:
         pending = self._pending.pop(client_key, None)
         if pending is not None:
             self._context.close_indexes(pending.session)
+            pending.session.retire()

@@ -23,7 +23,7 @@ from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.ownership import Code
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
-from jvpn.session.walker import Hook
+from jvpn.session.walker import Hook, untold
 from jvpn.supervisor.history import Answered, LastSwitch, SwitchHistory
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import remember
@@ -186,6 +186,12 @@ class LiveSession:
         self.uncommitted: tuple[int, State] | None = None
         self.state_repeat_ms: int | None = None
         self.heard_ms = created_ms
+
+    def retire(self) -> None:
+        """It lives here no more. Its machine and its hook held it in a circle, which the garbage collector would not
+        look at for a long time (`COLLECTING` in supervisor/process.py)."""
+        self.machine.retire()
+        self.machine_hook = untold
 
     @property
     def demanded_kem(self) -> Kem:

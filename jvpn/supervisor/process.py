@@ -69,9 +69,11 @@ from workers.page import TornRow
 
 CONTROL_NICE = -10
 SWITCH_INTERVAL_S = 0.0005
-#: For gc.set_threshold. A session is many objects that stay: by Python's own thresholds a storm of them has all walked
-#: again and again. Garbage in cycles waits for 200 000 objects at most or a quarter of all, a few dozen MB.
-COLLECTING = (10_000, 10, 2)
+#: For gc.set_threshold. A session is forty objects that stay: by Python's own thresholds a storm of them has all walked
+#: again and again, and everything waits for a second and more. So what is new is looked at once, for what has gone in
+#: circles by then; the rest after ten million more objects, those of 200 000 sessions. Sessions that end need no
+#: collector (`LiveSession.retire`).
+COLLECTING = (10_000, 1_000, 2)
 #: Reads from one socket before the others have their turn.
 READS_PER_TURN = 64
 #: A few hundred of these a turn would keep live sessions' reattaches waiting for tens of milliseconds.
