@@ -7,7 +7,7 @@ What clients would send comes from `Client`, whose own work is not to be measure
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from jvpn.protocol import paths, reattach
 from jvpn.protocol.constants import Direction, PacketType, Transport
 from jvpn.protocol.control import ControlChannel, ControlType
 from jvpn.protocol.handshake import NO_PSK, HandshakeResult, Initiator
-from jvpn.protocol.keys import steering_id
+from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.messages import Health
 from jvpn.protocol.reattach import Cause, Request
 from jvpn.protocol.sealed_control import SealedControl
@@ -43,6 +43,8 @@ NODE = "gw"
 PRIVATE_KEY = b"g" * 32
 #: Datagrams that are there when the supervisor looks: as many as it reads in one turn.
 TURN = 64
+STORE = "sessions.db"
+POLICY = replace(Policy.default(), kem="none")
 
 
 def private_key(number: int) -> bytes:
@@ -52,6 +54,17 @@ def private_key(number: int) -> bytes:
 def source(number: int, port: int) -> Endpoint:
     """Each client comes from an address of its own: no source's bucket is measured."""
     return Endpoint(bytes(10) + b"\xff\xff" + (0x64000000 + number).to_bytes(4, "big"), port)
+
+
+class Clock:
+    """CLOCK_BOOTTIME to begin with, then some ms for each turn."""
+
+    def __init__(self) -> None:
+        self.now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+    def turn(self, turn_ms: int = 1) -> int:
+        self.now_ms += turn_ms
+        return self.now_ms
 
 
 class Client:
@@ -89,21 +102,32 @@ class Client:
     def request(self, index: int, version: int, challenge: bytes, fleet_key: bytes | None = None) -> bytes:
         """Another attempt's REQUEST; with a ticket when `fleet_key` is given."""
         self.attempts += 1
-        secrets = self.result.secrets
-        steering = steering_id(secrets, index)
-        ticket = NO_TICKET
-        if fleet_key is not None:
-            ticket = seal_ticket(fleet_key, steering, self.result.session_id, os.urandom(12))
-        asked = Request(self.attempts, index, version, Cause.TRANSPORT_DEAD, Transport.UDP, 0, challenge)
-        return reattach.seal_request(secrets, steering, self.attempts, asked, ticket)
+        secrets, session_id = self.result.secrets, self.result.session_id
+        return ticketed_request(secrets, session_id, self.attempts, index, version, challenge, fleet_key)
+
+
+def ticketed_request(
+    secrets: SessionSecrets,
+    session_id: bytes,
+    attempt: int,
+    index: int,
+    version: int,
+    challenge: bytes,
+    fleet_key: bytes | None,
+) -> bytes:
+    """A client's REQUEST, with a ticket if there is a key to make one."""
+    steering, ticket = steering_id(secrets, index), NO_TICKET
+    if fleet_key is not None:
+        ticket = seal_ticket(fleet_key, steering, session_id, os.urandom(12))
+    asked = Request(attempt, index, version, Cause.TRANSPORT_DEAD, Transport.UDP, 0, challenge)
+    return reattach.seal_request(secrets, steering, attempt, asked, ticket)
 
 
 class LoneGateway:
     """`work`: a folder for store and events, which a second gateway finds there. The core's clock is the caller's."""
 
     def __init__(self, work: Path, clients: int, generation: int = 1) -> None:
-        policy = replace(Policy.default(), kem="none")
-        self.store = SqliteStore(work / "sessions.db")
+        self.store = SqliteStore(work / STORE)
         self.page = Page(Page.create(clients + 64, os.urandom(32)))
         self._sink = open_sink(work / f"events-{generation}.jsonl", NODE, Origin.GATEWAY)
         ours, self._worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,13 +146,13 @@ class LoneGateway:
             capacity=clients + 64,
             mtu=1400,
             routes=("10.0.0.0/8",),
-            default_policy=policy,
+            default_policy=POLICY,
         )
         peers = {}
         for number in range(clients):
             public = x25519_public(private_key(number))
             inner = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
-            peers[public] = Peer(f"client{number}", public, (inner,), policy)
+            peers[public] = Peer(f"client{number}", public, (inner,), POLICY)
         narrator = Narrator(self._sink, NODE, lambda: time.time_ns() // 1_000_000)
         self.context = GatewayContext(
             facts,
@@ -204,7 +228,9 @@ class LoneGateway:
 
     def challenge(self, client: Client, remote: Endpoint, now_ms: int) -> bytes:
         """What an ACK(pending) would tell the client."""
-        session_id = client.result.session_id
+        return self.challenge_of(client.result.session_id, remote, now_ms)
+
+    def challenge_of(self, session_id: bytes, remote: Endpoint, now_ms: int) -> bytes:
         slot = paths.challenge_slot(now_ms * 1_000_000)
         ends = (remote.address, remote.port, LOCAL.address, LOCAL.port)
         return paths.challenge(self.page.challenge_key, session_id, *ends, Transport.UDP, slot)
@@ -214,8 +240,3 @@ class LoneGateway:
         self.store.close()
         self._channel.close()
         self._worker.close()
-
-
-def in_turns(count: int, one: Callable[[int], tuple[Endpoint, bytes]]) -> list[list[tuple[Endpoint, bytes]]]:
-    """The datagrams of clients 0 … count − 1, made beforehand, in turns of the supervisor."""
-    return [[one(n) for n in range(at, min(at + TURN, count))] for at in range(0, count, TURN)]
