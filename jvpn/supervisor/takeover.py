@@ -53,7 +53,7 @@ OnTaken = Callable[[LiveSession, int], None]
 #: opens: of one session, and all together, which is what a core can do when a host's sessions come back at once.
 SOURCE_RATE = Rate(100, 200)
 SESSION_RATE = DATAGRAM_RATE
-RATE = Rate(10_000, 1_000)
+RATE = Rate(16_000, 1_000)
 SESSIONS_KEPT = 4_096
 #: Sessions that the store is asked for at a time: while it does not answer, no more than these wait for it.
 MOST_READING = 4_096
