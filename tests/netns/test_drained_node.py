@@ -20,11 +20,14 @@ HZ = 500
 @pytest.fixture
 def fleet(lab: Lab, tmp_path: Path) -> Iterator[FleetLab]:
     etcd_cluster.need_etcd()
-    with FleetLab(lab, tmp_path) as fleet:
-        fleet.start("gw1", "gw2")
-        fleet.start_client("gw1", "gw2")
-        wait_for("traffic", lambda: reaches(fleet, HOST))
-        yield fleet
+    with etcd_cluster.in_memory(tmp_path) as folder:
+        made = FleetLab(lab, tmp_path)
+        made.cluster.folder = folder
+        with made as fleet:
+            fleet.start("gw1", "gw2")
+            fleet.start_client("gw1", "gw2")
+            wait_for("traffic", lambda: reaches(fleet, HOST))
+            yield fleet
 
 
 def reaches(fleet: FleetLab, address: str) -> bool:

@@ -69,9 +69,10 @@ def _nft(namespace: Namespace, command: str) -> None:
 @pytest.fixture
 def net(lab: Lab, tmp_path: Path) -> Iterator[Net]:
     etcd_cluster.need_etcd()
-    made = Net(lab, tmp_path)
-    yield made
-    made.cluster.close()
+    with etcd_cluster.in_memory(tmp_path) as folder:
+        made = Net(lab, folder)
+        yield made
+        made.cluster.close()
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])

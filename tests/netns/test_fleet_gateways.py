@@ -14,8 +14,11 @@ from jvpn.lab.running import wait_for
 @pytest.fixture
 def idle(lab: Lab, tmp_path: Path) -> Iterator[FleetLab]:
     etcd_cluster.need_etcd()
-    with FleetLab(lab, tmp_path) as fleet:
-        yield fleet
+    with etcd_cluster.in_memory(tmp_path) as folder:
+        fleet = FleetLab(lab, tmp_path)
+        fleet.cluster.folder = folder
+        with fleet:
+            yield fleet
 
 
 @pytest.fixture
