@@ -114,9 +114,12 @@ def test_a_client_made_from_the_page_alone(two_uplinks: Net, suite: int) -> None
         client.order("flow 10")
         cold = client.order("switch B OPERATOR_SWITCH")
         assert (cold["path"], cold["index"]) == ("B", 1)
-        assert (cold["counters"]["requests cold"], cold["counters"]["pending"]) == (1, 1)
+        # One each, unless a busy machine is so late that the client asks again.
+        asked = cold["counters"]["requests cold"]
+        assert 1 <= cold["counters"]["pending"] <= asked
         validated = client.order("probed A", "switch A PREFERENCE_SWITCH")
-        assert (validated["path"], validated["counters"]["pending"]) == ("A", 1)
+        assert (validated["path"], validated["counters"]["requests cold"]) == ("A", asked)
+        assert validated["counters"]["pending"] <= asked
         assert all_answered(client.order("flow stop"))
 
         client.order("probed B", "flow 10")

@@ -91,6 +91,10 @@ def test_clients_out_of_the_pool_reach_each_other_and_keep_their_addresses(lab: 
         def up() -> bool:
             try:
                 mine = given(here)
+                # The gateway's word too: clients may not have noticed yet that it was away.
+                standing = [session["state"] for session in here.gateway.ask("sessions")]
+                if standing != ["ATTACHED", "ATTACHED"]:
+                    return False
                 ready = here.attached() and other.running() and other.status().get("state") == "ATTACHED"
                 return ready and on_tun(first, mine["laptop"]) and on_tun(second, mine["tablet"])
             except AdminError:
@@ -109,8 +113,10 @@ def test_clients_out_of_the_pool_reach_each_other_and_keep_their_addresses(lab: 
             here.start_gateway()
             wait_for("both sessions of the gateway that was started again", up, PATIENCE_S)
             assert given(here) == before
-            assert reaches(first, before["tablet"][0])
-            assert reaches(second, before["laptop"][1])
+            wait_for("the first to reach the second", lambda: reaches(first, before["tablet"][0]), PATIENCE_S)
+            wait_for(
+                "the second to reach the first", lambda: reaches(second, before["laptop"][1]), PATIENCE_S
+            )
 
             assert here.client.stop() == 0
             wait_for("the end of its session", lambda: len(here.gateway.ask("sessions")) == 1, PATIENCE_S)

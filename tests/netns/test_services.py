@@ -50,7 +50,8 @@ def test_a_restarted_supervisor_costs_no_session_and_no_stream(tunnel: Services)
         stream.goes_on(20)
         assert "1 sessions adopted, 0 ended" in tunnel.gateway.log.read_text()
         after = tunnel.session()
-    assert (after["session_id"], after["state_version"]) == (before["session_id"], before["state_version"])
+    # Not its version: on a busy machine a path may be left.
+    assert (after["session_id"], after["epoch"]) == (before["session_id"], before["epoch"])
     assert (steering_note(tunnel), pids(tunnel), handshakes(tunnel)) == (note, processes, began)
     assert [audit_file(node.events) for node in (tunnel.gateway, tunnel.client)] == [[], []]
 
