@@ -24,6 +24,10 @@ __all__ = ["foreign_fd"]
 
 pytestmark = pytest.mark.netns
 
+#: Why a path is left. On a busy machine one may be left once too often, or be doubted.
+LEAVING = {"TRANSPORT_DEAD", "ADDRESS_CHANGED", "PREFERENCE_SWITCH", "QUALITY_SWITCH"}
+DOUBTS = {"QUALITY_FLOOR_VIOLATION", "VOLATILITY_PERSISTED", "QUALITY_RESTORED"}
+
 
 @pytest.fixture
 def tunnel(two_uplinks: Network[EmulatedLink], tmp_path: Path) -> Iterator[Tunnel]:
@@ -78,11 +82,6 @@ def steering_pins(tunnel: Tunnel) -> str:
 def durable(files: list[str]) -> list[str]:
     """Files that are to outlive the gateway: the store and the events."""
     return [name for name in files if name.startswith(("sessions.db", "events.jsonl"))]
-
-
-#: Why a path is left. On a busy machine one may be left once too often, or be doubted.
-LEAVING = {"TRANSPORT_DEAD", "ADDRESS_CHANGED", "PREFERENCE_SWITCH", "QUALITY_SWITCH"}
-DOUBTS = {"QUALITY_FLOOR_VIOLATION", "VOLATILITY_PERSISTED", "QUALITY_RESTORED"}
 
 
 def pids(tunnel: Tunnel) -> dict[str, int]:
