@@ -5,7 +5,7 @@ from importlib.machinery import ExtensionFileLoader
 
 import msgspec
 
-from workers import bulk, tun, udp
+from workers import tun, udp
 
 
 class Offload(msgspec.Struct, frozen=True):
@@ -37,6 +37,9 @@ def _told(names: dict[str, bool]) -> str:
 
 def find(queue: int) -> Offload:
     """Try everything, on the TUN queue and on a socket that is bound to nothing. What can be had is left on."""
+    # It brings numpy, for which a supervisor that is only told of all this has no use.
+    from workers import bulk
+
     vnet_header = tun.has_vnet_header(queue)
     found = tun.negotiate_offload(queue) if vnet_header else tun.Negotiated(False, False)
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:

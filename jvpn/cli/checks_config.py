@@ -15,7 +15,7 @@ from jvpn.agent.netlinks import default_route_devices, link_is_up
 from jvpn.cli.checks import Check
 from jvpn.config import ClientConfig, GatewayConfig
 from jvpn.holder import xdp
-from jvpn.holder.process import SOCKET_NAME
+from jvpn.holder.inventory import SOCKET_NAME
 from jvpn.observability.admin import AdminError, ask
 from jvpn.protocol import addresses
 from jvpn.supervisor.interfaces import carriers

@@ -10,6 +10,8 @@ from workers.offload import Offload
 #: here, a command or report of workers, or the shared page means something else than before or lacks something. A
 #: field that is added with a default, or a message that nobody must understand, is no reason.
 PROTOCOL: Final = 1
+#: In the run_dir, for supervisors.
+SOCKET_NAME: Final = "holder.sock"
 
 
 class HolderPlan(msgspec.Struct, frozen=True):

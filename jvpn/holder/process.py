@@ -24,6 +24,7 @@ from jvpn.holder.belongings import Belongings
 from jvpn.holder.estate import Estate, handed, taken
 from jvpn.holder.inventory import (
     PROTOCOL,
+    SOCKET_NAME,
     HolderPlan,
     Inventory,
     Refused,
@@ -37,7 +38,6 @@ from jvpn.holder.succession import Succession, Taken
 from jvpn.holder.workforce import Worker, Workforce, other_children, reap
 from workers import privileges
 
-SOCKET_NAME = "holder.sock"
 #: Once sockets and TUN are there: to end workers, to let new ones become nobody, and to find their code where root
 #: has no right by its own.
 CAPABILITIES = frozenset(

@@ -18,6 +18,7 @@ import msgspec
 from jvpn.holder import descriptors, inventory
 from jvpn.holder.inventory import (
     PROTOCOL,
+    SOCKET_NAME,
     HolderPlan,
     Inventory,
     Refused,
@@ -26,7 +27,6 @@ from jvpn.holder.inventory import (
     WorkerReplaced,
     WorkerSeat,
 )
-from jvpn.holder.process import SOCKET_NAME
 from jvpn.transports.udp import UdpTransport
 from workers import commands
 from workers.page import Page

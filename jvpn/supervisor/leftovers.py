@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jvpn.holder import succession, xdp
 from jvpn.holder.bpffs import is_bpffs
-from jvpn.holder.process import SOCKET_NAME
+from jvpn.holder.inventory import SOCKET_NAME
 from jvpn.observability.admin import ADMIN_SOCKET
 from jvpn.supervisor.programs import noted_pin_dir, pinned_program, remove_pins
 

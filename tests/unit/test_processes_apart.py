@@ -69,6 +69,8 @@ def test_the_process_that_faces_the_internet_has_no_compiler() -> None:
     loaded = loaded_by("jvpn.supervisor.process")
     assert "jvpn.holder.bpf_syscall" in loaded
     assert not any(each.split(".")[0] == "bcc" for each in loaded)
+    # Nor what only workers need.
+    assert not {"numpy", "workers.main"} & loaded
 
 
 @pytest.mark.parametrize("folder", ["jvpn", "workers"])
