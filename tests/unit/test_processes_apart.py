@@ -121,7 +121,7 @@ def test_that_a_data_plane_does_without_programs_is_known_until_its_end(tmp_path
     assert noted_refusal(tmp_path) is None
 
 
-@pytest.mark.parametrize("command", ["keygen", "status", "sessions", "switch", "terminate", "drain", "peer"])
+@pytest.mark.parametrize("command", ["keygen", "status", "sessions", "switch", "terminate", "peer"])
 def test_a_command_that_asks_loads_neither_gateway_nor_client(command: str) -> None:
     script = (
         "import atexit, sys; from jvpn.cli import main; atexit.register(lambda: print(*sys.modules)); "
