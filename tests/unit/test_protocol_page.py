@@ -33,7 +33,7 @@ from jvpn.protocol.suites import SUITES
 from jvpn.session import bucket
 from jvpn.session.machine import LOSS_CAUSES, VOLUNTARY_CAUSES, Reason, State
 from jvpn.session.ownership import Code
-from jvpn.supervisor import admission, controlling, handshakes, takeover
+from jvpn.supervisor import admission, controlling, handshakes, proven, takeover
 from workers import fragments, sessions, singles
 from workers import paths as worker_paths
 
@@ -283,8 +283,8 @@ def test_numbers_of_the_implementation() -> None:
         "handshakes answered to one client key, rate": handshakes.KEY_RATE.per_s,
         "handshakes answered to one client key, burst": handshakes.KEY_RATE.burst,
         "tickets in CONFIG for indexes above the installed ones": controlling.TICKETS_AHEAD,
-        "indexes searched above the highest stored": takeover.SEARCH_ABOVE,
-        "indexes searched below the highest stored": takeover.SEARCH_BELOW,
+        "indexes searched above the highest stored": proven.SEARCH_ABOVE,
+        "indexes searched below the highest stored": proven.SEARCH_BELOW,
         "PROBE on one index, rate": worker_paths.PROBES_PER_S,
         "PROBE on one index, burst": worker_paths.PROBE_BURST,
         "PROBE again from another source than the bound one, rate": worker_paths.STRAY_PER_S,
