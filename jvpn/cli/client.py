@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from jvpn.agent.process import connect
-from jvpn.cli.plans import client_plan
+from jvpn.cli.client_plans import client_plan
 from jvpn.config import load_client
 
 DEFAULT_CONFIG = Path("/etc/jvpn/client.yaml")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from jvpn.cli.plans import gateway_plan
-from jvpn.cli.server import DEFAULT_CONFIG
+from jvpn.cli.plans import DEFAULT_CONFIG, gateway_plan
 from jvpn.config import load_gateway
 from jvpn.holder.estate import EstateError
 from jvpn.holder.inventory import HolderPlan

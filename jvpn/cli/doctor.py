@@ -19,7 +19,7 @@ from jvpn.cli import checks, checks_config, checks_fleet
 from jvpn.cli.checks import Check
 from jvpn.cli.client import DEFAULT_CONFIG as CLIENT_CONFIG
 from jvpn.cli.plans import BPFFS, gateway_plan
-from jvpn.cli.server import DEFAULT_CONFIG as GATEWAY_CONFIG
+from jvpn.cli.plans import DEFAULT_CONFIG as GATEWAY_CONFIG
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_client, load_gateway
 from jvpn.supervisor import leftovers
 

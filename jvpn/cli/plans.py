@@ -1,22 +1,16 @@
-"""From checked configuration to the plans that the processes take."""
+"""From a gateway's checked configuration to the plans that its processes take."""
 
 import ipaddress
 import os
-import socket
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
-from jvpn.agent.handshaking import Identity
-from jvpn.agent.plan import ClientPlan, DnsPlan, UplinkPlan
-from jvpn.agent.tunnel_config import EVERYTHING
-from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_policies
+from jvpn.config import ConfigError, GatewayConfig, load_policies
 from jvpn.config.fleet import FleetConfig
 from jvpn.policy.model import Policy
 from jvpn.protocol import addresses
-from jvpn.protocol.handshake import Kem
-from jvpn.protocol.suites import suite
 from jvpn.session.pool import InnerPool
 from jvpn.store.etcd_client import EtcdAccess
 from jvpn.store.node_about import NodeAbout
@@ -24,6 +18,7 @@ from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.plan import FleetPlan, GatewayPlan
 from jvpn.supervisor.policies import PolicySet
 
+DEFAULT_CONFIG: Final = Path("/etc/jvpn/gateway.yaml")
 #: What a running gateway takes up of its configuration.
 POLICY_FIELDS: Final = frozenset({"policy", "policies", "policy_dir", "policy_change"})
 BPFFS = Path("/sys/fs/bpf/jvpn")
@@ -129,37 +124,3 @@ def _listen_address(host: str, filename: str) -> str:
     except ValueError:
         remedy = 'listen on an address of this machine, or on "[::]" for all'
         raise ConfigError(filename, 0, "listen", f"{host!r} is not an address", remedy) from None
-
-
-def client_plan(config: ClientConfig) -> ClientPlan:
-    key = config.gateway.public_key
-    kem = Kem.MLKEM768 if config.kem == "mlkem768" else Kem.NONE
-    identity = Identity(suite(config.suite), config.private_key, key, config.gateway.psk, config.policy, kem)
-    return ClientPlan(
-        node_id=socket.gethostname(),
-        identity=identity,
-        endpoints=tuple((end.host, end.port) for end in config.gateway.endpoints),
-        uplinks=_uplinks(config),
-        policy=Policy.default(),
-        tun_name=config.tun_name,
-        routes=_routes(config),
-        run_dir=config.run_dir,
-        state_dir=config.state_dir,
-        events_path=config.events,
-        dns=DnsPlan(config.dns.mode, config.dns.resolv_conf),
-        offload=config.offload == "auto",
-    )
-
-
-def _uplinks(config: ClientConfig) -> tuple[UplinkPlan, ...] | None:
-    """None: every device with a default route."""
-    if config.uplinks is None:
-        return None
-    return tuple(UplinkPlan(u.device, u.preference, u.cost, u.network) for u in config.uplinks)
-
-
-def _routes(config: ClientConfig) -> tuple[str, ...] | None:
-    """None: what the gateway's CONFIG names."""
-    if config.routes.mode == "full":
-        return EVERYTHING
-    return tuple(str(prefix) for prefix in config.routes.prefixes) or None

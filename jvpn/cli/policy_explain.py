@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from jvpn.cli.server import DEFAULT_CONFIG as GATEWAY_CONFIG
+from jvpn.cli.plans import DEFAULT_CONFIG as GATEWAY_CONFIG
 from jvpn.cli.status import add_run_dir
 from jvpn.cli.text import columns
 from jvpn.cli.text import duration as span_now

@@ -6,12 +6,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from jvpn.cli.plans import gateway_plan, policy_set
+from jvpn.cli.plans import DEFAULT_CONFIG, gateway_plan, policy_set
 from jvpn.cli.saying import Voice
 from jvpn.config import load_gateway
 from jvpn.supervisor.process import serve
-
-DEFAULT_CONFIG = Path("/etc/jvpn/gateway.yaml")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

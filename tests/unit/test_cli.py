@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from jvpn.cli import build_parser, switch
-from jvpn.cli.plans import client_plan, gateway_plan
+from jvpn.cli.client_plans import client_plan
+from jvpn.cli.plans import gateway_plan
 from jvpn.cli.sessions import sessions_text
 from jvpn.cli.status import client_text, gateway_text
 from jvpn.cli.text import columns, duration, version_text

@@ -51,7 +51,7 @@ def test_the_bpf_folder_holds_three_programs_and_one_header() -> None:
     assert all(name in text for name in (*PROGRAMS, *MAPS))
 
 
-@pytest.mark.parametrize("module", ["jvpn.agent.process", "workers.main"])
+@pytest.mark.parametrize("module", ["jvpn.cli.client", "workers.main"])
 def test_a_client_has_neither_compiler_nor_steering(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded
