@@ -103,6 +103,8 @@ class Spent:
         gateway.keep([s.session_id for s in back if s is not None and s.dirty_ms is not None], now_ms)
         self.wall_s.append(time.perf_counter() - wall)
         self.cpu_s.append(time.thread_time() - cpu)
+        # They are on the wire.
+        gateway.taken_answers()
 
 
 def fill(work: Path, clients: Sequence[StoredClient]) -> None:
@@ -121,13 +123,13 @@ def storm(gateway: LoneGateway, clients: Sequence[StoredClient], spent: tuple[Sp
     for at in range(0, len(clients), WAVE * TURN):
         wave = clients[at : at + WAVE * TURN]
         turns = [wave[first : first + TURN] for first in range(0, len(wave), TURN)]
-        for some in turns:
-            asks = [client.request(gateway, NO_CHALLENGE) for client in some]
-            spent[0].turn(gateway, some, asks, clock.turn(TURN_MS))
-        for some in turns:
-            asks = [client.request(gateway, client.challenge(gateway, clock.now_ms)) for client in some]
-            spent[1].turn(gateway, some, asks, clock.turn(TURN_MS))
-        gateway.taken_answers()
+        asks = [[client.request(gateway, NO_CHALLENGE) for client in some] for some in turns]
+        for some, data in zip(turns, asks, strict=True):
+            spent[0].turn(gateway, some, data, clock.turn(TURN_MS))
+        now_ms = clock.now_ms
+        asks = [[c.request(gateway, c.challenge(gateway, now_ms)) for c in some] for some in turns]
+        for some, data in zip(turns, asks, strict=True):
+            spent[1].turn(gateway, some, data, clock.turn(TURN_MS))
     back = gateway.context.counters["takeovers"]
     if back != len(clients):
         raise RuntimeError(f"{back} of {len(clients)} are back: {gateway.context.counters}")
