@@ -214,7 +214,7 @@ class Takeover:
         if not self._reattaching.challenged(record.session_id, proven.request, arrival, fresh):
             self._pending(proven, fresh.challenge, now_ms)
             return
-        if context.fleet is not None and context.fleet.bars(record):
+        if barred and context.fleet is not None:
             self._refer(proven, context.fleet, now_ms)
             return
         clock = self._lifetime(proven.stored, now_ms)
@@ -223,7 +223,7 @@ class Takeover:
             return
         prefixes = still_theirs(peer, record, proven.stored.memory.pooled, context.facts.pool)
         if prefixes is None:
-            self._over(proven, Reason.SESSION_TTL_EXPIRED, counter="address_withdrawn")
+            self._over(proven, Reason.ADDRESS_WITHDRAWN, counter="address_withdrawn")
             return
         session = self._restore(proven, peer, now_ms)
         session.ttl, session.prefixes = clock, prefixes
