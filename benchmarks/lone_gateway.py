@@ -5,6 +5,7 @@ What clients would send comes from `Client`, whose own work is not to be measure
 """
 
 import os
+import select
 import socket
 import time
 from collections.abc import Iterable
@@ -33,7 +34,7 @@ from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
-from jvpn.supervisor.store_desk import DirectDesk
+from jvpn.supervisor.store_desk import DirectDesk, ThreadDesk
 from workers import commands
 from workers.commands import Done, Endpoint
 from workers.page import Page
@@ -124,9 +125,11 @@ def ticketed_request(
 
 
 class LoneGateway:
-    """`work`: a folder for store and events, which a second gateway finds there. The core's clock is the caller's."""
+    """`work`: a folder for store and events, which a second gateway finds there. The core's clock is the caller's.
 
-    def __init__(self, work: Path, clients: int, generation: int = 1) -> None:
+    `threaded`: the store is asked in a thread of its own, as by the supervisor; else it answers at once."""
+
+    def __init__(self, work: Path, clients: int, generation: int = 1, *, threaded: bool = False) -> None:
         self.store = SqliteStore(work / STORE)
         self.page = Page(Page.create(clients + 64, os.urandom(32)))
         self._sink = open_sink(work / f"events-{generation}.jsonl", NODE, Origin.GATEWAY)
@@ -163,7 +166,10 @@ class LoneGateway:
             self.page,
         )
         self.core = GatewayCore(self.context)
-        self._keeping = Keeping(DirectDesk(self.store), self.core, lambda _text: None)
+        self._desk = ThreadDesk(self.store) if threaded else DirectDesk(self.store)
+        if isinstance(self._desk, ThreadDesk):
+            self._desk.start()
+        self._keeping = Keeping(self._desk, self.core, lambda _text: None)
         self.answers: list[tuple[Endpoint, bytes]] = []
         self._told: list[int] = []
 
@@ -181,6 +187,13 @@ class LoneGateway:
             self._keeping.settle(self._do, now_ms)
         self.core.get_timer()
         self._sink.wake()
+
+    def finish(self, now_ms: int) -> None:
+        """Wait for the store, until it has answered all that it was asked."""
+        self.serve([], now_ms)
+        while self._keeping.get_timer() is not None and isinstance(self._desk, ThreadDesk):
+            select.select([self._desk], [], [], 1.0)
+            self.serve([], now_ms)
 
     def keep(self, session_ids: Iterable[bytes], now_ms: int) -> None:
         """What deadlines bring to the store within 50 ms of a bind, here at once and in one transaction."""
@@ -237,6 +250,9 @@ class LoneGateway:
 
     def close(self) -> None:
         self._sink.close(10.0)
-        self.store.close()
+        if isinstance(self._desk, ThreadDesk):
+            self._desk.close()
+        else:
+            self.store.close()
         self._channel.close()
         self._worker.close()

@@ -85,15 +85,15 @@ class LiveSession:
 
     # A dict for each session would take 1.1 KB more.
     __slots__ = (
-        "_datagrams", "answered", "asking", "bind_seq", "bindings", "binds", "bound_in_epoch",
-        "bound_reports", "channel", "client_version", "config_id", "configured", "control", "created_ms",
+        "_datagrams", "answered", "asking", "bind_seq", "bindings", "binds", "bound_in_epoch", "bound_reports",
+        "channel", "client_version", "config_due_ms", "config_id", "configured", "control", "created_ms",
         "dirty_ms", "epoch", "forged_at_rekey", "generation", "given_to_worker", "heard_ms", "indexes",
         "key_limits", "last_attempt", "last_reason", "last_switch", "last_told_attempt", "listeners",
         "look_at_keys_ms", "machine", "machine_hook", "next_secrets", "old_secrets", "old_until_ms", "peer",
         "policy", "pooled", "prefixes", "proven_from", "received_at_rekey", "record", "refused",
         "refused_policy", "rekey_ask_id", "rekeyed_ms", "round_trips", "secrets", "security_failures",
-        "sent_at_rekey", "session_id", "slot", "state_repeat_ms", "stored_ms", "switch_id", "switches", "ticketed",
-        "told_policy", "ttl", "uncommitted",
+        "sent_at_rekey", "session_id", "slot", "state_repeat_ms", "stored_ms", "switch_id", "switches",
+        "ticketed", "told_policy", "ttl", "uncommitted",
     )  # fmt: skip
 
     def __init__(
@@ -149,7 +149,8 @@ class LiveSession:
         #: The policy that the client asked for and may not have; empty when there is none such.
         self.refused_policy = ""
         self.configured = False
-        #: The message id of the newest CONFIG.
+        #: When it is told CONFIG in its turn, if that is to come; the message id of the newest one.
+        self.config_due_ms: int | None = None
         self.config_id: int | None = None
         #: The highest index that the client has been given a ticket for.
         self.ticketed = -1

@@ -37,6 +37,7 @@ class Upkeep:
         due = [
             session.ttl.next_deadline_ms(),
             session.state_repeat_ms,
+            session.config_due_ms,
             None if self._context.holds(session) else session.channel.get_timer(),
             session.bindings.drain_until_ms or None,
             self._silence_deadline_ms(session),
@@ -51,8 +52,7 @@ class Upkeep:
         self._expire(session, now_ms)
         if session.machine.terminated:
             return
-        if session.state_repeat_ms is not None and now_ms >= session.state_repeat_ms:
-            self._controlling.announce(session, now_ms)
+        self._controlling.handle_timer(session, now_ms)
         due = session.channel.get_timer()
         if due is not None and due <= now_ms:
             self._context.flush(session, now_ms)
