@@ -8,13 +8,14 @@
 
 Clients' own work is done before or between, and not in the times. Turns are of 64 datagrams. The clock that the core
 sees runs as fast as its limits on sources and keys ask, so that none of these is what is measured. How sessions come
-back after a restart is measured by storm.py, memory by session_memory.py. With `--json` the figures replace those in
-FILE, the others there stay.
+back after a restart is measured by storm.py, memory by session_memory.py, what a killed node costs by takeover.py:
+`--all` runs them too. With `--json` the figures replace those in FILE, the others there stay.
 """
 
 import argparse
 import gc
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +25,11 @@ from typing import Any
 from lone_gateway import STORE, TURN, Client, Clock, LoneGateway, source
 
 from jvpn.supervisor.controlling import TICKETS_AHEAD
+from jvpn.supervisor.keeping import MOST_AT_ONCE
 from jvpn.supervisor.process import COLLECTING, SWITCH_INTERVAL_S
 
+#: What `--all` runs besides.
+OTHERS = (("storm.py", "--sessions", "100000"), ("session_memory.py",), ("takeover.py",))
 #: How long a turn takes on the core's clock: of INITs without cookie it takes 100 a second.
 INIT_TURN_MS, TURN_MS = 700, 1
 #: Reattaches of each session: as many moves of its window of indexes as the tickets of one CONFIG last.
@@ -76,18 +80,21 @@ def moved(gateway: LoneGateway, clients: list[Client], clock: Clock, index: int)
     """Seconds for one reattach of each client, on `index`; what the gateway says of it is acknowledged."""
     spent_s: list[float] = []
     sessions, port = gateway.context.sessions, 6000 + index
-    for at in range(0, len(clients), TURN):
-        turn = []
-        for client in clients[at : at + TURN]:
-            remote = source(client.number, port)
-            version = sessions[client.result.session_id].machine.state_version
-            challenge = gateway.challenge(client, remote, clock.now_ms)
-            turn.append((remote, client.request(index, version, challenge)))
-        timed(gateway, [turn], clock, spent_s)
+    for first in range(0, len(clients), MOST_AT_ONCE):
+        together = clients[first : first + MOST_AT_ONCE]
+        for at in range(0, len(together), TURN):
+            turn = []
+            for client in together[at : at + TURN]:
+                remote = source(client.number, port)
+                version = sessions[client.result.session_id].machine.state_version
+                challenge = gateway.challenge(client, remote, clock.now_ms)
+                turn.append((remote, client.request(index, version, challenge)))
+            timed(gateway, [turn], clock, spent_s)
+        # At this rate more than one batch of the store's falls due in the time that a bind may wait for its record.
         begin = time.perf_counter()
-        gateway.keep([c.result.session_id for c in clients[at : at + TURN]], clock.now_ms)
+        gateway.keep([client.result.session_id for client in together], clock.now_ms)
         spent_s.append(time.perf_counter() - begin)
-        gateway.acknowledged(clients[at : at + TURN], port, index, clock.turn())
+        gateway.acknowledged(together, port, index, clock.turn())
     return sum(spent_s)
 
 
@@ -109,12 +116,25 @@ def measure(count: int, work: Path) -> dict[str, Any]:
     }
 
 
+def others(result: Path | None) -> int:
+    """Each in a process of its own. The exit status of the first that fails, else 0."""
+    told = [] if result is None else ["--json", str(result)]
+    for name, *arguments in OTHERS:
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name(name), *arguments, *told], check=False
+        )
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--sessions", type=int, default=10_000, help="how many (default 10 000)")
+    parser.add_argument("--all", action="store_true", help="then the other measurements of the control plane")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jvpn-control-") as work:
         found = measure(given.sessions, Path(work))
@@ -123,7 +143,7 @@ def main() -> int:
     if given.json:
         known = json.loads(given.json.read_text()) if given.json.exists() else {}
         given.json.write_text(json.dumps(known | found, indent=1) + "\n")
-    return 0
+    return others(given.json) if given.all else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@
 Each client asks twice, by its ticket: the first ACK gives it the challenge of its path; the second REQUEST comes WAVE
 turns of 64 datagrams later, is proven, its session claimed durably and bound, its worker told, ACK sent, and
 what the store does not have of it by then is brought there. CONFIG follows in its turn, a thousand a second, and is in
-figures of its own. The real core with its store in a file, each batch synced, asked in a thread of its own; no network,
-and nobody who carries out commands: they are taken for carried out.
+none of these times. The real core with its store in a file, each batch synced; no network, and nobody who carries out
+commands: they are taken for carried out. The store is asked by the same thread, so that one core does it all; with
+`--threaded` in a thread of its own, as the supervisor has it.
 
 Sessions are written into the store as a gateway would have, without handshakes; REQUESTs are made before each wave, and
 neither is in the times. With `--json` the figures replace those in FILE, the others there stay.
@@ -146,13 +147,13 @@ def storm(gateway: LoneGateway, clients: Sequence[StoredClient], waves: Spent, t
         raise RuntimeError(f"{taken} of {len(clients)} are back: {gateway.context.counters}")
 
 
-def measure(count: int, work: Path) -> Figures:
+def measure(count: int, work: Path, threaded: bool) -> Figures:
     # As the supervisor has it (jvpn/supervisor/process.py).
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*COLLECTING)
     clients = [StoredClient(number) for number in range(count)]
     fill(work, clients)
-    gateway = LoneGateway(work, count, generation=2, threaded=True)
+    gateway = LoneGateway(work, count, generation=2, threaded=threaded)
     # The clients are not what a supervisor would walk.
     gc.collect()
     gc.freeze()
@@ -176,9 +177,10 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--sessions", type=int, default=10_000, help="how many (default 10 000)")
+    parser.add_argument("--threaded", action="store_true", help="ask the store in a thread of its own")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="jvpn-storm-") as work:
-        found = measure(given.sessions, Path(work))
+        found = measure(given.sessions, Path(work), given.threaded)
     for key, value in found.items():
         print(f"{key:40}{value:14,.1f}")
     if given.json:

@@ -156,13 +156,13 @@ def measure(trials: int) -> dict[str, Any]:
             raise RuntimeError("the client has shaken hands anew")
     taken_ms = sorted(run["takeover_ms"] for run in runs)
     return {
-        "trials": trials,
+        "takeover_trials": trials,
         "lease_ttl_ms": 3_000,
         "takeover_p50_ms": statistics.median(taken_ms),
         "takeover_p99_ms": taken_ms[min(len(taken_ms) - 1, round(0.99 * len(taken_ms)))],
         "takeover_max_ms": taken_ms[-1],
         "writes_per_takeover": statistics.median(run["writes"] for run in runs),
-        "runs": runs,
+        "takeover_runs": runs,
     }
 
 
@@ -175,10 +175,11 @@ def main() -> int:
     given = parser.parse_args()
     found = measure(given.trials)
     for key, value in found.items():
-        if key != "runs":
+        if key != "takeover_runs":
             print(f"{key:24}{value:12,.1f}")
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
+        known = json.loads(given.json.read_text()) if given.json.exists() else {}
+        given.json.write_text(json.dumps(known | found, indent=1) + "\n")
     return 0
 
 

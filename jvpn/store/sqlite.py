@@ -40,7 +40,6 @@ _CLAIM = f"""
 UPDATE sessions SET {", ".join(f"{name} = ?" for name in _CHANGING)}
 WHERE session_id = ? AND state_version = ? AND owner_node = ?
 """
-#: Most saves are of a session that runs, with no handshake: nothing is written then.
 _KEEP_TIMESTAMP = """
 INSERT INTO timestamps VALUES (?, ?) ON CONFLICT (client_public)
 DO UPDATE SET timestamp_us = excluded.timestamp_us WHERE timestamps.timestamp_us < excluded.timestamp_us
@@ -141,7 +140,8 @@ class SqliteStore:
     def _save(self, record: SessionRecord, timestamp_us: int) -> None:
         if not self._insert(record):
             self._overtaken.append(record.session_id)
-        self._database.execute(_KEEP_TIMESTAMP, (record.client_public, timestamp_us))
+        if timestamp_us:
+            self._database.execute(_KEEP_TIMESTAMP, (record.client_public, timestamp_us))
 
     def _insert(self, record: SessionRecord) -> bool:
         """False, and nothing is changed, when the session is in a higher epoch."""
