@@ -219,8 +219,7 @@ class Reattaching:
         path, before = path_fact(new), None if old is None else path_fact(old)
         old_text, new_text = "" if before is None else before.text, path.text
         context.narrator.attempt(session, request, path)
-        received_ms = context.activity.read_activity(session.record).received_ns // 1_000_000
-        gap_ms = now_ms - received_ms if received_ms else None
+        gap_ms = self._gap_ms(session, now_ms)
         if verdict.enter is not None:
             machine.apply(verdict.enter, now_ms, details={"old": old_text, "attempt": request.attempt})
         drain_ms = None if lost or old is None else drain_ms_of(session, old.index, index)
@@ -269,6 +268,14 @@ class Reattaching:
             context.put_id(session, old.index)
         # Only now: the worker refuses to forget the index that it is bound to.
         context.refresh_indexes(session)
+
+    def _gap_ms(self, session: LiveSession, now_ms: int) -> int | None:
+        """Since when nothing has come of the session's DATA; None where none has come yet at this node."""
+        if not session.given_to_worker:
+            # Its record may still say what came for the session that had it before.
+            return None
+        received_ms = self._context.activity.read_activity(session.record).received_ns // 1_000_000
+        return now_ms - received_ms if received_ms else None
 
     def acknowledge(self, asked: Asked, result: Result, now_ms: int) -> None:
         session, index, request, arrival = asked.session, asked.index, asked.request, asked.arrival

@@ -3,6 +3,7 @@ bind did not come like that."""
 
 from core_pair import CorePair, fast_policy
 
+from jvpn.observability.events import TransportSwitch
 from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import State, split_version
 from jvpn.supervisor.effects import TellWorker
@@ -48,6 +49,21 @@ def test_its_worker_is_given_the_session_as_it_is_bound() -> None:
     assert not [command for command in told if isinstance(command, Rebind)]
     acks = [flight for flight in pair.sent if flight.kind is PacketType.REATTACH_ACK]
     assert acks
+
+
+def test_what_its_record_said_of_another_session_is_not_taken_for_its_own() -> None:
+    pair = CorePair(uplinks=1)
+    pair.wait_for(lambda: pair.client.session is not None and pair.client.session.configured)
+    pair.advance(500)
+    pair.restart_gateway()
+    for record in range(pair.capacity):
+        pair.gateway_page.write_activity(record, pair.now_ns, 0, 100, 0, 1, 0)
+    pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
+    pair.wait_for(lambda: pair.context.counters["takeovers"])
+    (switched,) = [event for event in pair.gateway_sink.events if isinstance(event, TransportSwitch)]
+    assert switched.gap_ms is None
+    assert pair.live.last_switch is not None
+    assert pair.live.last_switch.gap_ms is None
 
 
 def test_a_bind_that_is_refused_after_all_is_told_to_the_store() -> None:
