@@ -26,12 +26,12 @@ from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.tickets import NO_TICKET, seal_ticket
 from jvpn.session.machine import Origin
 from jvpn.store.sqlite import SqliteStore
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import ClearRecord, Effect, PutId, SendDatagram, TellWorker, WriteRow
 from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.keeping import Keeping
-from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import DirectDesk, ThreadDesk

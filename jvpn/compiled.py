@@ -42,6 +42,7 @@ MODULES: Final = (
     "jvpn.session.view",
     "jvpn.session.walker",
     "jvpn.supervisor.agenda",
+    "jvpn.supervisor.arrival",
     "jvpn.supervisor.claims",
     "jvpn.supervisor.context",
     "jvpn.supervisor.controlling",

@@ -29,12 +29,12 @@ from jvpn.store.base import Claimed, StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess
 from jvpn.store.node_about import NodeAbout
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import Effect, SendDatagram, TellWorker, WriteRow
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.keeping import Keeping
-from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import DirectDesk

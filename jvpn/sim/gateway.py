@@ -32,10 +32,10 @@ from jvpn.store.memory import MemoryStore
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor import effects as does
 from jvpn.supervisor.adoption import Adoption, Found
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.keeping import Keeping
-from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.store_desk import Answers, Batch, serve
 from workers import commands

@@ -15,9 +15,10 @@ from jvpn.observability.snapshot import (
 from jvpn.policy.parameters import MINUTE
 from jvpn.protocol.addresses import endpoint_text, to_bytes
 from jvpn.session.machine import Reason
+from jvpn.supervisor.arrival import path_text
 from jvpn.supervisor.dataplane import counters_of
 from jvpn.supervisor.drain_admin import DrainAdmin
-from jvpn.supervisor.live_session import LiveSession, path_text
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.peer_admin import BY_MAX, PeerAdmin
 from jvpn.supervisor.policies import MODES, Applied, named
 from workers.counters import Counter

@@ -13,7 +13,7 @@ from jvpn.protocol import handshake
 from jvpn.protocol.addresses import is_ipv4
 from jvpn.protocol.handshake import COOKIE_SIZE, HandshakeError
 from jvpn.session.bucket import Buckets, Rate, TokenBucket
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 
 #: Handshakes whose Diffie-Hellman we pay for: all together, from one source address, and without a cookie.
 GLOBAL_RATE = Rate(500, 1000)

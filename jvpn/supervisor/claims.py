@@ -15,9 +15,10 @@ from typing import NamedTuple
 from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.record import SessionRecord
 from jvpn.supervisor import departing
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClaimSession, ClearRecord, PutPrefix
-from jvpn.supervisor.live_session import Arrival, Asked
+from jvpn.supervisor.live_session import Asked
 from jvpn.supervisor.moves import Move
 from jvpn.supervisor.remembered import remember
 

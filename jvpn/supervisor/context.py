@@ -12,6 +12,7 @@ from jvpn.protocol.key_limits import KEY_LIMITS, KeyLimits
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
+from jvpn.supervisor.arrival import Arrival, endpoint
 from jvpn.supervisor.effects import (
     BearSession,
     Effect,
@@ -26,7 +27,7 @@ from jvpn.supervisor.effects import (
     WriteRow,
 )
 from jvpn.supervisor.fleet import Fleet
-from jvpn.supervisor.live_session import Arrival, LiveSession, endpoint
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.moves import Moves
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import PeerTable

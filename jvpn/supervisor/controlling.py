@@ -17,9 +17,10 @@ from jvpn.protocol.handshake import Kem
 from jvpn.protocol.wire import WireError
 from jvpn.session.machine import Reason, State, split_version
 from jvpn.supervisor import draining
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.handshakes import Handshakes, Pending
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.rekeying import Rekeying
 from jvpn.supervisor.round_trips import NOT_MEASURED_US
 

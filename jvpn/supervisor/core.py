@@ -16,11 +16,12 @@ from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason, State
 from jvpn.supervisor import departing
 from jvpn.supervisor.agenda import Agenda
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.controlling import Controlling
 from jvpn.supervisor.effects import Effect, ForgetOthers
 from jvpn.supervisor.handshakes import Handshakes
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.node_drain import NodeDrain
 from jvpn.supervisor.other_nodes import OtherNodes
 from jvpn.supervisor.peers import Peer

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from jvpn.clocks import now_ms
 from jvpn.observability.admin import AdminError
 from jvpn.observability.snapshot import DrainSnapshot, StayingSnapshot
-from jvpn.supervisor.live_session import path_text
+from jvpn.supervisor.arrival import path_text
 from jvpn.supervisor.node_drain import DEFAULT_PER_S, MOST_PER_S
 from jvpn.supervisor.peer_admin import BY_MAX
 

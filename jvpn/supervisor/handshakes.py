@@ -19,11 +19,12 @@ from jvpn.session.machine import Reason
 from jvpn.session.record import Binding, SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import Admission
+from jvpn.supervisor.arrival import Arrival, path_fact
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import ClearRecord, ForgetExpired, PutId, PutPrefix
 from jvpn.supervisor.expired import over_by
 from jvpn.supervisor.inner import prefixes_of
-from jvpn.supervisor.live_session import Arrival, LiveSession, path_fact
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.peers import Peer
 
 #: Handshakes answered to one client key: each may cost a durable write, a worker's command and an older session.

@@ -5,11 +5,10 @@ and turns itself into a worker's AddSession, a page row, a store record and a sn
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
-from jvpn.protocol.addresses import joined, to_bytes
+from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import MIN_MTU, Direction, Role, Transport
 from jvpn.protocol.control import ControlChannel
 from jvpn.protocol.handshake import Kem
@@ -21,9 +20,10 @@ from jvpn.protocol.sealed_control import SealedControl
 from jvpn.session.bucket import BIND_RATE, DATAGRAM_RATE, TokenBucket
 from jvpn.session.machine import Machine, Reason, State
 from jvpn.session.ownership import Code
-from jvpn.session.record import Binding, Bindings, SessionRecord
+from jvpn.session.record import Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.session.walker import Hook, untold
+from jvpn.supervisor.arrival import Arrival, Fresh, endpoint
 from jvpn.supervisor.history import Answered, LastSwitch, SwitchHistory
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.remembered import remember
@@ -37,31 +37,7 @@ REASONS = tuple(reason.value for reason in Reason)
 CODES = tuple(code.value for code in Code)
 _REASON_NUMBERS = {reason: number for number, reason in enumerate(REASONS)}
 _CODE_NUMBERS = {code: number for number, code in enumerate(CODES)}
-#: Transports as policies and events name them.
-TRANSPORTS = {transport: transport.name.lower() for transport in Transport}
 UNKNOWN = ("::", 0)
-
-
-class Arrival(NamedTuple):
-    """Where a datagram came in: listener number, its source, the local address it was sent to, and what carried it.
-
-    What a REQUEST says of its transport is the client's claim; this is what the gateway knows.
-    """
-
-    listener: int
-    local: commands.Endpoint
-    remote: commands.Endpoint
-    transport: Transport = Transport.UDP
-
-    def allowed_by(self, policy: Policy) -> bool:
-        return TRANSPORTS[self.transport] in policy.allowed_transports
-
-
-class Fresh(NamedTuple):
-    """The challenge of a path in a slot of time."""
-
-    slot: int
-    challenge: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,30 +360,3 @@ class LiveSession:
             stored_wall_ms=wall_ms,
             last_bound_attempt=binds or self.last_attempt,
         )
-
-
-def endpoint(source: tuple[str, int]) -> commands.Endpoint:
-    return commands.Endpoint(to_bytes(source[0]), source[1])
-
-
-@dataclass(frozen=True, slots=True)
-class PathFact:
-    """A path as events name it."""
-
-    index: int
-    transport: Transport
-    source_text: str
-
-    @property
-    def text(self) -> str:
-        """For people: "udp 192.0.2.1:4500 #3"."""
-        return f"{TRANSPORTS[self.transport]} {self.source_text} #{self.index}"
-
-
-def path_fact(binding: Binding) -> PathFact:
-    return PathFact(binding.index, binding.transport, joined(*binding.source))
-
-
-def path_text(binding: Binding | None) -> str:
-    """A binding for people; empty for none."""
-    return "" if binding is None else path_fact(binding).text

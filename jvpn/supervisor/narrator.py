@@ -30,7 +30,8 @@ from jvpn.session.machine import Machine, Origin, Reason, State, Transition
 from jvpn.session.ownership import Kind, Verdict
 from jvpn.session.record import SessionRecord
 from jvpn.session.table import BINDINGS_ALLOWED
-from jvpn.supervisor.live_session import TRANSPORTS, LiveSession, PathFact
+from jvpn.supervisor.arrival import TRANSPORTS, PathFact
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.peers import Peer
 
 #: Security events of one kind and session: at most one in this time, the rest counted into the next.

@@ -32,6 +32,7 @@ from jvpn.store.etcd import EtcdStore
 from jvpn.supervisor import fleet_news
 from jvpn.supervisor.admin import GatewayAdmin
 from jvpn.supervisor.adoption import Adoption, Found
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.dataplane import DataPlaneError, find_holder
@@ -54,7 +55,6 @@ from jvpn.supervisor.fleet_member import FleetMember
 from jvpn.supervisor.instance import boot_id, instance_of
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.ladder import SteeredDataPlane
-from jvpn.supervisor.live_session import Arrival
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.opening import open_store
 from jvpn.supervisor.peers import PeerTable

@@ -13,7 +13,7 @@ from jvpn.protocol.constants import OFFSET_STEERING_ID
 from jvpn.protocol.keys import SessionSecrets, steering_id
 from jvpn.protocol.reattach import Request
 from jvpn.session.record import SessionRecord
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.remembered import Remembered, recall
 
 #: How far above the stored highest index a client may have gone since that was stored.

@@ -26,10 +26,11 @@ from jvpn.session.ownership import (
     judge,
 )
 from jvpn.session.record import Binding
+from jvpn.supervisor.arrival import Arrival, Fresh, PathFact, path_fact
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.draining import drain_ms_of
 from jvpn.supervisor.history import LastSwitch
-from jvpn.supervisor.live_session import Arrival, Asked, Fresh, LiveSession, PathFact, path_fact
+from jvpn.supervisor.live_session import Asked, LiveSession
 from workers.commands import AddSession, IndexReport, Rebind
 
 NS_PER_MS = 1_000_000

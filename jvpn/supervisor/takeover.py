@@ -35,13 +35,14 @@ from jvpn.session.ttl import Instant, TtlClock, last_life, revive
 from jvpn.session.version import split_version
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.claims import MOST_COPIES, Claims, Copy
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.effects import AskOwner, LoadSession
 from jvpn.supervisor.fleet import ASK_AGAIN_MS, Fleet
 from jvpn.supervisor.history import Answered
 from jvpn.supervisor.inner import still_theirs
-from jvpn.supervisor.live_session import Arrival, Asked, LiveSession
+from jvpn.supervisor.live_session import Asked, LiveSession
 from jvpn.supervisor.peers import Peer
 from jvpn.supervisor.proven import Copies, Proven, Stored, find_index, opened, prove, wanted_id
 from jvpn.supervisor.reattaching import Reattaching

@@ -34,10 +34,11 @@ from jvpn.session.machine import split_version
 from jvpn.session.pool import InnerPool
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor import effects as gateway_does
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.keeping import Keeping
-from jvpn.supervisor.live_session import Arrival, LiveSession
+from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import Batch, DirectDesk

@@ -5,7 +5,7 @@ import pytest
 from jvpn.protocol.handshake import NO_PSK, HandshakeError, Initiator
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.supervisor.admission import COOKIE_SLOT_MS, SOURCE_RATE, UNPROVEN_RATE, Admission
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from workers.commands import Endpoint
 
 GATEWAY = b"\x11" * 32

@@ -12,10 +12,10 @@ from jvpn.session.machine import Reason, State
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
 from jvpn.store.memory import MemoryStore
+from jvpn.supervisor.arrival import endpoint
 from jvpn.supervisor.context import STORE_RETRY_MS
 from jvpn.supervisor.effects import Effect, ForgetSession, LoadSession, RemovePrefix, SaveSession, StoreEffect
 from jvpn.supervisor.keeping import MOST_AT_ONCE, STORE_PATIENCE_MS, Keeping
-from jvpn.supervisor.live_session import endpoint
 from jvpn.supervisor.store_desk import Answers, Batch, ThreadDesk, serve
 
 __all__ = ["every_pair_is_sound"]

@@ -16,7 +16,7 @@ from jvpn.protocol.wire import Header
 from jvpn.session.bucket import BIND_RATE, Buckets, Rate
 from jvpn.supervisor import handshakes, takeover
 from jvpn.supervisor.admission import SOURCE_RATE, source_of
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.peers import Peer
 from workers.commands import Endpoint
 

@@ -9,7 +9,7 @@ from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import State, split_version
 from jvpn.session.record import SessionRecord
 from jvpn.store.memory import MemoryStore
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.proven import COPIES_KEPT, COPY_MS, Copies, Proven, opened, prove
 
 

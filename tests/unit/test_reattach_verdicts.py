@@ -14,7 +14,7 @@ from jvpn.protocol.constants import NO_INDEX, PacketType, Role, Transport
 from jvpn.protocol.reattach import Cause, Result
 from jvpn.session.machine import State, pack_version
 from jvpn.supervisor import effects
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from workers import commands
 from workers.commands import Endpoint
 

@@ -10,7 +10,7 @@ from jvpn.protocol import tickets
 from jvpn.protocol.constants import PacketType
 from jvpn.session.machine import State, split_version
 from jvpn.store.base import StoreError
-from jvpn.supervisor.live_session import Arrival
+from jvpn.supervisor.arrival import Arrival
 from workers.commands import Endpoint
 
 

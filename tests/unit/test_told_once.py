@@ -14,7 +14,7 @@ from jvpn.protocol.constants import Transport
 from jvpn.protocol.reattach import Cause, Request, Result
 from jvpn.session.machine import pack_version
 from jvpn.session.ownership import Code, Kind, Verdict
-from jvpn.supervisor.live_session import PathFact
+from jvpn.supervisor.arrival import PathFact
 
 __all__ = ["every_pair_is_sound", "forge"]
 
