@@ -93,7 +93,8 @@ def kept(folder: Path, digest: str) -> Image | None:
     try:
         with open(folder / f"{_PREFIX}{digest}", "rb", opener=_no_link) as file:
             told = os.fstat(file.fileno())
-            if told.st_uid not in (0, os.geteuid()) or stat.S_IMODE(told.st_mode) & 0o022:
+            ours = stat.S_ISREG(told.st_mode) and told.st_uid in (0, os.geteuid())
+            if not ours or stat.S_IMODE(told.st_mode) & 0o022:
                 return None
             return msgspec.msgpack.decode(file.read(), type=Image)
     except (OSError, msgspec.MsgspecError):
@@ -101,13 +102,13 @@ def kept(folder: Path, digest: str) -> Image | None:
 
 
 def _no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def keep(folder: Path, digest: str, image: Image) -> None:
     """For the next start, and forget the oldest of many. Where nothing can be written the next one compiles again."""
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor, fresh = tempfile.mkstemp(prefix=".", dir=folder)
         try:
             with open(descriptor, "wb") as file:

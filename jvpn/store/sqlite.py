@@ -65,6 +65,7 @@ class SqliteStore:
             self._aead_of = sealing.one_key(key)
             self.fleet_key = sealing.fleet_key(key)
             self._files = StoreFiles(path, key)
+            self._files.clear()
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._open(path)
             self._files.opened()
@@ -79,7 +80,9 @@ class SqliteStore:
 
     def _open(self, path: Path) -> None:
         self._at = path
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # It is there: one that SQLite made in its stead would be an empty one.
+        there = f"{path.absolute().as_uri()}?mode=rw"
+        self._database = sqlite3.connect(there, uri=True, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.executescript(_SCHEMA + sqlite_addresses.SCHEMA)
@@ -114,8 +117,8 @@ class SqliteStore:
         try:
             self._files.put_in_place(copy)
         except OSError:
-            # All that there is is in the copy: it is gone on with until it can be put in its place.
-            self._open(copy)
+            # All that there is is in the copy: it is gone on with until it can be put in its place, or from there.
+            self._open(copy if copy.exists() else self._path)
             raise
         else:
             self._open(self._path)

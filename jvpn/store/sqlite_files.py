@@ -13,6 +13,8 @@ from jvpn.store import sealing
 
 #: Of a database: its log and what its processes share, which must be those of the file that they are named after.
 _BESIDE = ("-wal", "-shm", "-journal")
+#: Of copies until they are in their place; a number follows.
+_ANEW = ".anew-"
 #: What was found in the place of a file that had been replaced is kept under this name.
 DISPLACED = ".displaced"
 
@@ -29,6 +31,11 @@ class StoreFiles:
         self._key = key
         self._known: dict[Path, _Identity | None] = {}
         self._copies = 0
+
+    def clear(self) -> None:
+        """What a gateway that died over it has left of a copy goes."""
+        for left in self.path.parent.glob(f"{self.path.name}{_ANEW}*"):
+            left.unlink(missing_ok=True)
 
     def opened(self) -> None:
         """The database is open: what is there now is what it uses."""
@@ -50,12 +57,17 @@ class StoreFiles:
     def copied(self, database: sqlite3.Connection) -> Path:
         """All that an open database holds, durable in a file of its own beside its place."""
         self._copies += 1
-        copy = self.path.with_name(f"{self.path.name}.anew-{self._copies}")
+        copy = self.path.with_name(f"{self.path.name}{_ANEW}{self._copies}")
         self.remove(copy)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        with closing(sqlite3.connect(copy)) as target:
-            database.backup(target)
+        try:
+            with closing(sqlite3.connect(copy)) as target:
+                database.backup(target)
+        except BaseException:
+            # Where there is too little room for it, it must not take what there is.
+            self.remove(copy)
+            raise
         return copy
 
     def put_in_place(self, copy: Path) -> None:
@@ -66,8 +78,9 @@ class StoreFiles:
         there = _identity(self.path)
         if there is not None and there != known:
             self._displace(self.path)
-        os.replace(copy, self.path)
+        # First: a database without its key is nobody's.
         self._put_key_back()
+        os.replace(copy, self.path)
         _sync(self.path.parent)
 
     def _put_key_back(self) -> None:

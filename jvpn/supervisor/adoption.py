@@ -17,6 +17,7 @@ from jvpn.protocol.constants import OLD_PHASE_MS, Transport
 from jvpn.protocol.handshake import Kem
 from jvpn.protocol.reattach import Fail
 from jvpn.session.machine import InvariantBroken, Machine, Reason, State, split_version
+from jvpn.session.ownership import Code
 from jvpn.session.record import Binding, Bindings, SessionRecord
 from jvpn.session.ttl import TtlClock
 from jvpn.supervisor.core import GatewayCore
@@ -196,7 +197,9 @@ class Adoption:
     def _restore_limits(session: LiveSession, row: SessionRow, memory: Remembered) -> None:
         """A restart gives nobody another try."""
         if row.refused_attempt:
-            code = CODES[row.refused_code]
+            # A later version may have written it, which knows more of them.
+            known = row.refused_code < len(CODES)
+            code = CODES[row.refused_code] if known else Code.RATE_LIMITED.value
             session.refused = Fail(row.refused_attempt, session.machine.state_version, 0, code)
             session.last_told_attempt = max(session.last_told_attempt, row.refused_attempt)
         session.security_failures = row.security_failures

@@ -192,13 +192,13 @@ class Controlling:
         self.after_transition(session, now_ms)
 
     def configure_in_turn(self, session: LiveSession, now_ms: int) -> None:
-        """CONFIG for a session that this supervisor has told nothing yet: now, or when `handle_timer` finds it due."""
+        """CONFIG for a session out of the store: now, or when `handle_timer` finds it due."""
         self._turns_over_ms = max(self._turns_over_ms, now_ms) + CONFIG_TURN_MS
         due_ms = self._turns_over_ms - CONFIGS_AT_ONCE * CONFIG_TURN_MS
         if due_ms <= now_ms:
             self.configure(session, now_ms)
         else:
-            session.config_due_ms = due_ms
+            session.config_due_ms, session.ticketed = due_ms, session.indexes.highest_installed
 
     def handle_timer(self, session: LiveSession, now_ms: int) -> None:
         if session.config_due_ms is not None and now_ms >= session.config_due_ms:
@@ -231,8 +231,12 @@ class Controlling:
         session.config_id = session.channel.send(ControlType.CONFIG, messages.encode_config(config), now_ms)
 
     def renew(self, session: LiveSession, now_ms: int) -> None:
-        """The window of indexes may have moved: a configured client that lacks tickets gets them."""
-        if session.configured and session.bindings.active is not None:
+        """The window of indexes may have moved: a client that lacks tickets gets them. One whose turn is still to come
+        has those that it came with."""
+        moved = session.indexes.highest_installed - session.ticketed
+        waits = session.config_due_ms is not None and moved <= TICKETS_AHEAD
+        configured = session.configured or session.config_due_ms is not None
+        if configured and not waits and session.bindings.active is not None:
             self.configure(session, now_ms)
             self._context.flush(session, now_ms)
 

@@ -139,7 +139,7 @@ class GatewayCore:
     def resume(self, session: LiveSession, now_ms: int) -> None:
         """A session of an earlier supervisor, in force at its worker: its client is told everything once more."""
         if not session.configured:
-            self._controlling.configure_in_turn(session, now_ms)
+            self._controlling.configure(session, now_ms)
         if session.next_secrets is not None:
             self._rekeying.respond(session, now_ms)
         self._controlling.announce(session, now_ms)

@@ -165,10 +165,11 @@ class LiveSession:
         self.heard_ms = created_ms
 
     def retire(self) -> None:
-        """It lives here no more. Its machine and its hook held it in a circle, which the garbage collector would not
-        look at for a long time (`COLLECTING` in supervisor/process.py)."""
+        """It lives here no more. Its machine, its hook and what was asked held it in circles, which the garbage
+        collector would not look at for a long time (`COLLECTING` in supervisor/process.py)."""
         self.machine.retire()
         self.machine_hook = untold
+        self.asking = {}
 
     @property
     def demanded_kem(self) -> Kem:

@@ -15,6 +15,7 @@ from test_store import RECORD
 from test_store_addresses import SMALL
 
 from jvpn.lab.running import wait_for
+from jvpn.store import sealing, sqlite_files
 from jvpn.store.base import StoreError
 from jvpn.store.memory import MemoryStore
 from jvpn.store.sqlite import SqliteStore
@@ -226,3 +227,58 @@ def test_a_store_that_is_lost_is_said_once_counted_and_takes_nobody_new() -> Non
     assert pair.context.counters["store_lost"] == 1
     keeping.found("it was written anew again", pair.now_ms)
     assert pair.context.counters["store_lost"] == 2
+
+
+@pytest.mark.parametrize("step", ["key", "folder"])
+def test_what_fails_when_the_copy_is_nearly_in_place_costs_nothing(
+    path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_told: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    remove_all(path)
+    with monkeypatch.context() as once:
+        once.setattr(*((sealing, "write_key", full) if step == "key" else (sqlite_files, "_sync", full)))
+        with pytest.raises(StoreError, match="written anew"):
+            store.look()
+    assert store.load(RECORD.session_id) == RECORD
+    store._again_s = 0.0
+    store.look()
+    assert store.load(RECORD.session_id) == RECORD
+    store.close()
+    again = SqliteStore(path)
+    assert again.load(RECORD.session_id) == RECORD
+    again.close()
+
+
+def test_copies_that_fail_take_no_room(path: Path, store: SqliteStore) -> None:
+    class Full:
+        """A connection whose copies come half way."""
+
+        def __init__(self, real: sqlite3.Connection) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+        def backup(self, target: sqlite3.Connection) -> None:
+            target.execute("CREATE TABLE half (way)")
+            raise sqlite3.OperationalError("database or disk is full")
+
+    remove_all(path)
+    real = store._database
+    store._database = Full(real)  # type: ignore[assignment]
+    for _ in range(3):
+        store._again_s = 0.0
+        with pytest.raises(StoreError):
+            store.look()
+    assert every_file(path) == []
+    store._database = real
+
+
+def test_a_copy_that_a_dead_gateway_has_left_goes(path: Path, store: SqliteStore) -> None:
+    store.close()
+    left = path.with_name(path.name + ".anew-1")
+    left.write_bytes(b"half of it")
+    SqliteStore(path).close()
+    assert not left.exists()
