@@ -7,4 +7,4 @@ setup lint test demo bench:
 # Caches only: the virtual environment stays.
 clean:
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info
-	find jvpn workers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find jvpn workers vagrant tests -name __pycache__ -type d -prune -exec rm -rf {} +

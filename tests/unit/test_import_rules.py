@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("jvpn", "workers")
+PACKAGES = ("jvpn", "workers", "vagrant")
 _RUN = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 # The rule's id, the file that breaks it, what that file says.
 VIOLATIONS = [
@@ -33,6 +33,8 @@ VIOLATIONS = [
     ("lab", "jvpn/supervisor/planted.py", "import jvpn.lab.links"),
     ("lab", "workers/planted.py", "import jvpn.lab.links"),
     ("bcc", "jvpn/supervisor/planted.py", "import bcc"),
+    ("vagrant", "vagrant/planted.py", "import jvpn.session.machine"),
+    ("vagrant", "vagrant/traffic/planted.py", "import workers.page"),
     ("test-tools", "workers/planted.py", "from scapy.layers import inet"),
 ]
 

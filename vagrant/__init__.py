@@ -1,0 +1,1 @@
+"""The lab: networks that fail on purpose, and the traffic that makes them fail."""
