@@ -155,6 +155,8 @@ class PathTable:
     active: int | None = None
     paths: dict[int, ClientPath] = field(default_factory=dict)
     last_index: int = -1
+    #: The highest index that the owner has answered on.
+    highest_heard: int = 0
     #: What finds the session at a node that does not know it, by index; none before the first CONFIG.
     tickets: dict[int, bytes] = field(default_factory=dict)
     #: Indexes left lately, with their ids: what is still under way on them may be delivered.
@@ -180,15 +182,18 @@ class PathTable:
         self.paths[uplink.number] = path
         return path
 
-    def outnumber(self, index: int, kept: Container[int] = ()) -> None:
+    def outnumber(self, index: int, kept: Container[int] = ()) -> bool:
         """Give the candidates that are on an older index one newer than `index`, as far as the gateway has installed
-        any, but for those in `kept`: what was lost on an index can go again on newer ones only."""
+        any, but for those in `kept`: what was lost on an index can go again on newer ones only. Returns whether there
+        was one."""
+        before = self.last_index
         for number, path in sorted(self.paths.items()):
             if number == self.active or path.index > index or path.index in kept:
                 continue
             if self.last_index >= self.highest_fresh:
                 break
             self._renumber(path)
+        return self.last_index > before
 
     def renew(self, kept: Container[tuple[int, int]]) -> bool:
         """Give the paths that had to share an index, or whose index is not installed any more, fresh ones, as far as
@@ -233,8 +238,14 @@ class PathTable:
         self._requests[index] = counter + 1
         return counter
 
-    def installed(self, highest: int) -> None:
+    def installed(self, highest: int, index: int) -> None:
+        """The owner has answered on `index`, and said that it has installed those up to `highest`."""
         self.highest_installed = max(self.highest_installed, highest)
+        self.highest_heard = max(self.highest_heard, index)
+
+    def moved(self) -> None:
+        """What the owner before had installed says nothing of another one."""
+        self.highest_installed = self.highest_heard = 0
 
     @property
     def highest_fresh(self) -> int:
@@ -243,10 +254,11 @@ class PathTable:
 
     @property
     def _lowest_installed(self) -> int:
-        """h − m of the window h − m … h + m + 2, h no index that was not used yet. The gateway's m may be more than the
-        policy's, for a window never narrows."""
+        """h − m of the window h − m … h + m + 2, h no index that was not used yet, and none below one that the owner
+        has answered on: it tells of the window with its next answer only. Its m may be more than the policy's, for a
+        window never narrows."""
         above = max(self.policy.max_candidates + 2, self.highest_installed - self.last_index)
-        return self.highest_installed - 2 * above + 2
+        return max(self.highest_installed - 2 * above, self.highest_heard - above) + 2
 
     @property
     def active_path(self) -> ClientPath | None:

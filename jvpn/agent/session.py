@@ -253,7 +253,7 @@ class ClientSession:
                 path.health.on_counters(outward=outward, highest=highest, received=received, now_ns=now_ns)
         self.owners.heard(now_ms)
         path.keep_challenge(report.challenge, now_ms)
-        self.switching.installed(report.highest_installed)
+        self.switching.installed(report.highest_installed, report.index)
         is_active = path is self.paths.active_path and self.requester.attempt is None
         if is_active and (not report.timestamp_us or report.timestamp_us > path.bound_us):
             if report.flags & 1 and not report.flags & 2:

@@ -96,9 +96,9 @@ class Switching:
             self._paths.open(uplink, now_ms)
             self._session.worker.tell_indexes()
 
-    def installed(self, highest: int) -> None:
-        """The gateway has installed indexes up to `highest`."""
-        self._paths.installed(highest)
+    def installed(self, highest: int, index: int) -> None:
+        """The gateway has answered on `index`, and has installed those up to `highest`."""
+        self._paths.installed(highest, index)
         self.renew()
 
     def renew(self) -> None:
@@ -168,9 +168,9 @@ class Switching:
         attempt = self._requester.attempt
         if attempt is None or now_ms < attempt.next_ms:
             return
-        if attempt.early is not None:
-            # Before others join: what went on that index cannot go again on an older one, were it bound.
-            self._paths.outnumber(attempt.early, kept=attempt.asked)
+        # Before others join: what went on that index cannot go again on an older one, were it bound.
+        if attempt.early is not None and self._paths.outnumber(attempt.early, kept=attempt.asked):
+            self._session.worker.tell_indexes()
         racing = self._requester.racing(now_ms)
         self._ask(self._requester.due(racing, now_ms), attempt, now_ms)
         self._requester.rest(racing, now_ms)
@@ -243,9 +243,8 @@ class Switching:
                 self._requester.rest(self._requester.racing(now_ms), now_ms)
             return
         if split_version(ack.state_version).epoch > self._session.epoch:
-            # What the owner before had installed says nothing of this one.
-            self._paths.highest_installed = 0
-        self.installed(ack.highest_installed)
+            self._paths.moved()
+        self.installed(ack.highest_installed, path.index)
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
         if bound is None or not bound.uplink.link_up:
             self._request_again(attempt, now_ms)
