@@ -1,0 +1,1 @@
+"""Scenarios as data: what is broken when, and what must hold."""
