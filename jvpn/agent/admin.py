@@ -109,6 +109,7 @@ class ClientAdmin:
         counters["handshakes"] = core.handshakes_done
         agent = self._agent
         offload = str(agent.offload) if agent.plan.offload else "off by configuration"
+        keylog = "" if agent.keylog is None else agent.keylog.warning
         if session is None:
             return ClientSnapshot(
                 session=None,
@@ -117,6 +118,7 @@ class ClientAdmin:
                 active=None,
                 paths=[self._idle(uplink) for uplink in core.uplinks if _shown(uplink)],
                 offload=offload,
+                keylog=keylog,
                 counters=counters,
             )
         active = session.paths.active_path
@@ -133,6 +135,7 @@ class ClientAdmin:
             offload=offload,
             policy=named(session.policy) if session.configured else "",
             asked_policy=session.asked_policy,
+            keylog=keylog,
             counters=counters,
         )
 

@@ -23,6 +23,7 @@ from jvpn.agent.worker_side import FIRST_RECORD
 from jvpn.policy.model import Policy
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.handshake import HandshakeError
+from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Cause
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import Reason
@@ -47,12 +48,14 @@ class Shell:
     """What the core cannot know by itself: randomness, wall clock, the shared page.
 
     `act` carries out the effects there are at that moment, in the middle of a call; a shell may as well do that after.
+    `note_keys` is told of the keys of each phase in each epoch.
     """
 
     random_bytes: Callable[[int], bytes]
     wall_us: Callable[[], int]
     activity: Callable[[int], Activity]
     act: Callable[[], None] = lambda: None
+    note_keys: Callable[[SessionSecrets, int], None] = lambda _secrets, _epoch: None
 
 
 class ClientCore:
@@ -169,6 +172,7 @@ class ClientCore:
             self._seq,
             self._do,
             self._shell.act,
+            self._shell.note_keys,
             now_ns // NS,
             self._identity.policy_name,
         )

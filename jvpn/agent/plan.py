@@ -31,7 +31,7 @@ class DnsPlan:
 class ClientPlan:
     """`endpoints` are (host or address, port), best first; `uplinks` None: every device with a default route.
 
-    `routes` None: what the gateway's CONFIG names.
+    `routes` None: what the gateway's CONFIG names. `keylog`: a file for the keys of its sessions, in a laboratory.
     """
 
     node_id: str
@@ -46,3 +46,4 @@ class ClientPlan:
     events_path: Path | None
     dns: DnsPlan = field(default_factory=DnsPlan)
     offload: bool = True
+    keylog: Path | None = None

@@ -8,6 +8,8 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 
 from jvpn.agent import timestamp
 from jvpn.agent.admin import ClientAdmin
@@ -35,6 +37,7 @@ from jvpn.agent.uplinks import Uplinks
 from jvpn.agent.worker_side import RECORDS
 from jvpn.holder.signals import stop_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminServer, make_run_dir
+from jvpn.observability.keylog import open_keylog
 from jvpn.observability.sink import open_sink
 from jvpn.session.machine import Origin
 from workers import commands, offload, tun
@@ -88,6 +91,9 @@ class Agent:
         self._undo.append(pid_file.close)
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.CLIENT)
         self._undo.append(lambda: self.sink.close(2.0))
+        self.keylog = open_keylog(plan.keylog, self._say)
+        if self.keylog is not None:
+            self._undo.append(partial(self.keylog.close, 2.0))
         self._tun = _open_tun(plan.tun_name, plan.offload)
         self._undo.append(lambda: os.close(self._tun))
         self.offload = offload.find(self._tun) if plan.offload else offload.Offload()
@@ -142,6 +148,8 @@ class Agent:
         plan, uplinks = self.plan, self.uplinks
         narrator = ClientNarrator(self.sink, plan.node_id, lambda: wall_us() // 1000)
         shell = Shell(os.urandom, wall_us, self.page.read_activity, self._act)
+        if self.keylog is not None:
+            shell = replace(shell, note_keys=self.keylog.note)
         last_us = timestamp.read(plan.state_dir)
         known = [port.uplink for port in uplinks.ports]
         self.core = ClientCore(plan.identity, known, plan.policy, narrator, shell, last_us, now_ns())

@@ -22,6 +22,7 @@ from jvpn.protocol.constants import CLOSE_REPEATS, Direction, PacketType
 from jvpn.protocol.control import ControlChannel, ControlType, Message
 from jvpn.protocol.handshake import HandshakeResult
 from jvpn.protocol.indexes import window
+from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.reattach import Cause
 from jvpn.protocol.sealed_control import SealedControl
 from jvpn.protocol.wire import WireError
@@ -50,6 +51,7 @@ class ClientSession:
         seq: Callable[[], int],
         do: Callable[[Effect], None],
         act: Callable[[], None],
+        note_keys: Callable[[SessionSecrets, int], None],
         now_ms: int,
         asked_policy: str = "",
     ) -> None:
@@ -66,6 +68,8 @@ class ClientSession:
         self.do = do
         #: Has the shell carry out what was done so far, where the rest is not to be waited for.
         self.act = act
+        self._note_keys = note_keys
+        note_keys(result.secrets, result.epoch)
         self.view = View(result.epoch, narrator.transition)
         self.channel = ControlChannel()
         self.control = SealedControl(result.secrets, result.epoch, Direction.CLIENT_TO_GATEWAY)
@@ -151,6 +155,7 @@ class ClientSession:
 
     def _on_rekey_response(self, value: bytes, now_ms: int) -> None:
         self.rekeying.on_response(value, now_ms)
+        self._note_keys(self.rekeying.secrets, self.epoch)
         self.schedule_rekey(now_ms)
         if self.configured:
             self.worker.add()
@@ -176,6 +181,9 @@ class ClientSession:
         """Another owner, or the same one after a restart: new data and control keys, new messages, new counters.
         `draining`: the index that was left by choice, and until when it receives, ms."""
         self.epoch = epoch
+        for secrets in (self.rekeying.old_secrets, self.rekeying.secrets):
+            if secrets is not None:
+                self._note_keys(secrets, epoch)
         self.channel = ControlChannel()
         self.control = SealedControl(self.rekeying.secrets, epoch, Direction.CLIENT_TO_GATEWAY)
         self.rekeying.move(self.control, self.channel, now_ms)

@@ -84,6 +84,13 @@ def running(run_dir: Path) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) else None
 
 
+def key_log(status: dict[str, Any] | None) -> list[Check]:
+    """A warning while what runs writes its keys down; otherwise there is nothing to say."""
+    told = "" if status is None else status.get("keylog", "")
+    remedy = "start it without --keylog, and destroy the file"
+    return [Check("key log", "warning", told, remedy)] if told else []
+
+
 def gateway_interfaces(config: GatewayConfig | None) -> list[str]:
     """Those that the gateway would attach its program to."""
     if config is not None and config.interfaces is not None:

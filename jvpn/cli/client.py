@@ -3,10 +3,12 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jvpn.agent.process import connect
 from jvpn.cli.client_plans import client_plan
+from jvpn.cli.keylog import add_keylog
 from jvpn.config import load_client
 
 DEFAULT_CONFIG = Path("/etc/jvpn/client.yaml")
@@ -26,6 +28,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = subparsers.add_parser("client", help="run a client", description=__doc__)
     add_config(parser)
+    add_keylog(parser)
     parser.set_defaults(run=run)
 
 
@@ -43,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     # Before the configuration: without root its key file cannot be read, and that is not what is wrong.
     if not_root("client"):
         return 1
-    plan = client_plan(load_client(args.config))
+    plan = replace(client_plan(load_client(args.config)), keylog=args.keylog)
     return connect(plan, lambda text: print(f"jvpn client: {text}", flush=True))

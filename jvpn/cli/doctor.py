@@ -144,6 +144,7 @@ def _client(config: ClientConfig) -> list[Check]:
         *found,
         checks_config.tun_name(config.tun_name, status),
         checks_config.offload(config.offload, status),
+        *checks_config.key_log(status),
         *checks_config.client_folders(config),
     ]
 
@@ -162,6 +163,7 @@ def _gateway(report: Report, config: GatewayConfig | None, deep: bool) -> None:
             *checks_config.listen_ports(config, status),
             checks_config.tun_name(config.tun_name, status),
             checks_config.offload(config.offload, status),
+            *checks_config.key_log(status),
             *checks_config.forwarding(config),
             *checks_config.inner_pool(config),
             *checks_config.gateway_folders(config),

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from jvpn.cli.keylog import add_keylog
 from jvpn.cli.plans import DEFAULT_CONFIG, gateway_plan, policy_set
 from jvpn.cli.saying import Voice
 from jvpn.config import load_gateway
@@ -20,6 +21,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action="store_true",
         help="join the data plane that 'jvpn dataplane' runs, and leave it and its sessions running at the end",
     )
+    add_keylog(parser)
     parser.set_defaults(run=run)
 
 
@@ -29,5 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print("jvpn server: needs root (TUN, BPF, interfaces); start it as root", file=sys.stderr)
         return 1
     config = load_gateway(args.config)
-    plan = replace(gateway_plan(config, str(args.config)), keep_dataplane=args.keep_dataplane)
+    plan = replace(
+        gateway_plan(config, str(args.config)), keep_dataplane=args.keep_dataplane, keylog=args.keylog
+    )
     return serve(plan, Voice("jvpn server").say, lambda: policy_set(load_gateway(args.config), config))

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 def gateway_text(answer: dict[str, Any]) -> str:
     lines = [
+        *keylog_lines(answer),
         f"gateway   {answer['node_id']} (jvpn {answer['version']}), up {duration(answer['uptime_ms'])}",
         f"listens   {', '.join(answer['listeners'])}",
         f"steering  {answer['steering']}",
@@ -76,6 +77,11 @@ def gateway_text(answer: dict[str, Any]) -> str:
     return "\n".join([*lines, *counter_lines(answer["counters"])])
 
 
+def keylog_lines(answer: dict[str, Any]) -> list[str]:
+    """Above everything else: that the sessions can be read."""
+    return [f"WARNING   {answer['keylog']}", ""] if answer.get("keylog") else []
+
+
 def fleet_lines(fleet: dict[str, Any]) -> list[str]:
     if fleet["nodes"] is None:
         nodes = "not heard of the other nodes yet"
@@ -99,6 +105,7 @@ def drain_text(drain: dict[str, Any]) -> str:
 def client_text(answer: dict[str, Any]) -> str:
     session = answer["session"] or "none"
     lines = [
+        *keylog_lines(answer),
         f"session   {session}",
         f"state     {answer['state']} at version {version_text(answer['state_version'])}",
         f"active    {answer['active'] or 'no path'}",

@@ -9,11 +9,13 @@ from pathlib import Path
 class LineFile:
     """Appends lines to `path`, opened at the first append and again whenever it was rotated away or failed.
 
-    Never raises OSError: `append` says how many lines are in the file, `error` why the others are not.
+    Never raises OSError: `append` says how many lines are in the file, `error` why the others are not. `flags` are
+    further ones of open(2).
     """
 
-    def __init__(self, path: Path, mode: int = 0o640) -> None:
+    def __init__(self, path: Path, mode: int = 0o640, flags: int = 0) -> None:
         self._path, self._mode = path, mode
+        self._flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | flags
         self._fd: int | None = None
         self._torn = False
         self.error = ""
@@ -49,7 +51,7 @@ class LineFile:
         if self._fd is not None and self._rotated(self._fd):
             self.close()
         if self._fd is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, self._mode)
+            self._fd = os.open(self._path, self._flags, self._mode)
         return self._fd
 
     def _rotated(self, fd: int) -> bool:

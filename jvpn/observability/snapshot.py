@@ -63,7 +63,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     `offload`: what the kernel takes off the workers' hands. `counters` holds every reason to drop, by name. `store`:
     where sessions are kept, and whether they can be. `fleet`: None where the store is this gateway's alone.
-    `drain`: set while it is to be left.
+    `drain`: set while it is to be left. `keylog`: the warning that its sessions can be read; empty: no key log.
     """
 
     node_id: str
@@ -81,6 +81,7 @@ class GatewaySnapshot(msgspec.Struct, frozen=True, kw_only=True):
     store: str = ""
     fleet: FleetSnapshot | None = None
     drain: DrainSnapshot | None = None
+    keylog: str = ""
 
 
 class SwitchSnapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +160,7 @@ class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A client. `session` is the SessionID in hexadecimal, `active` the name of the path in use; None without one.
 
     `policy` is the session's, name@version; `asked_policy` the name that the configuration asks for, empty for none.
+    `keylog` as a gateway's.
     """
 
     session: str | None
@@ -169,4 +171,5 @@ class ClientSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     offload: str
     policy: str = ""
     asked_policy: str = ""
+    keylog: str = ""
     counters: dict[str, int] = {}

@@ -100,6 +100,7 @@ class GatewayAdmin:
             store=self._store_sentence(),
             fleet=self._fleet(),
             drain=self._drain.snapshot(),
+            keylog="" if gateway.keylog is None else gateway.keylog.warning,
         )
 
     def _store_sentence(self) -> str:

@@ -209,6 +209,7 @@ class Adoption:
     def _restore_keys(self, session: LiveSession, row: SessionRow, memory: Remembered) -> None:
         """Both phases of a rekey under way stay; the page says which one is in force."""
         for secrets in memory.secrets():
+            self._context.note_keys(secrets, session.epoch)
             if secrets.phase_number == session.secrets.phase_number:
                 continue
             session.control.add_phase(secrets)

@@ -9,6 +9,7 @@ from jvpn.policy.model import Policy
 from jvpn.protocol.constants import CLOSE_REPEATS, Role
 from jvpn.protocol.control import ControlType
 from jvpn.protocol.key_limits import KEY_LIMITS, KeyLimits
+from jvpn.protocol.keys import SessionSecrets
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.store.base import StoreError
@@ -118,6 +119,8 @@ class GatewayContext:
     fenced: Callable[[int], bool] = lambda _now_ms: False
     #: A client has seen a higher epoch than this node knows: the node's lease is to be renewed at once, if it can be.
     doubt_lease: Callable[[], None] = lambda: None
+    #: Keys were made: of a phase, in an epoch.
+    note_keys: Callable[[SessionSecrets, int], None] = lambda _secrets, _epoch: None
     #: CLOSEs of sessions that are over, and when each goes out.
     farewells: list[tuple[int, SendDatagram]] = field(default_factory=list)
     #: Sessions that have come and gone, for a line in the log.

@@ -146,6 +146,7 @@ class Handshakes:
         if not context.reserve(session, 0):
             session.retire()
             return
+        context.note_keys(session.secrets, session.epoch)
         self._drop_pending(peer.public_key)
         self._pending[peer.public_key] = Pending(session, arrival, opened.timestamp_us, now_ms)
         session.refused_policy = opened.policy_name if policy is None else ""

@@ -31,7 +31,7 @@ class GatewayPlan:
     """Everything a gateway is told by its configuration, read and checked.
 
     With `fleet` there is no `store_path`. `keep_dataplane`: the holder is a service of its own; find it running, and
-    leave it and the sessions at the end.
+    leave it and the sessions at the end. `keylog`: a file for the keys of all sessions, in a laboratory.
     """
 
     node_id: str
@@ -56,6 +56,7 @@ class GatewayPlan:
     fleet: FleetPlan | None = None
     offload: bool = True
     keep_dataplane: bool = False
+    keylog: Path | None = None
 
     def for_holder(self, workers: int) -> HolderPlan:
         """The same for the process that keeps sockets and TUN, with as many workers as can be steered to."""

@@ -21,6 +21,7 @@ from jvpn.holder.inventory import Succeeded
 from jvpn.holder.notify import ready
 from jvpn.holder.signals import signal_pipe
 from jvpn.observability.admin import ADMIN_SOCKET, AdminError, AdminServer, make_run_dir
+from jvpn.observability.keylog import open_keylog
 from jvpn.observability.sink import open_sink
 from jvpn.policy.source import SourceError
 from jvpn.protocol.constants import TUN_MTU
@@ -122,6 +123,9 @@ class Gateway:
         # The first thread starts here: what it is to lack must be gone before.
         self.sink = open_sink(plan.events_path, plan.node_id, Origin.GATEWAY)
         self._undo.add(lambda: self.sink.close(2.0))
+        self.keylog = open_keylog(plan.keylog, self._say)
+        if self.keylog is not None:
+            self._undo.add(partial(self.keylog.close, 2.0))
         self._fence = Fence(self.dataplane.page, self.steering)
         self.core = GatewayCore(self._context())
         # From here on this node is known to live, and nobody takes what is its own.
@@ -199,9 +203,12 @@ class Gateway:
         narrator = Narrator(self.sink, plan.node_id, wall_ms)
         fleet = None if plan.fleet is None else Fleet(plan.node_id)
         fenced = self._fence.fenced
-        return GatewayContext(
+        context = GatewayContext(
             facts, peers, narrator, RandomPool().take, wall_ms, page, fleet=fleet, fenced=fenced
         )
+        if self.keylog is not None:
+            context.note_keys = self.keylog.note
+        return context
 
     def _watch(self) -> None:
         for number, (supervised, strangers) in enumerate(self.dataplane.transports):

@@ -42,6 +42,7 @@ class Rekeying:
         session.answered = Answered(init_value, made.response_value)
         session.next_secrets = made.secrets
         session.control.add_phase(made.secrets)
+        self._context.note_keys(made.secrets, session.epoch)
         return True
 
     def on_init(self, session: LiveSession, init_value: bytes, now_ms: int) -> None:

@@ -326,6 +326,9 @@ class Takeover:
     def _on_ours(self, asked: Asked, copies: list[Copy], now_ms: int) -> None:
         """They are judged like any others."""
         session = asked.session
+        for secrets in (session.secrets, session.next_secrets):
+            if secrets is not None:
+                self._context.note_keys(secrets, session.epoch)
         if asked.index in session.indexes.ids:
             self._reattaching.receive_proven(asked, now_ms)
         if not session.given_to_worker:

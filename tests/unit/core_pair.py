@@ -28,6 +28,7 @@ from jvpn.observability.verify import audit
 from jvpn.policy.model import Policy
 from jvpn.protocol.addresses import to_bytes
 from jvpn.protocol.constants import DATA_KINDS, PacketType
+from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import split_version
@@ -129,6 +130,9 @@ class CorePair:
         self.sent: list[Flight] = []
         self.strangers: list[Flight] = []
         self.addresses = [Endpoint(to_bytes(f"10.201.{n + 1}.2"), 40_000 + n) for n in range(uplinks)]
+        #: Phases and epochs whose keys each end says to have made, in order.
+        self.gateway_keys: list[tuple[SessionSecrets, int]] = []
+        self.client_keys: list[tuple[SessionSecrets, int]] = []
         self._order = itertools.count()
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._make_gateway(slots)
@@ -176,6 +180,7 @@ class CorePair:
             self.random.randbytes,
             self.wall_ms,
             self.gateway_page,
+            note_keys=lambda secrets, epoch: self.gateway_keys.append((secrets, epoch)),
         )
         self.gateway = GatewayCore(self.context)
         self.told: list[str] = []
@@ -231,7 +236,12 @@ class CorePair:
             self._new_uplinks(),
             self.policy,
             ClientNarrator(self.client_sink, "cl", self.wall_ms),
-            Shell(self.random.randbytes, lambda: self.wall_ms() * 1000, self.client_page.read_activity),
+            Shell(
+                self.random.randbytes,
+                lambda: self.wall_ms() * 1000,
+                self.client_page.read_activity,
+                note_keys=lambda secrets, epoch: self.client_keys.append((secrets, epoch)),
+            ),
             self.persisted_us,
             self.now_ns,
         )

@@ -45,6 +45,7 @@ class SecondGateway(CorePair):
         self.pool = first.pool
         self.store = SharedStore(first.store)
         self.gateway_sink = first.gateway_sink
+        self.gateway_keys = first.gateway_keys
         self._make_gateway(tuple(first.workers))
 
     @property

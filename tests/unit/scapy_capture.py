@@ -1,7 +1,7 @@
 """A session's life between both cores, captured with its key log and read by Scapy."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from core_pair import CorePair, Flight, fast_policy
@@ -26,15 +26,10 @@ class Capture:
     """What crossed the wire between both cores, and a key log of it."""
 
     pair: CorePair
-    lines: dict[str, None] = field(default_factory=dict)
 
-    def note(self) -> None:
-        """The keys of this moment go into the log."""
-        session = self.pair.client.session
-        assert session is not None
-        epoch = split_version(session.view.state_version).epoch
-        for secrets in (session.secrets, *session.rekeying.phases()):
-            self.lines[keylog.line(secrets, epoch)] = None
+    @property
+    def lines(self) -> list[str]:
+        return [keylog.line(secrets, epoch) for secrets, epoch in self.pair.gateway_keys]
 
     @property
     def log(self) -> keylog.KeyLog:
@@ -50,16 +45,13 @@ def capture() -> Capture:
     pair = CorePair(fast_policy(rekey_interval_ms=10_000))
     made = Capture(pair)
     pair.wait_for(lambda: pair.client.session is not None)
-    made.note()
     pair.attach()
-    made.note()
     init = pair.of_kind(PacketType.HANDSHAKE_INIT, up=True)[0].data
     while not pair.of_kind(PacketType.COOKIE, up=False):
         pair.inject(init, STRANGER)
     assert pair.data_up(bytes(8) + INNER)
     assert pair.data_down(bytes(8) + INNER)
     pair.advance(11_000)
-    made.note()
     move(pair, to=1)
     while pair.live.binds.take(pair.now_ms):
         pass
@@ -68,7 +60,6 @@ def capture() -> Capture:
     pair.restart_gateway()
     pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)
     pair.wait_for(lambda: epoch_of(pair) == 2 and pair.attached)
-    made.note()
     pair.store.forget(pair.live.session_id)
     pair.restart_gateway()
     pair.client_page.write_activity(0, 0, pair.now_ns, 0, 100, 0, 1)

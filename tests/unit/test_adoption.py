@@ -44,7 +44,14 @@ def restart(pair: CorePair, *, records: list[SessionRecord] | None = None, peers
     facts = replace(old.facts, generation=old.facts.generation + 1)
     known = PeerTable(dict(old.peers.peers) if peers else {}, dict(old.peers.timestamps_us))
     pair.context = GatewayContext(
-        facts, known, old.narrator, old.random_bytes, old.wall_ms, pair.gateway_page, fleet=old.fleet
+        facts,
+        known,
+        old.narrator,
+        old.random_bytes,
+        old.wall_ms,
+        pair.gateway_page,
+        fleet=old.fleet,
+        note_keys=old.note_keys,
     )
     pair.gateway = GatewayCore(pair.context)
     rows, torn = {}, []

@@ -25,10 +25,12 @@ from jvpn.protocol.constants import (
     Direction,
     PacketType,
 )
+from jvpn.protocol.keylog import LABEL, line
 from jvpn.protocol.keys import SessionSecrets
 from jvpn.protocol.suites import Aead, suite
 
-LABEL: Final = "JVP1"
+__all__ = ["LABEL", "KeyLog", "KeyLogError", "Sealing", "line"]
+
 #: Indexes of a session that are looked for above the highest one opened so far.
 AHEAD: Final = 256
 
@@ -153,12 +155,6 @@ class KeyLog:
             ids = keys.steering_ids(secrets, wanted)
             self._ids.update({steering_id: (secrets.session, n) for n, steering_id in ids.items()})
             session.reach = wanted.stop
-
-
-def line(secrets: SessionSecrets, epoch: int) -> str:
-    """The line of a key log, without its end. It opens everything of the phase: keep it as you would a private key."""
-    numbers = f"{secrets.suite.number} {epoch} {secrets.phase_number}"
-    return f"{LABEL} {numbers} {secrets.session.hex()} {secrets.phase.hex()}"
 
 
 def _parsed(words: list[str], number: int) -> tuple[SessionSecrets, int]:
