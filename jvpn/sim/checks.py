@@ -99,10 +99,11 @@ class Checks:
             raise Violation("EVENTS", f"{name}'s events: {bad[0]}")
 
     def _is_late(self, event: AnyEvent) -> bool:
-        """What an owner tells of a session that is another's by now, and it does not know yet."""
+        """What an owner tells of a session that is another's by now, and it does not know yet: the other one may even
+        have ended it."""
         cluster = self._world.cluster
-        record = None if cluster is None else cluster.record_of(bytes.fromhex(event.session_id))
-        return record is not None and record.epoch > split_version(event.state_version).epoch
+        newest = 0 if cluster is None else cluster.newest_epoch(bytes.fromhex(event.session_id))
+        return newest > split_version(event.state_version).epoch
 
     def finish(self) -> None:
         """What only the end shows. A client that died was asking for something, or is still asking."""

@@ -77,6 +77,8 @@ class Cluster(MemoryStore):
         self._last_number = 0
         #: What the batch under way leaves owners word of.
         self._words: list[Wanted] = []
+        #: The highest epoch that each session has had, also of those that are forgotten.
+        self._epochs: dict[bytes, int] = {}
 
     # Sessions
 
@@ -92,6 +94,8 @@ class Cluster(MemoryStore):
             was, now = before.get(session_id), self._records.get(session_id)
             if was is now:
                 continue
+            if now is not None:
+                self._epochs[session_id] = max(now.epoch, self._epochs.get(session_id, 0))
             self.on_record(session_id, was, now, by)
             if _owner(was) != _owner(now):
                 known = now or was
@@ -106,9 +110,9 @@ class Cluster(MemoryStore):
         super().ask_owner(session_id, owner, asker, attempt)
         self._words.append(Wanted(session_id, owner, asker, attempt))
 
-    def record_of(self, session_id: bytes) -> SessionRecord | None:
-        """As it is, whoever may read it."""
-        return self._records.get(session_id)
+    def newest_epoch(self, session_id: bytes) -> int:
+        """The highest that the session has had here, whoever may read it and though it be forgotten; 0: none."""
+        return self._epochs.get(session_id, 0)
 
     def owners(self) -> dict[bytes, SessionRecord]:
         """All sessions at one moment. Raises StoreError."""
