@@ -282,7 +282,10 @@ class GatewayContext:
 
     def write_row(self, session: LiveSession) -> None:
         """The shared page is to have the session as it is at the end of this step: one row, where the first is asked
-        for, so that nothing that follows a change is ahead of the page."""
+        for, so that nothing that follows a change is ahead of the page. One that waits for the store has no row: what
+        the next supervisor finds there it may tell the end of, and that may have been told already."""
+        if not session.given_to_worker and session.session_id in self.confirming:
+            return
         self.touched.add(session)
         if session not in self.rows:
             self.rows[session] = len(self.effects)

@@ -218,12 +218,12 @@ class Handshakes:
         if not kept:
             self._on_refused(session, "the store cannot be written", now_ms)
             return
+        session.given_to_worker = True
         context.do(ClearRecord(session.record))
         context.write_row(session)
         context.open_indexes(session)
         for prefix in session.prefixes:
             context.do(PutPrefix(prefix, session.slot))
-        session.given_to_worker = True
         add = session.add_command(context.next_seq())
         context.tell(session.slot, add, lambda done_ms: self._attach(session, done_ms))
 
