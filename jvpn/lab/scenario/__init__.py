@@ -1,1 +1,1 @@
-"""Scenarios as data: what is broken when, and what must hold."""
+"""Scenarios as data: what happens to which network under which traffic, and what must be true of it afterwards."""

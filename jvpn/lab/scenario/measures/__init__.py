@@ -1,0 +1,74 @@
+"""Everything an assertion can be about, by the first word of its name.
+
+A stream's name and the mark of a script are such words too; see `streams.py` and `scripts.py`. A new family is a module
+with `check` and `value` as `family.Family` says, and a line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Final
+
+from jvpn.lab.backends.topology import Topology
+from jvpn.lab.scenario.expressions import ExpressionError, Measure, Value
+from jvpn.lab.scenario.measures import captures, nodes, scripts, streams, telling
+from jvpn.lab.scenario.measures.family import Family, one_of
+
+if TYPE_CHECKING:
+    from jvpn.lab.scenario.record import Record
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "session": Family(nodes.check_session, nodes.session),
+    "client": Family(nodes.check_client, nodes.client),
+    "gateway": Family(nodes.check_gateway, nodes.gateway),
+    "gw1": Family(nodes.check_gateway, nodes.gateway),
+    "gw2": Family(nodes.check_gateway, nodes.gateway),
+    "counters": Family(nodes.check_counters, nodes.counters),
+    "grown": Family(nodes.check_counters, nodes.grown),
+    "events": Family(telling.check_events, telling.events),
+    "states": Family(telling.check_states, telling.states),
+    "audit": Family(telling.check_audit, telling.audit),
+    "captures": Family(captures.check, captures.value),
+}
+
+
+def is_measure(name: str) -> bool:
+    """Whether a measure's name can begin with it in every scenario."""
+    return name in FAMILIES
+
+
+def check(
+    measure: Measure,
+    streams_of: Mapping[str, str],
+    scripts_of: Collection[str],
+    marks: Collection[str],
+    topology: Topology,
+) -> None:
+    """Raises ExpressionError for what no run of the scenario could measure. *streams_of*: kind by name."""
+    if measure.window is not None:
+        for mark in measure.window.marks:
+            if mark not in marks:
+                raise ExpressionError(
+                    f"no line of the timeline is called {mark!r}; give one as: {mark}"
+                    if not marks
+                    else f"no line of the timeline is called {mark!r}; there are {', '.join(sorted(marks))}"
+                )
+    first = measure.path[0]
+    if first in streams_of:
+        streams.check(measure, streams_of[first])
+    elif first in scripts_of:
+        scripts.check(measure)
+    elif first in FAMILIES:
+        FAMILIES[first].check(measure, topology)
+    else:
+        one_of(first, [*FAMILIES, *streams_of, *scripts_of], "measure")
+
+
+def value(record: Record, measure: Measure) -> Value:
+    """What was measured."""
+    first = measure.path[0]
+    if first in record.streams or first in record.transfers:
+        return streams.value(record, measure)
+    if first in FAMILIES:
+        return FAMILIES[first].value(record, measure)
+    return scripts.value(record, measure)

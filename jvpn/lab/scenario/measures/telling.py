@@ -1,0 +1,79 @@
+"""Measures of what client and gateways tell: events, states, and whether the auditor believes them.
+
+events.gateway.TRANSPORT_SWITCH[hole]          how many events of a kind
+events.gateway.STATE_CHANGE.REATTACH_OK        … with a reason
+states.client.VOLATILE                         how often a state was entered
+states.client.ATTACHED.after_ms[back]          how long after a mark for the first time
+audit.accepted, audit.findings
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, get_args
+
+from jvpn.lab.backends.topology import Topology
+from jvpn.lab.scenario.expressions import ExpressionError, Measure, Value
+from jvpn.lab.scenario.measures.family import length, one_of, timeless, who
+from jvpn.observability.events import AnyEvent
+from jvpn.session.machine import State
+
+if TYPE_CHECKING:
+    from jvpn.lab.scenario.record import Record, Told
+
+KINDS: Final = tuple(kind.__struct_config__.tag for kind in get_args(AnyEvent))
+
+
+def check_events(measure: Measure, topology: Topology) -> None:
+    length(measure, 3, 4, "events.WHO.KIND or events.WHO.KIND.REASON")
+    who(measure.path[1], topology)
+    one_of(measure.path[2], KINDS, "kind of event")
+
+
+def events(record: Record, measure: Measure) -> Value:
+    _, node, kind, *reason = measure.path
+    return len(
+        [
+            told
+            for told in _of(record, node, measure)
+            if told.event["event"] == kind and (not reason or told.event.get("reason_code") == reason[0])
+        ]
+    )
+
+
+def check_states(measure: Measure, topology: Topology) -> None:
+    length(measure, 3, 4, "states.WHO.STATE or states.WHO.STATE.after_ms[MARK]")
+    who(measure.path[1], topology)
+    one_of(measure.path[2], [state.value for state in State], "state")
+    if len(measure.path) == 4:
+        one_of(measure.path[3], ("after_ms",), "measure of a state called")
+        if measure.window is None:
+            raise ExpressionError("after_ms is counted from a mark: write after_ms[MARK]")
+
+
+def states(record: Record, measure: Measure) -> Value:
+    entered = [
+        told.at_ns
+        for told in _of(record, measure.path[1], measure)
+        if told.event["event"] == "STATE_CHANGE"
+        and told.event["to"] == measure.path[2]
+        and told.event["from"] != measure.path[2]
+    ]
+    if len(measure.path) == 3:
+        return len(entered)
+    start_ns = record.span(measure.window).start_ns
+    return round((min(entered) - start_ns) / 1e6, 1) if entered else None
+
+
+def check_audit(measure: Measure, topology: Topology) -> None:
+    length(measure, 2, 2, "audit.accepted or audit.findings")
+    timeless(measure)
+    one_of(measure.path[1], ("accepted", "findings"), "measure of the audit called")
+
+
+def audit(record: Record, measure: Measure) -> Value:
+    return not record.findings if measure.path[1] == "accepted" else len(record.findings)
+
+
+def _of(record: Record, node: str, measure: Measure) -> list[Told]:
+    span = record.span(measure.window)
+    return [told for told in record.told_by(node) if span.start_ns <= told.at_ns < span.end_ns]

@@ -1,0 +1,46 @@
+"""What a timeline can `do`: functions by name, each with the fields that it takes.
+
+A step is a function of a running scenario, decorated::
+
+    @step("kill-worker", gateway="gw1", worker=0)
+    def kill_worker(run: Run, at: Step) -> None: ...
+
+A field's default says its type too; a type in place of a default is a field that must be given. `at.on` is the uplink
+by its name when the step takes one (`on=True`); `at.parameters` has every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Of a running scenario and the step.
+Function = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepKind:
+    """*undo* is what `stop:` does to it, None where nothing can be taken back."""
+
+    function: Function
+    takes_on: bool
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    undo: Function | None = None
+
+
+STEPS: dict[str, StepKind] = {}
+
+
+def step(
+    name: str, *, on: bool = False, undo: Function | None = None, **fields: Any
+) -> Callable[[Function], Function]:
+    """Make a function the step *name*; see the module's text."""
+
+    def register(function: Function) -> Function:
+        if name in STEPS:
+            raise ValueError(f"there is a step {name!r} already")
+        STEPS[name] = StepKind(function, on, fields, undo)
+        return function
+
+    return register
