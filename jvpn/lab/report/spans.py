@@ -1,0 +1,93 @@
+"""What lasted from when to when: the timeline's steps, states, and the active transport, out of what a result lists."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from jvpn.lab.scenario.result import Mark, Result, StateStep, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """From start to end, seconds, within the run; `text` stands on it, `more` is told of it."""
+
+    start_s: float
+    end_s: float
+    kind: str
+    text: str
+    more: str
+
+
+def until(result: Result) -> float:
+    """Where the run's time axis ends, seconds; above zero."""
+    bins = [at for series in result.series.values() for at in series.at_s]
+    return max(0.1, result.duration_s, *bins, *(mark.at_s for mark in result.marks))
+
+
+def steps(result: Result) -> list[Span]:
+    """A span for each fault and attack, to its stop or the run's end; what happens at once has no length."""
+    end_s = until(result)
+    spans = []
+    for number, mark in enumerate(result.marks):
+        if mark.what == "stop" and _begun(result.marks[:number], mark):
+            continue
+        last = (
+            _stopped(result.marks[number + 1 :], mark, end_s)
+            if mark.what in ("fault", "attack")
+            else mark.at_s
+        )
+        lasting = f"{mark.at_s:.2f} to {last:.2f} s" if last > mark.at_s else f"{mark.at_s:.2f} s"
+        spans.append(Span(mark.at_s, last, mark.what, mark.text, f"{mark.text}: {lasting}"))
+    return spans
+
+
+def _begun(before: Sequence[Mark], stop: Mark) -> bool:
+    return bool(stop.name) and any(mark.name == stop.name and mark.what != "stop" for mark in before)
+
+
+def _stopped(after: Sequence[Mark], mark: Mark, end_s: float) -> float:
+    if not mark.name:
+        return end_s
+    return next((later.at_s for later in after if later.what == "stop" and later.name == mark.name), end_s)
+
+
+def states(result: Result) -> dict[str, list[Span]]:
+    """By who tells it, the client first: the state it was in, all along the run."""
+    lanes: dict[str, list[StateStep]] = {}
+    for change in result.states:
+        lanes.setdefault(change.who, []).append(change)
+    order = sorted(lanes, key=lambda who: (who != "client", who))
+    return {who: _states(sorted(lanes[who], key=_at), until(result)) for who in order}
+
+
+def _at(entry: StateStep | Transport) -> float:
+    return entry.at_s
+
+
+def _states(changes: list[StateStep], end_s: float) -> list[Span]:
+    spans = []
+    if changes[0].at_s > 0:
+        spans.append(_span(0.0, changes[0].at_s, changes[0].from_, "since before the run"))
+    for change, later in zip_longest(changes, changes[1:]):
+        last = later.at_s if later else end_s
+        if last > 0:
+            spans.append(_span(max(change.at_s, 0.0), last, change.to, change.reason))
+    return spans
+
+
+def _span(start_s: float, end_s: float, state: str, why: str) -> Span:
+    return Span(start_s, end_s, state, state, f"{state} {start_s:.3f} to {end_s:.3f} s: {why}")
+
+
+def transports(result: Result) -> dict[str, list[Span]]:
+    """By device: when it carried the session."""
+    lanes: dict[str, list[Span]] = {}
+    entries = sorted(result.transports, key=_at)
+    for entry, later in zip_longest(entries, entries[1:]):
+        last = later.at_s if later else until(result)
+        lane = lanes.setdefault(entry.device or "none", [])
+        if last > 0:
+            start = max(entry.at_s, 0.0)
+            more = f"{entry.device or 'no path'} {start:.3f} to {last:.3f} s, {entry.remote}: {entry.reason}"
+            lane.append(Span(start, last, "transport" if entry.device else "none", entry.remote, more))
+    return dict(sorted(lanes.items()))
