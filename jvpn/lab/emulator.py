@@ -2,11 +2,11 @@
 
 ``python -m jvpn.lab.emulator --seed 1 A:cA:gA B:cB:gB`` runs inside the middle namespace. Direction "up" goes from
 the first device to the second, "down" back. It speaks JSON lines: one request on stdin, one answer on stdout;
-a ``set`` that is answered is in force. It ends when stdin closes.
+a ``set`` that is answered is in force. It ends when stdin closes. With ``--control PATH`` others may ask the same over
+a Unix socket, and ``impair``: such an impairment comes on top of what is set, and goes with the connection.
 
-Frames pass whole through AF_PACKET sockets with PACKET_VNET_HDR (packet(7); the header is virtio_net_hdr, virtio
-1.2 section 5.1.6), so a GSO superpacket is one read and one write, and a checksum that a sender left to its
-device stays marked as such. VLAN tags are not carried.
+Frames pass whole through AF_PACKET sockets with PACKET_VNET_HDR (packet(7)), so a GSO superpacket is one read and one
+write, and a checksum that a sender left to its device stays marked as such. VLAN tags are not carried.
 
 Stages of a turn: wait for frames or the next arrival time; deliver what is due; take in a few frames per device.
 """
@@ -28,7 +28,9 @@ from typing import Any
 
 import msgspec
 
-from jvpn.lab.link_model import LinkModel, LinkParams
+from jvpn.lab.callers import Caller, listen
+from jvpn.lab.link_model import LinkModel, LinkParams, compose
+from jvpn.lab.vnet import ETHERNET_BYTES, VNET_BYTES, carries_ip, damage, wire_size
 
 ETH_P_ALL = 0x0003
 SOL_PACKET = 263
@@ -38,9 +40,6 @@ PACKET_IGNORE_OUTGOING = 23
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 PR_SET_TIMERSLACK = 29
 
-VNET_BYTES = 10
-_VNET = struct.Struct("=BBHHHH")
-GSO_NONE, GSO_UDP_L4, GSO_ECN = 0, 5, 0x80
 FRAME_ROOM = VNET_BYTES + 18 + 65_536
 # Frames up to this size are copied out of the receive buffer; larger ones keep the buffer.
 COPY_LIMIT = 4_096
@@ -50,12 +49,16 @@ POOL_BUFFERS = 512
 
 
 class Request(msgspec.Struct, forbid_unknown_fields=True):
-    """One line on stdin. ``op``: "set" (link, direction, params) or "read" (all counters)."""
+    """One line. ``op``: "set" or "impair" (link, direction, params), or "read" (all counters).
+
+    "impair" replaces what its caller had in force on that direction; *seed* begins anew what the impairment draws.
+    """
 
     op: str
     link: str = ""
     direction: str = ""
     params: LinkParams | None = None
+    seed: int | None = None
 
 
 def open_device(name: str) -> socket.socket:
@@ -70,20 +73,6 @@ def open_device(name: str) -> socket.socket:
     return sock
 
 
-def wire_size(frame: bytearray | memoryview, length: int) -> tuple[int, int]:
-    """(bytes on the wire, frames on the wire) of *length* bytes of virtio header and frame in *frame*."""
-    frame_bytes = length - VNET_BYTES
-    _, gso_type, _, gso_size, transport, _ = _VNET.unpack_from(frame)
-    if gso_type == GSO_NONE or gso_size == 0:
-        return frame_bytes, 1
-    if gso_type & ~GSO_ECN == GSO_UDP_L4:
-        header_bytes = transport + 8
-    else:
-        header_bytes = transport + (frame[VNET_BYTES + transport + 12] >> 4) * 4
-    segments = max(1, -(-(frame_bytes - header_bytes) // gso_size))
-    return frame_bytes + (segments - 1) * header_bytes, segments
-
-
 class Direction:
     """One way through a link: from one device's socket to another's."""
 
@@ -94,6 +83,23 @@ class Direction:
         self.input_overflow = 0
         self.output_refused = 0
         self.worst_late_ns = 0
+        self._base = model.params
+        self._impairments: dict[Caller, LinkParams] = {}
+
+    def set(self, params: LinkParams) -> None:
+        """What holds without any impairment. ValueError when it cannot be had with those in force."""
+        self.model.configure(compose(params, *self._impairments.values()))
+        self._base = params
+
+    def impair(self, caller: Caller, params: LinkParams) -> None:
+        """On top, as long as *caller* is there. ValueError as above."""
+        wanted = {**self._impairments, caller: params}
+        self.model.configure(compose(self._base, *wanted.values()))
+        self._impairments = wanted
+
+    def forget(self, caller: Caller) -> None:
+        if self._impairments.pop(caller, None) is not None:
+            self.model.configure(compose(self._base, *self._impairments.values()))
 
     def read(self) -> dict[str, Any]:
         """Counters so far; ``worst_late_us`` is the emulator's own tardiness since the last read."""
@@ -109,12 +115,12 @@ class Direction:
 
 
 class Emulator:
-    """All links of one process. ``serve`` runs until *control_fd* closes."""
+    """All links of one process. ``serve`` runs until *owner* has gone; *control* accepts further callers."""
 
-    def __init__(self, control_fd: int, answer_fd: int) -> None:
-        self._control_fd = control_fd
-        self._answer_fd = answer_fd
-        self._pending_control = b""
+    def __init__(self, owner: Caller, control: socket.socket | None = None) -> None:
+        self._owner = owner
+        self._control = control
+        self._callers = {owner.fileno(): owner}
         self._directions: dict[tuple[str, str], Direction] = {}
         self._by_fd: dict[int, Direction] = {}
         # (arrival time, order of entry, direction, frame, buffer to give back or None)
@@ -134,17 +140,19 @@ class Emulator:
             self._by_fd[source.fileno()] = made
 
     def serve(self) -> None:
-        watched = [self._control_fd, *self._by_fd]
-        self._answer({"ok": True})
+        door = [self._control.fileno()] if self._control else []
+        self._owner.answer({"ok": True})
         while self._running:
-            readable = select.select(watched, (), (), self._wait_s())[0]
+            readable = select.select([*door, *self._callers, *self._by_fd], (), (), self._wait_s())[0]
             self._deliver()
             for fd in readable:
-                if fd == self._control_fd:
-                    self._obey()
-                else:
+                if fd in self._by_fd:
                     self._take_in(self._by_fd[fd])
                     self._deliver()
+                elif fd in self._callers:
+                    self._obey(self._callers[fd])
+                else:
+                    self._let_in()
 
     def _wait_s(self) -> float | None:
         if not self._on_the_way:
@@ -161,9 +169,14 @@ class Emulator:
                 return
             except OSError:
                 return  # the device went down; the socket works again when it comes up
-            arrivals = model.offer(clock(), *wire_size(buffer, length))
+            size, segments = wire_size(buffer, length)
+            arrivals = model.offer(clock(), size, segments)
             if not arrivals:
                 continue
+            if model.params.corrupt and carries_ip(buffer):
+                bit = model.damaged_bit((length - VNET_BYTES - ETHERNET_BYTES) * 8, segments)
+                if bit is not None:
+                    damage(buffer, length, bit)
             frame: bytes | memoryview
             kept: bytearray | None = None
             if length <= COPY_LIMIT or len(arrivals) > 1:
@@ -189,31 +202,51 @@ class Emulator:
             if kept is not None and len(self._pool) < POOL_BUFFERS:
                 self._pool.append(kept)
 
-    def _obey(self) -> None:
-        data = os.read(self._control_fd, 65_536)
-        if not data:
+    def _let_in(self) -> None:
+        assert self._control is not None
+        with contextlib.suppress(OSError):  # it has hung up already
+            caller = Caller.over(self._control.accept()[0])
+            self._callers[caller.fileno()] = caller
+
+    def _obey(self, caller: Caller) -> None:
+        lines = caller.lines()
+        for line in lines or ():
+            try:
+                answer = self._execute(caller, msgspec.json.decode(line, type=Request))
+            except (msgspec.MsgspecError, KeyError, ValueError) as error:
+                answer = {"ok": False, "error": f"{type(error).__name__}: {error}"}
+            if not caller.answer(answer):
+                lines = None
+                break
+        if lines is None:
+            self._let_go(caller)
+
+    def _let_go(self, caller: Caller) -> None:
+        if caller is self._owner:
             self._running = False
             return
-        *lines, self._pending_control = (self._pending_control + data).split(b"\n")
-        for line in lines:
-            try:
-                self._answer(self._execute(msgspec.json.decode(line, type=Request)))
-            except (msgspec.MsgspecError, KeyError, ValueError) as error:
-                self._answer({"ok": False, "error": f"{type(error).__name__}: {error}"})
+        for direction in self._directions.values():
+            direction.forget(caller)
+        del self._callers[caller.fileno()]
+        caller.close()
 
-    def _execute(self, request: Request) -> dict[str, Any]:
+    def _execute(self, caller: Caller, request: Request) -> dict[str, Any]:
         if request.op == "read":
             counters = {
                 f"{link}/{way}": direction.read() for (link, way), direction in self._directions.items()
             }
             return {"ok": True, "counters": counters}
-        if request.op == "set" and request.params is not None:
-            self._directions[request.link, request.direction].model.configure(request.params)
+        if request.op in ("set", "impair") and request.params is not None:
+            direction = self._directions[request.link, request.direction]
+            if request.op == "set":
+                direction.set(request.params)
+            else:
+                direction.impair(caller, request.params)
+            if request.seed is not None:
+                seed = f"{request.seed}/{request.link}/{request.direction}"
+                direction.model.reseed(seed, request.params)
             return {"ok": True}
         raise ValueError(f"no operation {request.op!r} with these fields")
-
-    def _answer(self, answer: dict[str, Any]) -> None:
-        os.write(self._answer_fd, msgspec.json.encode(answer) + b"\n")
 
 
 def sharpen_timing() -> None:
@@ -236,15 +269,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--turn", type=int, default=0, help="which of the allowed CPUs to stay on, modulo their number"
     )
+    parser.add_argument("--control", metavar="PATH", help="a Unix socket to be asked over as well")
     parser.add_argument("links", nargs="+", metavar="NAME:NEAR:FAR")
     options = parser.parse_args(argv)
     sharpen_timing()
     stay_on_one_cpu(options.turn)
-    emulator = Emulator(sys.stdin.fileno(), sys.stdout.fileno())
-    for link in options.links:
-        name, near, far = link.split(":")
-        emulator.add_link(name, near, far, options.seed)
-    emulator.serve()
+    with listen(options.control) as control:
+        emulator = Emulator(Caller(sys.stdin.fileno(), sys.stdout.fileno()), control)
+        for link in options.links:
+            name, near, far = link.split(":")
+            emulator.add_link(name, near, far, options.seed)
+        emulator.serve()
 
 
 if __name__ == "__main__":

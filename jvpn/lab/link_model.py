@@ -1,7 +1,8 @@
 """What a link does to each frame: a pure, seeded model with time as an argument.
 
 One ``LinkModel`` is one direction. The order of the stages is that of a real path: a hole swallows, the MTU
-refuses, the bottleneck queues or drops its tail, the medium loses, the way delays, somebody duplicates.
+refuses, the bottleneck queues or drops its tail, the medium loses, the way delays, somebody duplicates; what
+arrives may have a bit flipped.
 
 Loss is per frame on the wire. A superpacket (GSO) is many frames in one skb, so an impairment that treats frames
 one by one is honest only when senders segment first: ``LinkParams.needs_single_frames`` says when.
@@ -9,7 +10,9 @@ one by one is honest only when senders segment first: ``LinkParams.needs_single_
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,7 +29,8 @@ class LinkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Burst-Noise Channel", 1960) whose bad state lasts ``burst_frames`` frames on average and loses
     ``burst_density`` of them. Jitter keeps the order, as queues do; only ``reorder`` lets later frames overtake,
     by holding a frame back for ``reorder_ms``. ``rate_mbit`` 0 is no limit; ``queue_ms`` bounds the wait for it.
-    ``mtu`` (IP bytes, 0: none) drops larger frames without a word. ``drop`` swallows everything.
+    ``mtu`` (IP bytes, 0: none) drops larger frames without a word. ``corrupt`` is the share of frames in which one bit
+    of the IP packet flips; ARP, which has nothing to be found out by, is spared. ``drop`` swallows everything.
     Raises ValueError with the field's name when a value is out of range.
     """
 
@@ -39,13 +43,14 @@ class LinkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reorder: float = 0.0
     reorder_ms: float = 5.0
     duplicate: float = 0.0
+    corrupt: float = 0.0
     rate_mbit: float = 0.0
     queue_ms: float = 50.0
     mtu: int = 0
     drop: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("loss", "burst_loss", "burst_density", "reorder", "duplicate"):
+        for name in ("loss", "burst_loss", "burst_density", "reorder", "duplicate", "corrupt"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must lie in 0…1, not {getattr(self, name)!r}")
         for name in ("delay_ms", "jitter_ms", "reorder_ms", "rate_mbit", "queue_ms", "mtu"):
@@ -67,8 +72,8 @@ class LinkParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def needs_single_frames(self) -> bool:
         """Whether superpackets must be segmented before they reach this direction."""
-        per_frame = self.loss or self.burst_loss or self.reorder or self.duplicate or self.mtu
-        return bool(per_frame) or 0.0 < self.rate_mbit < SUPERPACKET_RATE_MBIT
+        per_frame = self.loss or self.burst_loss or self.reorder or self.duplicate
+        return bool(per_frame or self.corrupt or self.mtu) or 0.0 < self.rate_mbit < SUPERPACKET_RATE_MBIT
 
 
 class LinkCounters(msgspec.Struct):
@@ -84,6 +89,7 @@ class LinkCounters(msgspec.Struct):
     too_big: int = 0
     duplicated: int = 0
     reordered: int = 0
+    corrupted: int = 0
     unsplit_superpackets: int = 0
 
 
@@ -95,11 +101,12 @@ class LinkModel:
     """
 
     def __init__(self, seed: int | str, params: LinkParams | None = None) -> None:
-        self._loss = random.Random(f"{seed}/loss").random
-        self._burst = random.Random(f"{seed}/burst").random
-        self._jitter = random.Random(f"{seed}/jitter").random
-        self._reorder = random.Random(f"{seed}/reorder").random
-        self._duplicate = random.Random(f"{seed}/duplicate").random
+        self._loss = _stream(seed, "loss")
+        self._burst = _stream(seed, "burst")
+        self._jitter = _stream(seed, "jitter")
+        self._reorder = _stream(seed, "reorder")
+        self._duplicate = _stream(seed, "duplicate")
+        self._corrupt = _stream(seed, "corrupt")
         self.counters = LinkCounters()
         self._in_burst = False
         self._line_free_ns = 0
@@ -120,6 +127,29 @@ class LinkModel:
         self._single = params.needs_single_frames
         if not params.burst_loss:
             self._in_burst = False
+
+    def reseed(self, seed: int | str, params: LinkParams) -> None:
+        """Begin the streams anew, from *seed*, of those impairments that *params* has; the others go on."""
+        if params.loss:
+            self._loss = _stream(seed, "loss")
+        if params.burst_loss:
+            self._burst = _stream(seed, "burst")
+            self._in_burst = False
+        if params.jitter_ms:
+            self._jitter = _stream(seed, "jitter")
+        if params.reorder:
+            self._reorder = _stream(seed, "reorder")
+        if params.duplicate:
+            self._duplicate = _stream(seed, "duplicate")
+        if params.corrupt:
+            self._corrupt = _stream(seed, "corrupt")
+
+    def damaged_bit(self, bits: int, segments: int = 1) -> int | None:
+        """Which of the *bits* of a frame that ``offer`` let through flips; None: none. To be asked once a frame."""
+        if self._corrupt() >= self.params.corrupt:
+            return None
+        self.counters.corrupted += segments
+        return int(self._corrupt() * bits)
 
     def offer(self, now_ns: int, wire_bytes: int, segments: int = 1) -> tuple[int, ...]:
         """Arrival times (ns, the clock of *now_ns*) of one skb: none when dropped, two when duplicated.
@@ -184,8 +214,51 @@ class LinkModel:
         return (arrival_ns,)
 
 
+def _stream(seed: int | str, kind: str) -> Callable[[], float]:
+    return random.Random(f"{seed}/{kind}").random
+
+
 def merge(params: LinkParams, changes: dict[str, Any]) -> LinkParams:
     """*params* with *changes*; TypeError for an unknown name, ValueError for a value out of range."""
     merged = msgspec.structs.replace(params, **changes)
     merged.__post_init__()
     return merged
+
+
+def compose(base: LinkParams, *others: LinkParams) -> LinkParams:
+    """One link with all of these impairments, as if each were a stretch of the way.
+
+    Delays and jitter add up, chances are independent of each other, the slowest bottleneck and the smallest MTU hold.
+    Raises ValueError when two have burst loss: two such processes are not one.
+    """
+    every = (base, *others)
+    bursty = [params for params in every if params.burst_loss]
+    if len(bursty) > 1:
+        raise ValueError(
+            "burst loss is in force already, and two burst processes on one way are not one: end it first"
+        )
+    limited = [params for params in every if params.rate_mbit]
+    slowest = min(limited, key=lambda params: params.rate_mbit) if limited else base
+    burst = bursty[0] if bursty else base
+    return LinkParams(
+        delay_ms=sum(params.delay_ms for params in every),
+        jitter_ms=sum(params.jitter_ms for params in every),
+        loss=_either([params.loss for params in every]),
+        burst_loss=burst.burst_loss,
+        burst_frames=burst.burst_frames,
+        burst_density=burst.burst_density,
+        reorder=_either([params.reorder for params in every]),
+        reorder_ms=max((params.reorder_ms for params in every if params.reorder), default=base.reorder_ms),
+        duplicate=_either([params.duplicate for params in every]),
+        corrupt=_either([params.corrupt for params in every]),
+        rate_mbit=slowest.rate_mbit,
+        queue_ms=slowest.queue_ms,
+        mtu=min((params.mtu for params in every if params.mtu), default=0),
+        drop=any(params.drop for params in every),
+    )
+
+
+def _either(chances: Sequence[float]) -> float:
+    """The chance that one of several independent things happens; exact when only one can."""
+    possible = [chance for chance in chances if chance]
+    return possible[0] if len(possible) == 1 else 1.0 - math.prod(1.0 - chance for chance in possible)

@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,18 +19,25 @@ from jvpn.lab.namespaces import LabError, Namespace
 class Wire:
     """One emulator process in *namespace* for *links*, (name, near device, far device) each.
 
-    *turn* spreads several processes over the CPUs.
+    *turn* spreads several processes over the CPUs. Over the Unix socket *control* others can impair the links as well.
 
     Every method returns when the emulator has acknowledged. Methods may be called from any thread.
     LabError when the emulator cannot start, has died or refuses.
     """
 
     def __init__(
-        self, namespace: Namespace, links: Sequence[tuple[str, str, str]], seed: int | str, turn: int = 0
+        self,
+        namespace: Namespace,
+        links: Sequence[tuple[str, str, str]],
+        seed: int | str,
+        turn: int = 0,
+        control: Path | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        door = ("--control", str(control)) if control else ()
         self._process: subprocess.Popen[bytes] = namespace.popen_module(
-            "jvpn.lab.emulator", "--seed", str(seed), "--turn", str(turn), *(":".join(link) for link in links),
+            "jvpn.lab.emulator", "--seed", str(seed), "--turn", str(turn), *door,
+            *(":".join(link) for link in links),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._receive()

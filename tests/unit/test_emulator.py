@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jvpn.lab.emulator import VNET_BYTES, wire_size
-from jvpn.lab.link_model import NS_PER_MS, LinkModel, LinkParams, merge
+from jvpn.lab.link_model import NS_PER_MS, LinkModel, LinkParams, compose, merge
+from jvpn.lab.vnet import DATA_VALID, NEEDS_CSUM, VNET_BYTES, damage, wire_size
 
 FRAME = 1_514
 seeds = st.integers(0, 2**32)
@@ -22,6 +22,7 @@ sane_params = st.builds(
     burst_frames=st.floats(2, 20),
     reorder=st.floats(0, 0.5),
     duplicate=st.floats(0, 0.5),
+    corrupt=st.floats(0, 0.5),
     rate_mbit=st.sampled_from([0.0, 1.0, 10.0, 1000.0]),
 )
 
@@ -188,3 +189,84 @@ def test_wire_size_of_single_and_superpackets() -> None:
     assert wire_size(ecn, len(ecn)) == (2 * FRAME, 2)
     uso = vnet_frame(5, 1_000, udp, 40_000, 54)
     assert wire_size(uso, len(uso)) == (40 * (1_000 + 62), 40)
+
+
+def test_corruption_flips_one_bit_of_the_share_asked_for_and_the_same_ones_again() -> None:
+    def bits() -> list[int | None]:
+        model = LinkModel(5, LinkParams(corrupt=0.2))
+        assert all(model.offer(n, FRAME) for n in range(10_000))
+        found = [model.damaged_bit(12_000) for _ in range(10_000)]
+        assert model.counters.corrupted == sum(bit is not None for bit in found)
+        return found
+
+    flipped = [bit for bit in bits() if bit is not None]
+    assert len(flipped) / 10_000 == pytest.approx(0.2, rel=0.1)
+    assert all(0 <= bit < 12_000 for bit in flipped)
+    assert len(set(flipped)) > 1_000
+    assert bits() == bits()
+
+
+def udp_frame(payload: bytes, checksum: int, flags: int) -> bytearray:
+    addresses = bytes([10, 201, 1, 2, 10, 201, 1, 1])
+    ip = struct.pack("!BBHIBBH", 0x45, 0, 28 + len(payload), 0, 64, 17, 0) + addresses
+    udp = struct.pack("!HHHH", 7, 9, 8 + len(payload), checksum)
+    return bytearray(
+        struct.pack("=BBHHHH", flags, 0, 0, 0, 34, 6) + bytes(12) + b"\x08\x00" + ip + udp + payload
+    )
+
+
+def folded(data: bytes) -> int:
+    """The ones' complement sum of 16-bit words, RFC 1071."""
+    total = sum(data[n] << (8 if n % 2 == 0 else 0) for n in range(len(data)))
+    return total % 0xFFFF
+
+
+@given(st.binary(max_size=200), st.integers(0))
+def test_a_flipped_bit_is_behind_the_ethernet_header_and_no_checksum_hides_it(
+    payload: bytes, draw: int
+) -> None:
+    pseudo = bytes([10, 201, 1, 2, 10, 201, 1, 1, 0, 17]) + struct.pack("!H", 8 + len(payload))
+    frame = udp_frame(payload, folded(pseudo), NEEDS_CSUM)
+    whole = udp_frame(payload, 0, 0)
+    bit = draw % ((len(frame) - VNET_BYTES - 14) * 8)
+    damage(frame, len(frame), bit)
+    assert frame[0] & (NEEDS_CSUM | DATA_VALID) == 0
+    frame[VNET_BYTES + 14 + bit // 8] ^= 1 << bit % 8  # flipped back, it is what a NIC would have sent
+    sent = frame[VNET_BYTES + 14 + 20 :]
+    assert folded(pseudo + sent) == 0
+    assert sent[6:8] != b"\0\0"
+    assert frame[VNET_BYTES:][:40] + sent[8:] == whole[VNET_BYTES:][:40] + payload
+
+
+def test_a_seed_begins_anew_only_what_it_is_for() -> None:
+    params = LinkParams(loss=0.3, duplicate=0.3)
+    model, fresh = LinkModel(1, params), LinkModel(9, params)
+    offer_all(model, [1000] * 50)
+    model.reseed(9, LinkParams(loss=0.1))
+    lost = [not model.offer(n, FRAME) for n in range(100)]
+    assert lost == [not fresh.offer(n, FRAME) for n in range(100)]
+    assert model.counters.duplicated != fresh.counters.duplicated
+
+
+def test_impairments_at_the_same_time_are_stretches_of_one_way() -> None:
+    both = compose(
+        LinkParams(delay_ms=10, rate_mbit=50, queue_ms=20, loss=0.1),
+        LinkParams(delay_ms=5, jitter_ms=2, loss=0.2, mtu=1400, burst_loss=0.1, burst_frames=20),
+        LinkParams(rate_mbit=2, queue_ms=100, mtu=1280, drop=True, corrupt=0.01),
+    )
+    assert both.loss == pytest.approx(0.28)
+    assert merge(both, {"loss": 0.0}) == LinkParams(
+        delay_ms=15, jitter_ms=2, rate_mbit=2, queue_ms=100, mtu=1280, burst_loss=0.1, burst_frames=20,
+        drop=True, corrupt=0.01,
+    )  # fmt: skip
+
+
+@given(sane_params)
+def test_alone_an_impairment_is_what_it_is(params: LinkParams) -> None:
+    assert compose(params) == params
+    assert compose(params, LinkParams()) == params
+
+
+def test_two_burst_processes_are_refused() -> None:
+    with pytest.raises(ValueError, match="end it first"):
+        compose(LinkParams(burst_loss=0.1), LinkParams(burst_loss=0.2))

@@ -35,6 +35,9 @@ VIOLATIONS = [
     ("bcc", "jvpn/supervisor/planted.py", "import bcc"),
     ("vagrant", "vagrant/planted.py", "import jvpn.session.machine"),
     ("vagrant", "vagrant/traffic/planted.py", "import workers.page"),
+    ("vagrant", "vagrant/traffic/planted.py", "import jvpn.lab.link_model"),
+    ("vagrant", "vagrant/traffic/faults/planted.py", "import jvpn.lab.wire"),
+    ("lab", "vagrant/traffic/faults/planted.py", "import jvpn.lab.namespaces"),
     ("test-tools", "workers/planted.py", "from scapy.layers import inet"),
 ]
 

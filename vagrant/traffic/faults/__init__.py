@@ -1,0 +1,1 @@
+"""What can happen to an uplink: one script a fault, `python -m vagrant.traffic.faults.NAME --help`."""
