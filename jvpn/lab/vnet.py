@@ -27,7 +27,7 @@ def wire_size(frame: bytearray | memoryview, length: int) -> tuple[int, int]:
 
 def carries_ip(frame: bytearray) -> bool:
     """Whether the frame behind the virtio header is IPv4 or IPv6."""
-    return frame[VNET_BYTES + 12 : VNET_BYTES + ETHERNET_BYTES] in (b"\x08\x00", b"\x86\xdd")
+    return bytes(frame[VNET_BYTES + 12 : VNET_BYTES + ETHERNET_BYTES]) in (b"\x08\x00", b"\x86\xdd")
 
 
 def damage(frame: bytearray, length: int, bit: int) -> None:
