@@ -1,10 +1,8 @@
 """The steering program on a veth: attach, replace, refuse, detach, and real traffic across CPUs."""
 
-import ctypes
 import os
 import select
 import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
@@ -23,6 +21,7 @@ from bpf_support import (
 
 from jvpn.holder import bpf_syscall as bpf
 from jvpn.holder import xdp
+from jvpn.lab import foreign_xdp
 from jvpn.lab.namespaces import Lab, Namespace
 from jvpn.protocol.constants import PacketType, Role
 from jvpn.supervisor.steering import Steering
@@ -66,22 +65,7 @@ def gateway(lab: Lab) -> Namespace:
 @pytest.fixture
 def foreign_fd() -> Iterator[int]:
     """An XDP program of somebody else: returns XDP_PASS."""
-    code = bytes.fromhex("b7000000020000009500000000000000")
-    text, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
-    attributes = struct.pack(
-        "=IIQQIIQII16s",
-        6,
-        2,
-        ctypes.addressof(text),
-        ctypes.addressof(licence),
-        0,
-        0,
-        0,
-        0,
-        0,
-        b"somebody_elses",
-    )
-    fd = bpf._bpf(5, attributes, "load a foreign program")
+    fd = foreign_xdp.load()
     yield fd
     os.close(fd)
 

@@ -10,10 +10,10 @@ from dataclasses import asdict, replace
 import pytest
 from running import Process, Running, Setup, prepared, wait_for
 from streams import TcpEcho
-from wall_clock import WallClock
 
 from jvpn.lab.faults import EmulatedLink
 from jvpn.lab.links import Network
+from jvpn.lab.wall_clock import WallClock
 from jvpn.observability.events import StateChange
 
 pytestmark = [

@@ -1,25 +1,24 @@
 """Processes that die, stop, lack privileges or find their place taken."""
 
-import ctypes
 import os
 import signal
 import socket
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from injection import payload
 from running import PORT, Running, Setup, prepared, running, wait_for
 from streams import TcpEcho
+from test_bpf_xdp import foreign_fd
 
-from jvpn.holder import bpf_syscall as bpf
 from jvpn.holder import xdp
 from jvpn.lab.capture import Capture
 from jvpn.lab.faults import EmulatedLink
 from jvpn.lab.links import Network
 from jvpn.observability.events import OwnershipEvent, TransportSwitch
 from jvpn.protocol.constants import GENERATION_SHIFT, PacketType
+
+__all__ = ["foreign_fd"]
 
 pytestmark = [
     pytest.mark.netns,
@@ -188,26 +187,6 @@ def test_without_the_right_to_load_programs_one_worker_serves_all(two_uplinks: N
             tcp.goes_on()
 
 
-@pytest.fixture
-def foreign_fd() -> Iterator[int]:
-    """An XDP program of somebody else: returns XDP_PASS."""
-    code = ctypes.create_string_buffer(bytes.fromhex("b7000000020000009500000000000000"), 16)
-    licence = ctypes.create_string_buffer(b"GPL")
-    xdp_program, instructions = 6, 2
-    attributes = struct.pack(
-        "=IIQQIIQII16s",
-        xdp_program,
-        instructions,
-        ctypes.addressof(code),
-        ctypes.addressof(licence),
-        *(0, 0, 0, 0, 0),
-        b"somebody",
-    )
-    fd = bpf._bpf(5, attributes, "load a foreign program")
-    yield fd
-    os.close(fd)
-
-
 def test_another_program_on_an_interface_stays_and_the_gateway_says_so(
     two_uplinks: Net, foreign_fd: int
 ) -> None:
@@ -217,7 +196,7 @@ def test_another_program_on_an_interface_stays_and_the_gateway_says_so(
     before = gateway.call(lambda: xdp.current("netA"))
     with running(two_uplinks, Setup(workers=2), clients=2) as system:
         assert system.status()["xdp_mode"] == {"netA": "none", "netB": "native"}
-        assert "already runs the XDP program 'somebody'" in system.gateway.said
+        assert "already runs the XDP program 'somebody_elses'" in system.gateway.said
         for number in (0, 1):
             with TcpEcho(two_uplinks.client, gateway, f"10.8.{number}.1") as tcp:
                 tcp.goes_on()

@@ -1,8 +1,9 @@
 """Runs a Python program whose wall clock is the real one plus the seconds that a file says, at every reading anew.
 
-`wall_clock.py FILE PYTHON PROGRAM ARGUMENTS…`: to be put before a command. Namespaces do not cover CLOCK_REALTIME, and
-the machine's own clock belongs to everybody, so the readings of this one process are shifted, in Python: `time.time`,
-`time.time_ns`, and `clock_gettime` of that clock. Workers and holder, processes of their own, never read it.
+`wall_clock.py FILE PYTHON PROGRAM ARGUMENTS…`, or `-m MODULE` for the program: to be put before a command. Namespaces
+do not cover CLOCK_REALTIME, and the machine's own clock belongs to everybody, so the readings of this one process are
+shifted, in Python: `time.time`, `time.time_ns`, and `clock_gettime` of that clock. Workers and holder, processes of
+their own, never read it.
 """
 
 import runpy
@@ -52,8 +53,19 @@ def _shift(file: Path) -> None:
         setattr(time, name, reading)
 
 
-if __name__ == "__main__":
+def main() -> None:
     _shift(Path(sys.argv[1]))
-    sys.argv = sys.argv[3:]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    program, arguments = sys.argv[3], sys.argv[4:]
+    if program == "-m":
+        # As Python itself does: modules are looked for in the current folder first.
+        sys.path[0] = str(Path.cwd())
+        sys.argv = arguments
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(program).parent)
+        sys.argv = [program, *arguments]
+        runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
