@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -115,12 +115,7 @@ class Capture:
 
     def save(self, path: Path) -> None:
         """Write a pcap file (nanosecond variant) that tcpdump and Wireshark read."""
-        with path.open("wb") as file:
-            file.write(struct.pack("=IHHiIII", _PCAP_NANOSECONDS, 2, 4, 0, 0, 262_144, _LINKTYPE_ETHERNET))
-            for frame in self.frames():
-                seconds, nanoseconds = divmod(frame.wall_ns, 1_000_000_000)
-                size = len(frame.data)
-                file.write(struct.pack("=IIII", seconds, nanoseconds, size, size) + frame.data)
+        write_pcap(path, self.frames())
 
     def _read(self) -> None:
         self._socket.setblocking(False)
@@ -146,6 +141,16 @@ class Capture:
                 seconds, nanoseconds = struct.unpack("=qq", value)
                 age_ns = wall_ns - (seconds * 1_000_000_000 + nanoseconds)
         return Frame(time.monotonic_ns() - age_ns, wall_ns - age_ns, address[2] == PACKET_OUTGOING, data)
+
+
+def write_pcap(path: Path, frames: Iterable[Frame]) -> None:
+    """Write frames to a pcap file (nanosecond variant)."""
+    with path.open("wb") as file:
+        file.write(struct.pack("=IHHiIII", _PCAP_NANOSECONDS, 2, 4, 0, 0, 262_144, _LINKTYPE_ETHERNET))
+        for frame in frames:
+            seconds, nanoseconds = divmod(frame.wall_ns, 1_000_000_000)
+            size = len(frame.data)
+            file.write(struct.pack("=IIII", seconds, nanoseconds, size, size) + frame.data)
 
 
 def _compile(namespace: Namespace, device: str, expression: str) -> bytes:

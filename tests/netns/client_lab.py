@@ -108,18 +108,28 @@ class ClientLab:
         assert self._client is not None
         return self._client
 
-    def start_gateway(self) -> None:
+    def start_gateway(self, *options: str) -> None:
         folder = self.work / "gateway"
         self._gateway = Node(
-            self.network.gateway, "server", self.work / "gateway.yaml", folder, folder / "events.jsonl"
+            self.network.gateway,
+            "server",
+            self.work / "gateway.yaml",
+            folder,
+            folder / "events.jsonl",
+            *options,
         )
         wait_for("the gateway", self._gateway.running, START_TIMEOUT_S)
 
-    def start_client(self) -> None:
+    def start_client(self, *options: str) -> None:
         """Returns when it answers; whether it has a session is another question (`attached`)."""
         folder = self.work / "client"
         self._client = Node(
-            self.network.client, "client", self.work / "client.yaml", folder, folder / "events.jsonl"
+            self.network.client,
+            "client",
+            self.work / "client.yaml",
+            folder,
+            folder / "events.jsonl",
+            *options,
         )
         wait_for("the client", self._client.running, START_TIMEOUT_S)
 

@@ -135,7 +135,7 @@ def check_value(frame: control.Frame, shown: Packet) -> None:
             assert (shown.state_version, shown.state) == (told.state_version, told.state)
             assert shown.reason.decode() == told.reason
         case ControlType.CONFIG:
-            assert messages.decode_config(shown.json) == messages.decode_config(frame.value)
+            assert messages.decode_config(shown.text) == messages.decode_config(frame.value)
         case ControlType.REKEY_INIT | ControlType.REKEY_RESPONSE:
             assert shown.phase_number == int.from_bytes(frame.value[:4], "big")
             assert shown.kem_value == frame.value[37:]

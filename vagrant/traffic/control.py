@@ -1,6 +1,6 @@
 """The frames of a CONTROL plaintext and their values, as Scapy layers (docs/protocol.md, "CONTROL").
 
-A value that is cut into chunks stays Raw in each of its frames: only who has all of them can read it.
+A value that is cut into chunks stays Raw in each of its frames; `joined` puts it together.
 """
 
 from typing import Any, ClassVar
@@ -75,10 +75,10 @@ class JVPFrames(Packet):
 
 
 class JVPConfig(Packet):
-    """CONFIG of one chunk: UTF-8 JSON."""
+    """UTF-8 JSON."""
 
     name = "JVP CONFIG"
-    fields_desc: ClassVar = [StrField("json", b"{}")]
+    fields_desc: ClassVar = [StrField("text", b"{}")]
 
 
 class JVPHealth(Packet):
