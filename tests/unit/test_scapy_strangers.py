@@ -250,3 +250,16 @@ def test_the_campaign_in_scapys_own_format() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED=0" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layer
+        for module in (jvp, plaintexts, frames)
+        for layer in vars(module).values()
+        if isinstance(layer, type) and issubclass(layer, Packet) and layer.__module__ == module.__name__
+    ],
+)
+def test_no_field_is_hidden_by_a_method_of_its_layer(layer: type[Packet]) -> None:
+    assert [field.name for field in layer.fields_desc if hasattr(Packet, field.name)] == []
