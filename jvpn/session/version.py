@@ -33,6 +33,11 @@ def last_of_epoch(version: int) -> int:
     return pack_version(split_version(version).epoch, MAX_COUNT)
 
 
+def first_of_epoch(version: int) -> int:
+    """The lowest version of the same epoch. Raises ValueError when `version` does not fit 64 bits."""
+    return pack_version(split_version(version).epoch, 0)
+
+
 def split_version(version: int) -> Version:
     """Raises ValueError when `version` does not fit 64 bits."""
     if not 0 <= version <= MAX_VERSION:

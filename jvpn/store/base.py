@@ -46,6 +46,14 @@ def with_addresses(record: SessionRecord, addresses: Mapping[int, int]) -> Sessi
     return replace(record, inner_v4=v4, inner_v6=v6)
 
 
+def is_anothers(present: SessionRecord, record: SessionRecord) -> bool:
+    """Whether what is kept of a session is another owner's by now than of `record`, which is of the same session: it is
+    in a higher epoch, or was given away in the same one."""
+    if present.epoch == record.epoch:
+        return present.owner_node != record.owner_node
+    return present.epoch > record.epoch
+
+
 class OwnershipStore(Protocol):
     """Every method that changes something returns only when the change is durable, or raises StoreError."""
 
@@ -55,8 +63,9 @@ class OwnershipStore(Protocol):
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         """Keep a session and its client's newest handshake timestamp; 0 where that has not changed. If the session is
-        in a higher epoch by now, it is another owner's: nothing of the record is kept, see `overtaken`. Nor is it in a
-        store of several nodes, without a timestamp, if the session is not there any more: another one has ended it."""
+        in a higher epoch by now, or was given to another node in this one by a claim, it is another owner's: nothing of
+        the record is kept, see `overtaken`. Nor is it in a store of several nodes, without a timestamp, if the session
+        is not there any more: another one has ended it."""
 
     def overtaken(self) -> list[bytes]:
         """Sessions whose `save` kept nothing since this was called last: somebody else has taken or ended them."""

@@ -6,14 +6,13 @@ takes a key once in a transaction: of what is asked for one session in one batch
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
-from jvpn.session.version import MAX_VERSION
-from jvpn.store.base import Birth, StoreError, with_addresses
+from jvpn.session.version import MAX_VERSION, split_version
+from jvpn.store.base import Birth, is_anothers, with_addresses
 from jvpn.store.etcd_addresses import held_by, used_again
 from jvpn.store.etcd_keys import (
     Json,
@@ -29,63 +28,11 @@ from jvpn.store.etcd_keys import (
     value_below,
     when,
 )
+from jvpn.store.etcd_words import Answer, Wish, Word
 from jvpn.store.sealing import AeadOf, row_of
 
 #: Pools by client → addresses that clients have from now on, by version; nothing of clients for whom there are none.
 Lease = Callable[[Mapping[bytes, InnerPool]], Mapping[bytes, Mapping[int, int]]]
-
-
-class Answer:
-    """Whether a claim was granted: as a truth value, and only once its batch is kept; StoreError until then."""
-
-    def __init__(self) -> None:
-        self.granted: bool | None = None
-
-    def __bool__(self) -> bool:
-        if self.granted is None:
-            raise StoreError("whether a session was claimed is not known before its batch is kept")
-        return self.granted
-
-
-@dataclass(slots=True)
-class _Birth:
-    """What is behind a session that is born with addresses out of a pool; `held`, by version, is known at last."""
-
-    client_public: bytes
-    timestamp_us: int
-    pool: InnerPool
-    answer: Birth
-    held: Mapping[int, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class _Session:
-    """The last word on one session. `record` is None where it is forgotten."""
-
-    record: SessionRecord | None
-    #: False where this batch has forgotten it before: then nobody can have taken it over.
-    guarded: bool = True
-    #: Of a session that is kept already: one that has ended meanwhile is not to come back by a late save.
-    update: bool = False
-    #: Version and owner that a claim has seen.
-    seen: tuple[int, str] | None = None
-    #: Whether the claim counts only if that owner's lease has ended.
-    owner_gone: bool = False
-    #: Claims of this session: granted where the first comparison says so.
-    answers: list[Answer] = field(default_factory=list)
-    #: The version of what is forgotten.
-    ended_at: int = MAX_VERSION
-    #: Saved after it was claimed: kept whatever becomes of the claim, unless another node took it over.
-    saved_after: bool = False
-    birth: _Birth | None = None
-
-    @property
-    def only_saved(self) -> bool:
-        return self.seen is None and self.record is not None and self.birth is None
-
-    @property
-    def written(self) -> tuple[int, str] | None:
-        return None if self.record is None else (self.record.state_version, self.record.owner_node)
 
 
 class Batch:
@@ -94,18 +41,22 @@ class Batch:
     def __init__(self, keys: Keys, aead_of: AeadOf) -> None:
         self._keys = keys
         self._aead_of = aead_of
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, Word] = {}
         #: By client: the timestamp, None to forget it; and whether it was forgotten in this batch.
         self._timestamps: dict[bytes, tuple[int | None, bool]] = {}
         self._clients: dict[bytes, bytes] = {}
         #: What owners are left word of, by key.
         self._nudges: dict[tuple[str, bytes], bytes | None] = {}
+        #: Sessions that were saved for one owner after the batch had claimed them for another.
+        self._overtaken: list[bytes] = []
 
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._clients[record.session_id] = record.client_public
         present = self._sessions.get(record.session_id)
         if present is None:
-            self._sessions[record.session_id] = _Session(record, update=not timestamp_us)
+            self._sessions[record.session_id] = Word(record, update=not timestamp_us)
+        elif present.record is not None and is_anothers(present.record, record):
+            self._overtaken.append(record.session_id)
         else:
             present.update = present.update and not timestamp_us
             present.guarded = present.guarded and present.record is not None
@@ -122,8 +73,8 @@ class Batch:
         """Of a session that this batch has not yet heard of. Its addresses come by `give` before `operations`."""
         answer = Birth()
         self._clients[record.session_id] = record.client_public
-        birth = _Birth(record.client_public, timestamp_us, pool, answer)
-        self._sessions[record.session_id] = _Session(record, birth=birth)
+        birth = Wish(record.client_public, timestamp_us, pool, answer)
+        self._sessions[record.session_id] = Word(record, birth=birth)
         return answer
 
     def give(self, lease: Lease) -> None:
@@ -151,7 +102,7 @@ class Batch:
     def forget(self, session_id: bytes, version: int = MAX_VERSION) -> None:
         present = self._sessions.get(session_id)
         if present is None:
-            self._sessions[session_id] = _Session(None, ended_at=version)
+            self._sessions[session_id] = Word(None, ended_at=version)
         else:
             present.record, present.ended_at = None, version
 
@@ -161,13 +112,14 @@ class Batch:
         """What this batch has written of the session is seen; after a claim of it that is not what this one has seen,
         the answer is no, although that one may be lost and this one would not."""
         answer, seen = Answer(), (seen_version, seen_owner)
+        given = record.epoch == split_version(seen_version).epoch and record.owner_node != seen_owner
         self._clients[record.session_id] = record.client_public
         present = self._sessions.get(record.session_id)
         if present is None:
-            taken = _Session(record, seen=seen, answers=[answer], owner_gone=owner_gone)
+            taken = Word(record, seen=seen, answers=[answer], owner_gone=owner_gone, given=given)
             self._sessions[record.session_id] = taken
         elif present.record is not None and not present.saved_after and present.written == seen:
-            present.record = record
+            present.record, present.given = record, given
             present.answers.append(answer)
         else:
             answer.granted = False
@@ -223,47 +175,67 @@ class Batch:
             if session.birth is not None:
                 session.birth.answer.settle(session.record if first else None)
             granted = first
-            if session.only_saved and session.guarded:
-                granted = first == session.update
+            if session.only_saved and session.guarded and not session.update:
+                granted = first and not _taken_over(answer)
             for claim in session.answers:
                 claim.granted = granted
             if session.birth is not None:
                 continue
-            if session.only_saved and not granted:
+            late = session.only_saved and not granted
+            if session.saved_after and not first and session.record is not None:
+                late = _taken_over(answer)
+            if late:
                 yield session_id
-            elif session.saved_after and not first and session.record is not None:
-                (nested,) = answer["response_txn"]["responses"]
-                if nested["response_txn"].get("succeeded", False):
-                    yield session_id
+        yield from self._overtaken
 
-    def _born(self, session_id: bytes, session: _Session, birth: _Birth, last: bool) -> Json:
+    def _born(self, session_id: bytes, session: Word, birth: Wish, last: bool) -> Json:
         """`last`: of this client's births in this batch. A key is written once in a transaction."""
         keys, client = self._keys, birth.client_public
         wanted = self._gone(session_id) if session.record is None else self._kept(session.record)
         again = used_again(keys, client, birth.held) if last else []
         return when(held_by(keys, client, birth.held), [*wanted, *again])
 
-    def _session(self, session_id: bytes, session: _Session) -> Json:
-        last = self._gone(session_id) if session.record is None else self._kept(session.record)
-        owner = self._keys.owner(session_id)
+    def _session(self, session_id: bytes, session: Word) -> Json:
         if session.seen is not None:
-            # Whoever was asked for it need not answer any more.
-            answered = delete(self._keys.nudge(session.seen[1], session_id))
-            otherwise: Sequence[Json] = ()
-            if session.record is None:
-                otherwise = last
-            elif session.saved_after:
-                otherwise = [self._unless_taken_over(session_id, session.record.state_version, last)]
-            compared = owned_by(owner, *session.seen)
-            if session.owner_gone:
-                compared.append(absent(self._keys.node(session.seen[1])))
-            return when(compared, [*last, answered], otherwise)
+            return self._claimed(session_id, session, session.seen)
+        if session.record is not None:
+            return self._saved(session_id, session, session.record)
+        gone = self._gone(session_id)
+        return (
+            self._unless_taken_over(session_id, session.ended_at, gone) if session.guarded else when((), gone)
+        )
+
+    def _claimed(self, session_id: bytes, session: Word, seen: tuple[int, str]) -> Json:
+        keys, record = self._keys, session.record
+        last = self._gone(session_id) if record is None else self._kept(record)
+        # Whoever was asked for it need not answer any more.
+        done = [*last, delete(keys.nudge(seen[1], session_id))]
+        otherwise: Sequence[Json] = last if record is None else ()
+        if record is not None:
+            done.append(self._mark(session_id, record, session.given))
+            if session.saved_after:
+                otherwise = [self._unless_taken_over(session_id, record.state_version, last)]
+        compared = owned_by(keys.owner(session_id), *seen)
+        if session.owner_gone:
+            compared.append(absent(keys.node(seen[1])))
+        return when(compared, done, otherwise)
+
+    def _saved(self, session_id: bytes, session: Word, record: SessionRecord) -> Json:
+        """What was given to another node waits for a claim: who had it before has no word there."""
+        kept, version = self._kept(record), record.state_version
         if not session.guarded:
-            return when((), last)
-        if session.record is not None and session.update:
-            return when([value_below(owner, end_of_epoch(session.record.state_version))], last)
-        version = session.ended_at if session.record is None else session.record.state_version
-        return self._unless_taken_over(session_id, version, last)
+            return when((), [*kept, self._mark(session_id, record, session.given)])
+        if session.given:
+            kept.append(self._mark(session_id, record, given=True))
+        still_ours = absent(self._keys.given(session_id))
+        if session.update:
+            return when([value_below(self._keys.owner(session_id), end_of_epoch(version)), still_ours], kept)
+        return when([still_ours], [self._unless_taken_over(session_id, version, kept)])
+
+    def _mark(self, session_id: bytes, record: SessionRecord, given: bool) -> Json:
+        """Whether the session was given to its owner by the one before, who is not to write over that."""
+        key = self._keys.given(session_id)
+        return put(key, record.owner_node.encode()) if given else delete(key)
 
     def _unless_taken_over(self, session_id: bytes, version: int, operations: Sequence[Json]) -> Json:
         """A node that was away must not write over its successor, whose epoch is higher."""
@@ -280,10 +252,15 @@ class Batch:
         ]
 
     def _gone(self, session_id: bytes) -> list[Json]:
-        gone = [delete(self._keys.session(session_id)), delete(self._keys.owner(session_id))]
+        keys = self._keys
+        gone = [
+            delete(keys.session(session_id)),
+            delete(keys.owner(session_id)),
+            delete(keys.given(session_id)),
+        ]
         client_public = self._clients.get(session_id)
         if client_public is not None:
-            gone.append(delete(self._keys.session_of(client_public, session_id)))
+            gone.append(delete(keys.session_of(client_public, session_id)))
         return gone
 
     def _timestamp(self, client_public: bytes, timestamp_us: int | None, forgotten: bool) -> Json:
@@ -292,3 +269,9 @@ class Batch:
             return delete(key)
         kept = put(key, number(timestamp_us))
         return when((), [kept]) if forgotten else when([value_above(key, number(timestamp_us))], (), [kept])
+
+
+def _taken_over(answer: Json) -> bool:
+    """What etcd says to `_unless_taken_over` in a transaction of one session."""
+    (nested,) = answer["response_txn"]["responses"]
+    return bool(nested["response_txn"].get("succeeded", False))

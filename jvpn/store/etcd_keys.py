@@ -5,6 +5,8 @@ Under the store's prefix:
     /sessions/<hex id>                       the record, msgpack of its row (store/sealing.py)
     /owners/<hex id>                         "<version, 20 digits> <node> ", then inner prefixes, a space behind each:
                                              what claims compare
+    /given/<hex id>                          the node that its owner has given it to, until that one claims it: no save
+                                             changes it then
     /clients/<hex key>/timestamp             "<µs, 20 digits>", so that etcd's order of bytes is that of numbers
     /sessions-of/<hex key>/<hex id>          empty: a client's sessions
     /addresses/<4 or 6>/<hex address>        key of the client that was given it; rewritten as sessions of its begin
@@ -46,12 +48,16 @@ class Keys:
         self._addresses = f"{prefix}/addresses/"
         self._addresses_of = f"{prefix}/addresses-of/"
         self._nudges = f"{prefix}/nudges/"
+        self._given = f"{prefix}/given/"
 
     def session(self, session_id: bytes) -> str:
         return self.sessions + session_id.hex()
 
     def owner(self, session_id: bytes) -> str:
         return self.owners + session_id.hex()
+
+    def given(self, session_id: bytes) -> str:
+        return self._given + session_id.hex()
 
     def timestamp(self, client_public: bytes) -> str:
         return f"{self.clients}{client_public.hex()}/timestamp"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION, last_of_epoch
-from jvpn.store.base import Birth, StoreError, with_addresses
+from jvpn.store.base import Birth, StoreError, is_anothers, with_addresses
 from jvpn.store.memory_addresses import MemoryAddresses
 
 
@@ -47,7 +47,7 @@ class MemoryStore:
     def save(self, record: SessionRecord, timestamp_us: int) -> None:
         self._check()
         present = self._records.get(record.session_id)
-        if present is not None and present.epoch > record.epoch:
+        if present is not None and is_anothers(present, record):
             self._overtaken.append(record.session_id)
         else:
             self._records[record.session_id] = record

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
-from jvpn.session.version import MAX_VERSION, last_of_epoch
+from jvpn.session.version import MAX_VERSION, first_of_epoch, last_of_epoch
 from jvpn.store import sealing, sqlite_addresses
 from jvpn.store.base import Birth, StoreError, with_addresses
 from jvpn.store.sqlite_addresses import SqliteAddresses
@@ -30,10 +30,12 @@ _CHANGING = (
     "policy", "owner_node", "state", "state_version", "sealed_secrets", "inner_v4", "inner_v6", "created_wall_ms",
     "expires_wall_ms", "expires_boot_ms", "boot_id", "stored_wall_ms", "last_bound_attempt",
 )  # fmt: skip
-#: Changes nothing of a session that is in a higher epoch than the last parameter's, the highest version of one.
+#: Changes nothing of a session that is another owner's by now (`base.is_anothers`). The last parameters are the lowest
+#: and the highest version of the record's epoch.
 _KEEP = f"""
 INSERT INTO sessions VALUES ({",".join("?" * 15)}) ON CONFLICT (session_id)
-DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGING)} WHERE sessions.state_version <= ?
+DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGING)}
+WHERE sessions.state_version < ? OR (sessions.state_version <= ? AND sessions.owner_node = excluded.owner_node)
 """
 #: The whole compare-and-swap: one statement, in which nothing but the row of that version and owner is changed.
 _CLAIM = f"""
@@ -147,9 +149,10 @@ class SqliteStore:
             self._database.execute(_KEEP_TIMESTAMP, (record.client_public, timestamp_us))
 
     def _insert(self, record: SessionRecord) -> bool:
-        """False, and nothing is changed, when the session is in a higher epoch."""
+        """False, and nothing is changed, when the session is another owner's by now."""
         row = sealing.row_of(record, self._aead_of)
-        return self._database.execute(_KEEP, (*row, _last_number(record.state_version))).rowcount == 1
+        epoch = first_of_epoch(record.state_version), _last_number(record.state_version)
+        return self._database.execute(_KEEP, (*row, *epoch)).rowcount == 1
 
     def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
         birth, client = Birth(), record.client_public

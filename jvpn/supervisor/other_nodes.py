@@ -13,7 +13,7 @@ from jvpn.store.base import StoreError
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor import departing
 from jvpn.supervisor.context import GatewayContext
-from jvpn.supervisor.effects import ClaimSession, LoadSession, SaveSession, WasAsked
+from jvpn.supervisor.effects import ClaimSession, LoadSession, WasAsked
 from jvpn.supervisor.live_session import LiveSession
 from jvpn.supervisor.moves import Move
 
@@ -107,8 +107,22 @@ class OtherNodes:
             self._failed = True
         elif found is None:
             self._gone(session, now_ms)
-        elif found.owner_node != context.facts.node_id:
+        elif found.owner_node == context.facts.node_id:
+            return
+        elif context.fleet is None and found.epoch == session.epoch:
+            self._rename(session, found, now_ms)
+        else:
             self.overtaken(session.session_id, now_ms, found.owner_node)
+
+    def _rename(self, session: LiveSession, found: SessionRecord, now_ms: int) -> None:
+        """A gateway without a fleet has nobody to lose a session to: it had another name when it was kept."""
+        context, facts = self._context, self._context.facts
+        mine = session.store_record(facts.node_id, context.wall_ms(), now_ms, facts.boot_id)
+
+        def told(kept: bool | None, done_ms: int) -> None:
+            context.save_again_unless(kept is True, session, done_ms)
+
+        context.do(ClaimSession(mine, found.state_version, found.owner_node, False, told))
 
     def _gone(self, session: LiveSession, now_ms: int) -> None:
         """Somebody has taken its record away: another node, where its client has another session now and does not care
@@ -138,25 +152,29 @@ class OtherNodes:
         It is handed over, unless that very attempt, or a later one, has been bound here meanwhile: first nothing binds
         it here any more, then the store says whose it is. Should the store not be told, the session is this node's
         still, and is taken over from itself, or handed over as it is stored when somebody asks again.
+
+        It is a claim, which whatever this node has asked the store for before cannot write over, however late it comes.
         """
         context, session = self._context, self._context.sessions.get(session_id)
         context.do(WasAsked(session_id, context.facts.node_id))
         if session is None:
-            context.do(LoadSession(session_id, partial(self._give_stored, asker)))
+            self._look_up_and_give(session_id, asker, None)
             return
         if session.bound_in_epoch and session.last_attempt >= attempt:
             context.counters["not_handed_over"] += 1
             return
-        facts = context.facts
-        stored = session.store_record(asker, context.wall_ms(), now_ms, facts.boot_id)
-        context.counters["handed_over"] += 1
-        context.moves.note(Move.HANDED_OVER, asker, session.peer.name)
+        newest = session.store_record(asker, context.wall_ms(), now_ms, context.facts.boot_id)
         self._let_go(session, asker, now_ms)
-        context.do(SaveSession(stored, 0, lambda _kept, _done_ms: None))
+        self._look_up_and_give(session_id, asker, newest)
 
-    def _give_stored(self, asker: str, found: SessionRecord | StoreError | None, _now_ms: int) -> None:
-        """Its client has not come here since this node began, or let it go: if it comes now, one of the two claims is
-        refused."""
+    def _look_up_and_give(self, session_id: bytes, asker: str, newest: SessionRecord | None) -> None:
+        self._context.do(LoadSession(session_id, partial(self._give, asker, newest)))
+
+    def _give(
+        self, asker: str, newest: SessionRecord | None, found: SessionRecord | StoreError | None, _now_ms: int
+    ) -> None:
+        """`newest`: as it was let go for that, which the store need not have yet; None where its client has not come
+        here since this node began, or let it go. If it comes now, one of the two claims is refused."""
         context = self._context
         ours = context.facts.node_id
         if (
@@ -165,7 +183,9 @@ class OtherNodes:
             or found.session_id in context.sessions
         ):
             return
-        given = replace(found, owner_node=asker)
+        seen_version = found.state_version
+        known = newest is not None and newest.epoch == found.epoch and newest.state_version >= seen_version
+        given = newest if newest is not None and known else replace(found, owner_node=asker)
 
         def told(kept: bool | None, _done_ms: int) -> None:
             if kept:
@@ -174,9 +194,13 @@ class OtherNodes:
                 context.moves.note(
                     Move.HANDED_OVER, asker, given.session_id.hex() if peer is None else peer.name
                 )
-                context.narrator.lost_to(given, found.state_version)
+                if newest is None:
+                    context.narrator.lost_to(given, seen_version)
+            elif kept is False:
+                # Something that was under way to the store has come in between: of that there is an end.
+                self._look_up_and_give(given.session_id, asker, newest)
 
-        context.do(ClaimSession(given, found.state_version, ours, False, told))
+        context.do(ClaimSession(given, seen_version, ours, False, told))
 
     def _let_go(self, session: LiveSession, owner: str, now_ms: int) -> None:
         context = self._context

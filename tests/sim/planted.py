@@ -396,7 +396,23 @@ def takes_from_a_living_owner() -> AbstractContextManager[object]:
 @bug
 def hands_over_and_keeps() -> AbstractContextManager[object]:
     """An owner that hands a session over goes on with it."""
-    return instead(OtherNodes, "_let_go", lambda self, session, owner, now_ms: None)
+    give = OtherNodes._give
+
+    def gives(self: OtherNodes, *asked: Any) -> None:
+        """Also what lives here."""
+        lives, self._context.sessions = self._context.sessions, {}
+        give(self, *asked)
+        self._context.sessions = lives
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with (
+            instead(OtherNodes, "_give", gives),
+            instead(OtherNodes, "_let_go", lambda self, session, owner, now_ms: None),
+        ):
+            yield
+
+    return both()
 
 
 @bug

@@ -138,6 +138,7 @@ def test_what_is_forgotten_leaves_nothing_but_the_timestamp(
     store.forget(newer.session_id)
     store.save(newer, 200)
     assert store.forget_others(RECORD.client_public, RECORD.session_id) == [newer]
+    assert store.claim(replace(RECORD, owner_node="gw2"), RECORD.state_version, RECORD.owner_node)
     store.forget(RECORD.session_id)
     found = client.read("/v3/kv/range", {**ops.whole(prefix + "/"), "keys_only": True})["kvs"]
     names = {ops.data(kv["key"]).decode().removeprefix(prefix) for kv in found}

@@ -9,6 +9,7 @@ from test_store_addresses import pool_of
 from test_takeover import attached_in_epoch, send_traffic
 
 from jvpn.observability.events import OwnershipEvent, ReattachResult
+from jvpn.session.record import SessionRecord
 from jvpn.store.node_about import NodeAbout
 from jvpn.supervisor.fleet import ASK_AGAIN_MS, MOST_REFERRED, OWNER_PATIENCE_MS, Fleet
 
@@ -17,13 +18,18 @@ __all__ = ["every_pair_is_sound"]
 THERE = NodeAbout(advertise=("198.51.100.7:51820",))
 
 
+def give(pair: CorePair, record: SessionRecord, to: str) -> None:
+    """The owner of a stored session gives it away."""
+    assert pair.store.claim(replace(record, owner_node=to), record.state_version, record.owner_node)
+
+
 @pytest.fixture
 def pair() -> CorePair:
     """The client's session is in the store as gw2's, and this node knows nothing of it."""
     pair = CorePair().attach()
     pair.advance(500)
     (record,) = pair.store.sessions()
-    pair.store.save(replace(record, owner_node="gw2"), 0)
+    give(pair, record, "gw2")
     pair.restart_gateway()
     pair.context.fleet = Fleet("gw")
     send_traffic(pair)
@@ -84,7 +90,7 @@ def test_what_an_owner_has_handed_over_is_taken(pair: CorePair) -> None:
     nodes(pair, gw2=THERE)
     pair.wait_for(lambda: pair.store.asked)
     (record,) = pair.store.sessions()
-    pair.store.save(replace(record, owner_node="gw"), 0)
+    give(pair, record, "gw")
     pair.wait_for(lambda: attached_in_epoch(pair, 2))
 
 
@@ -200,13 +206,14 @@ def test_a_session_may_come_back_before_its_traffic_has_drained() -> None:
 
 def test_a_session_that_a_watch_says_is_lost_is_looked_up_first() -> None:
     pair = CorePair().attach()
+    pair.context.fleet = Fleet("gw")
     session = pair.live
     pair.gateway.others.all_owners({})
     pair.gateway.others.doubt([session.session_id, bytes(16)])
     pair.settle()
     assert pair.live is session
     (record,) = pair.store.sessions()
-    pair.store.save(replace(record, owner_node="gw2"), 0)
+    give(pair, record, "gw2")
     pair.gateway.others.all_owners({session.session_id: "gw"})
     pair.settle()
     assert pair.live is session
