@@ -12,7 +12,17 @@ import msgspec
 import pytest
 
 from jvpn.lab.report import write
-from jvpn.lab.scenario.result import Assertion, Mark, Result, Series, StateStep, Transport
+from jvpn.lab.report.again import results_in
+from jvpn.lab.scenario.result import (
+    Assertion,
+    Mark,
+    Result,
+    ResultError,
+    Series,
+    StateStep,
+    Transport,
+    encode,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = '</style><script>alert(1)</script>"\' onload="x" & ]]> | `` ![x](y) \x00\x1b\ud800 \n# head'
@@ -296,3 +306,15 @@ def test_scaled_limits_and_differing_machines_are_said(tmp_path: Path) -> None:
         assert "multiplied by 8" in form
         assert "6.1.0-demo" in form
         assert "6.1.0-slow" in form
+
+
+def test_earlier_runs_are_found_in_their_order(tmp_path: Path) -> None:
+    for name, started in (("b", "2026-01-02T03:04:05Z"), ("a", "2026-01-02T03:04:06Z")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_bytes(encode(made(scenario=name, started=started)))
+    assert [result.scenario for result in results_in(tmp_path)] == ["b", "a"]
+    (tmp_path / "b" / "result.json").write_text("{}")
+    with pytest.raises(ResultError, match=r"b/result\.json"):
+        results_in(tmp_path)
+    with pytest.raises(ResultError, match="no result"):
+        results_in(tmp_path / "nowhere")
