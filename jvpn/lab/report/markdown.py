@@ -58,9 +58,9 @@ def _run(result: Result, plot: str) -> list[str]:
     if result.marks:
         rows = [[f"{it.at_s:.3f}", it.what, _text(it.name), _text(it.text)] for it in result.marks]
         lines += _table(["at, s", "what", "name", ""], rows)
-    if result.commands:
-        lines += [_block(result.commands), ""]
-    return lines
+    if found := words.findings(result):
+        lines += ["The auditor's findings:", "", _block(found), ""]
+    return [*lines, _block(words.commands(result)), ""]
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

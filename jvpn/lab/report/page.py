@@ -151,18 +151,20 @@ def _changes(result: Result) -> list[Element]:
 
 def _rest(result: Result) -> list[Element]:
     parts = []
-    if result.measures:
-        measured: list[list[Child]] = [
-            [el("code", name), words.shown(value)] for name, value in result.measures.items()
-        ]
+    if findings := words.findings(result):
+        parts.append(_folded("The auditor's findings", el("pre", "\n".join(findings)), is_open=True))
+    found = [(name, words.shown(value)) for name, value in result.measures.items()]
+    measured: list[list[Child]] = [
+        [el("code", name), value] for name, value in found + words.summaries(result)
+    ]
+    if measured:
         parts.append(_folded("All that was measured", _table(["measure", "value"], measured)))
     files: list[list[Child]] = [
         [kind, el("code", name)] for kind, names in result.files.items() for name in names
     ]
     if files:
         parts.append(_folded("Files", _table(["kind", "file"], files)))
-    if result.commands:
-        parts.append(_folded("Commands", el("pre", "\n".join(result.commands)), is_open=True))
+    parts.append(_folded("Commands", el("pre", "\n".join(words.commands(result))), is_open=True))
     return parts
 
 

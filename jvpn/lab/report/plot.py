@@ -138,9 +138,12 @@ class _Plot:
         self.y += CURVE + GROUP_GAP
 
     def _key(self, ways: Iterable[str]) -> list[Element]:
-        """Which line is which direction, at the right end of the heading."""
+        """Which line is which direction, where there are two, at the right end of the heading."""
+        shown = [way for way in DIRECTIONS if way in ways]
+        if len(shown) == 1:
+            return []
         parts, x = [], WIDTH - RIGHT - 150
-        for direction in (way for way in DIRECTIONS if way in ways):
+        for direction in shown:
             line = el("line", class_=f"curve {direction}", x1=x, x2=x + 26, y1=self.y + 9, y2=self.y + 9)
             parts += [line, el("text", direction, class_="beside", x=x + 32, y=self.y + 13)]
             x += 76

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Final
 
 from jvpn.lab.scenario.result import Mark, Result, StateStep, Transport
+
+#: What a result's series count together.
+BIN_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +23,12 @@ class Span:
 
 
 def until(result: Result) -> float:
-    """Where the run's time axis ends, seconds; above zero."""
-    bins = [at for series in result.series.values() for at in series.at_s]
-    return max(0.1, result.duration_s, *bins, *(mark.at_s for mark in result.marks))
+    """Where the run's time axis ends, seconds, above zero: with the last bin of traffic, where there was any. A run's
+    own duration is longer, by what it takes to set up and to gather."""
+    bins = [at + BIN_S for series in result.series.values() for at in series.at_s]
+    marks = [mark.at_s for mark in result.marks]
+    told = [*map(_at, result.states), *map(_at, result.transports)]
+    return max([BIN_S, *marks, *(bins or told)])
 
 
 def steps(result: Result) -> list[Span]:

@@ -1,6 +1,7 @@
 """A run in words, the same in both forms of the report."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,6 +9,8 @@ from typing import Any, Final
 from jvpn.lab.scenario.result import Assertion, Result
 from jvpn.session.version import COUNT_BITS, MAX_COUNT
 
+#: In what a result says of its machines.
+_OF_THE_RUN: Final = ("findings", "summaries")
 #: An assertion with an upper limit.
 _AT_MOST: Final = re.compile(r"^(?P<metric>.+?)\s*(?:<=|<)\s*(?P<limit>\d+(?:\.\d+)?)\b")
 
@@ -99,7 +102,7 @@ def flat(about: dict[str, Any], before: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict) and value:
             lines += flat(value, f"{before}{name}.")
         else:
-            lines.append((f"{before}{name}".replace("_", " "), shown(value)))
+            lines.append((f"{before}{name}", shown(value)))
     return lines
 
 
@@ -107,7 +110,7 @@ def machines(results: Sequence[Result]) -> list[tuple[list[str], dict[str, Any]]
     """What backends said of themselves, each once, with the scenarios that ran so."""
     seen: list[tuple[list[str], dict[str, Any]]] = []
     for result in results:
-        about = {"backend": result.backend} | result.about
+        about = {"backend": result.backend} | _of_the_machine(result.about)
         for names, known in seen:
             if known == about:
                 names.append(result.scenario)
@@ -115,6 +118,30 @@ def machines(results: Sequence[Result]) -> list[tuple[list[str], dict[str, Any]]
         else:
             seen.append(([result.scenario], about))
     return seen
+
+
+def _of_the_machine(about: dict[str, Any]) -> dict[str, Any]:
+    """Without what is of the run alone, and with the details as lines of their own."""
+    details = about.get("details")
+    found = {name: value for name, value in about.items() if name not in ("details", *_OF_THE_RUN)}
+    return found | details if isinstance(details, dict) else found
+
+
+def findings(result: Result) -> list[str]:
+    """What the auditor said of its events."""
+    found = result.about.get("findings")
+    return [shown(one) for one in found] if isinstance(found, list) else []
+
+
+def summaries(result: Result) -> list[tuple[str, str]]:
+    """What its scripts said at their end: MARK.NAME and value."""
+    found = result.about.get("summaries")
+    return flat(found) if isinstance(found, dict) else []
+
+
+def commands(result: Result) -> list[str]:
+    """How to run it again, and what ran on its machines."""
+    return [f"jvpn lab run {shlex.quote(result.scenario)} --backend {result.backend}", *result.commands]
 
 
 def scaled(about: dict[str, Any]) -> str:
