@@ -32,6 +32,7 @@ COMMANDS: Final = (
     "timeline",
     "doctor",
     "sim",
+    "lab",
 )
 
 

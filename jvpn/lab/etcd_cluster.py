@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Member:
     address: str
     client_port: int
     peer_port: int
-    start_in: Start
+    start_in: Start = subprocess.Popen
     scheme: str = "http"
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
@@ -40,6 +41,20 @@ class Member:
     @property
     def peer_url(self) -> str:
         return f"http://{self.address}:{self.peer_port}"
+
+
+def member_command(
+    member: Member, members: Sequence[Member], folder: Path, token: str, state: str
+) -> list[str]:
+    """The command line of one of *members*, data in *folder*; *state*: "new", or "existing" once all have begun."""
+    peers = ",".join(f"{one.name}={one.peer_url}" for one in members)
+    return [
+        "etcd", "--name", member.name, "--data-dir", str(folder / member.name),
+        "--listen-client-urls", member.url, "--advertise-client-urls", member.url,
+        "--listen-peer-urls", member.peer_url, "--initial-advertise-peer-urls", member.peer_url,
+        "--initial-cluster", peers, "--initial-cluster-token", token, "--initial-cluster-state", state,
+        "--heartbeat-interval", "100", "--election-timeout", "1000", "--log-level", "error",
+    ]  # fmt: skip
 
 
 class Cluster:
@@ -63,13 +78,8 @@ class Cluster:
         wait_for("a majority", answers or self.answers, 60)
 
     def start(self, member: Member) -> None:
-        peers = ",".join(f"{one.name}={one.peer_url}" for one in self.members)
-        command = ["etcd", "--name", member.name, "--data-dir", str(self.folder / member.name)]
-        command += ["--listen-client-urls", member.url, "--advertise-client-urls", member.url]
-        command += ["--listen-peer-urls", member.peer_url, "--initial-advertise-peer-urls", member.peer_url]
-        command += ["--initial-cluster", peers, "--initial-cluster-token", self._token]
-        command += ["--initial-cluster-state", self._new, "--heartbeat-interval", "100"]
-        command += ["--election-timeout", "1000", "--log-level", "error", *self.options]
+        command = member_command(member, self.members, self.folder, self._token, self._new)
+        command += self.options
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD")}
         with (self.folder / f"{member.name}.log").open("ab") as log:
             member.process = member.start_in(
@@ -101,14 +111,7 @@ class Cluster:
 
     def answers(self, **more: Any) -> bool:
         """Whether a majority does."""
-        client = EtcdClient(self.access(2, **more))
-        try:
-            client.read("/v3/kv/range", {"key": "YQ=="})
-        except StoreError:
-            return False
-        finally:
-            client.close()
-        return True
+        return answers(self.access(2, **more))
 
     def leader(self) -> Member:
         """Raises LabError when there is none for long."""
@@ -137,6 +140,18 @@ class Cluster:
 
     def log(self) -> str:
         return json.dumps({m.name: (self.folder / f"{m.name}.log").read_text()[-500:] for m in self.members})
+
+
+def answers(access: EtcdAccess) -> bool:
+    """Whether a majority of its members does."""
+    client = EtcdClient(access)
+    try:
+        client.read("/v3/kv/range", {"key": "YQ=="})
+    except StoreError:
+        return False
+    finally:
+        client.close()
+    return True
 
 
 def _state(task: Path) -> str:
@@ -190,3 +205,7 @@ def fleet_key(folder: Path, key: bytes = b"k" * 32) -> Path:
     path.touch(0o600)
     path.write_bytes(key)
     return path
+
+
+if __name__ == "__main__":
+    sys.exit(0 if answers(EtcdAccess(sys.argv[1:], 2)) else 1)

@@ -21,6 +21,8 @@ from jvpn.lab.answers import ANSWER_TIMEOUT_S, answer_of
 from jvpn.lab.namespaces import LabError, Namespace
 
 Times = npt.NDArray[np.int64]
+#: What an end reads from its own clock; when a datagram departed it has from the other end.
+_OWN_CLOCK = ("sent_ns", "arrival_ns", "skipped_at_ns")
 
 
 @dataclass(frozen=True)
@@ -114,17 +116,21 @@ class GaugeResult:
         }
 
 
-class _End:
-    def __init__(self, namespace: Namespace, *args: str) -> None:
-        self._label = namespace.label
-        self._process: subprocess.Popen[bytes] = namespace.popen_module(
-            "jvpn.lab.gauge_end", *args,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+class GaugeEnd:
+    """A `jvpn.lab.gauge_end` that runs somewhere, over its pipes; *name* says in errors which. *offset_ns*: the clock
+    there minus the one here.
+
+    LabError when it has died, with its last words.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str, offset_ns: int = 0) -> None:
+        self._name = name
+        self._process = process
+        self.offset_ns = offset_ns
         self.port: int = self._header()["port"]
 
     def _header(self) -> dict[str, Any]:
-        header: dict[str, Any] = json.loads(answer_of(self._process, f"the stream gauge in {self._label}"))
+        header: dict[str, Any] = json.loads(answer_of(self._process, f"the stream gauge {self._name}"))
         return header
 
     def ask(self, command: str) -> dict[str, Any]:
@@ -138,7 +144,8 @@ class _End:
         header = self.ask("dump")
         assert self._process.stdout is not None
         for name, length in header.pop("arrays"):
-            header[name] = np.frombuffer(self._process.stdout.read(length * 8), dtype=np.int64)
+            values = np.frombuffer(self._process.stdout.read(length * 8), dtype=np.int64)
+            header[name] = values - self.offset_ns if name in _OWN_CLOCK else values
         return header
 
     def end(self) -> None:
@@ -155,26 +162,23 @@ class _End:
                 stream.close()
 
 
-class StreamGauge:
-    """The running gauge: *hz* datagrams per second each way between *client* and *address* in *server*.
+def _ended_in(namespace: Namespace, *args: str) -> GaugeEnd:
+    process: subprocess.Popen[bytes] = namespace.popen_module(
+        "jvpn.lab.gauge_end", *args,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    return GaugeEnd(process, f"in {namespace.label}")
 
-    *address* is one that the server's namespace owns and the client's can reach, tunnelled or not. The server sends
-    to wherever the newest datagram came from. *client_address* and *device* tie the client's socket down. *tcp*: the
-    same over one TCP connection, where silence is a stall.
-    Usable as a context manager. LabError when an end cannot start or has died.
+
+class Gauge:
+    """Two ends of one stream, wherever they run. Usable as a context manager.
+
+    The server's end sends to wherever the newest datagram came from.
     """
 
-    def __init__(
-        self, client: Namespace, server: Namespace, address: str, *, port: int = 0, hz: float = 1000.0,
-        datagram_bytes: int = 64, client_address: str = "", device: str = "", tcp: bool = False,
-    ) -> None:  # fmt: skip
-        pace = ("--hz", str(hz), "--bytes", str(datagram_bytes), *(("--tcp",) if tcp else ()))
-        anywhere = "::" if ":" in address else "0.0.0.0"
-        self._server = _End(server, "--bind", address, "--port", str(port), *pace)
-        self._client = _End(
-            client, "--bind", client_address or anywhere, "--peer", f"{address}:{self._server.port}",
-            *(("--device", device) if device else ()), *pace,
-        )  # fmt: skip
+    def __init__(self, client: GaugeEnd, server: GaugeEnd) -> None:
+        self._client = client
+        self._server = server
 
     def __enter__(self) -> Self:
         self.start()
@@ -199,6 +203,11 @@ class StreamGauge:
         """From now on only the server sends."""
         self._client.ask("stop")
 
+    def hush(self) -> None:
+        """From now on nobody sends."""
+        self._server.ask("stop")
+        self._client.ask("stop")
+
     def counts(self) -> tuple[int, int]:
         """Distinct datagrams received so far: at the server, at the client."""
         return int(self._server.ask("count")["received"]), int(self._client.ask("count")["received"])
@@ -206,12 +215,14 @@ class StreamGauge:
     def snapshot(self) -> GaugeResult:
         """What is known by now; the streams go on."""
         ours, theirs = self._client.dump(), self._server.dump()
-        return GaugeResult(up=_stream(ours, theirs), down=_stream(theirs, ours))
+        return GaugeResult(
+            up=_stream(ours, theirs, self._client.offset_ns),
+            down=_stream(theirs, ours, self._server.offset_ns),
+        )
 
     def stop(self, drain_s: float = 1.0) -> GaugeResult:
         """Stop sending, wait until all has arrived or *drain_s* is over, and return the whole record."""
-        self._server.ask("stop")
-        self._client.ask("stop")
+        self.hush()
         deadline = time.monotonic() + drain_s
         while time.monotonic() < deadline:
             ours, theirs = self._client.ask("count"), self._server.ask("count")
@@ -226,13 +237,35 @@ class StreamGauge:
         self._server.end()
 
 
-def _stream(sender: dict[str, Any], receiver: dict[str, Any]) -> Stream:
+class StreamGauge(Gauge):
+    """The running gauge: *hz* datagrams per second each way between *client* and *address* in *server*.
+
+    *address* is one that the server's namespace owns and the client's can reach, tunnelled or not. *client_address* and
+    *device* tie the client's socket down. *tcp*: the same over one TCP connection, where silence is a stall.
+    LabError when an end cannot start or has died.
+    """
+
+    def __init__(
+        self, client: Namespace, server: Namespace, address: str, *, port: int = 0, hz: float = 1000.0,
+        datagram_bytes: int = 64, client_address: str = "", device: str = "", tcp: bool = False,
+    ) -> None:  # fmt: skip
+        pace = ("--hz", str(hz), "--bytes", str(datagram_bytes), *(("--tcp",) if tcp else ()))
+        anywhere = "::" if ":" in address else "0.0.0.0"
+        here = _ended_in(server, "--bind", address, "--port", str(port), *pace)
+        there = _ended_in(
+            client, "--bind", client_address or anywhere, "--peer", f"{address}:{here.port}",
+            *(("--device", device) if device else ()), *pace,
+        )  # fmt: skip
+        super().__init__(there, here)
+
+
+def _stream(sender: dict[str, Any], receiver: dict[str, Any], sender_offset_ns: int) -> Stream:
     # The receiver is asked last or first, so it may know datagrams that the sender's record does not hold yet.
     known = receiver["seq"] < len(sender["sent_ns"])
     return Stream(
         sent_ns=sender["sent_ns"],
         seq=receiver["seq"][known],
-        departure_ns=receiver["departure_ns"][known],
+        departure_ns=receiver["departure_ns"][known] - sender_offset_ns,
         arrival_ns=receiver["arrival_ns"][known],
         skipped_at_ns=sender["skipped_at_ns"],
         skipped_ticks=sender["skipped_ticks"],

@@ -15,7 +15,7 @@ offload off), GRO of netX is on, and a pfifo holds back bursts that would overfl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -84,7 +84,7 @@ def uplinks(
 
     *native_xdp* prepares netX as the module text says; without it superpackets reach the gateway whole.
     """
-    client, gateway, wan = _ends(lab), _gateway(lab), _namespace(lab, "wan")
+    client, gateway, wan = end(lab, "client"), _gateway(lab), quiet_namespace(lab, "wan")
     # Interfaces of the same index on both ends would have their carrier changes reported up to 1 s late
     # (linkwatch_urgent_event in net/core/link_watch.c), hence the explicit indices.
     wan.ip(
@@ -97,10 +97,7 @@ def uplinks(
             for n, name in enumerate(names, 1)
         ),
     )
-    for device in (f"{end}{name}" for name in names for end in "cg"):
-        # The middle is a wire: nothing of its own may be sent, so no IPv6 there.
-        wan.sysctl({f"net.ipv6.conf.{device}.disable_ipv6": 1})
-        wan.ip(f"link set {device} up")
+    carry_as_is(wan, (f"{side}{name}" for name in names for side in "cg"))
     wires = {name: Wire(wan, [(name, f"c{name}", f"g{name}")], seed, n) for n, name in enumerate(names)}
     base = LinkParams(delay_ms=rtt_ms / 2)
     links = {
@@ -111,13 +108,13 @@ def uplinks(
         link.address()
         link.heal()
         if native_xdp:
-            _prepare_for_xdp(link, wan, f"g{link.name}")
+            prepare_for_xdp(link.gateway, link.gateway_device, wan, f"g{link.name}")
     return Network(client, gateway, links, Nat(client), wan, tuple(wires.values()))
 
 
 def direct_links(lab: Lab, names: Sequence[str] = ("A",), *, native_xdp: bool = False) -> Network[DirectLink]:
     """The same addresses on plain veth pairs client↔gateway: no delay, no emulator."""
-    client, gateway = _ends(lab), _gateway(lab)
+    client, gateway = end(lab, "client"), _gateway(lab)
     client.ip(
         *(
             f"link add up{name} index {200 + n} type veth peer name net{name} index {400 + n} netns {gateway.name}"
@@ -130,11 +127,12 @@ def direct_links(lab: Lab, names: Sequence[str] = ("A",), *, native_xdp: bool = 
     for link in links.values():
         link.address()
         if native_xdp:
-            _prepare_for_xdp(link, client, link.client_device)
+            prepare_for_xdp(link.gateway, link.gateway_device, client, link.client_device)
     return Network(client, gateway, links, Nat(client))
 
 
-def _namespace(lab: Lab, label: str) -> Namespace:
+def quiet_namespace(lab: Lab, label: str) -> Namespace:
+    """One whose kernel sends nothing of its own accord, and takes what comes from anywhere."""
     namespace = lab.namespace(label)
     namespace.sysctl(
         {key.format(scope): v for scope in ("all", "default") for key, v in _ROUTER_FREE.items()}
@@ -142,20 +140,29 @@ def _namespace(lab: Lab, label: str) -> Namespace:
     return namespace
 
 
-def _ends(lab: Lab, label: str = "client") -> Namespace:
-    namespace = _namespace(lab, label)
+def end(lab: Lab, label: str) -> Namespace:
+    """One in which connections end."""
+    namespace = quiet_namespace(lab, label)
     # 3 Gbit/s over 20 ms are 7.5 MB in flight: above the usual limits.
     namespace.sysctl({"net.ipv4.tcp_rmem": _TCP_BUFFERS, "net.ipv4.tcp_wmem": _TCP_BUFFERS})
     return namespace
 
 
 def _gateway(lab: Lab) -> Namespace:
-    gateway = _ends(lab, "gateway")
+    gateway = end(lab, "gateway")
     gateway.ip(f"addr add {SERVICE_IP}/32 dev lo", f"addr add {SERVICE_IP6}/128 dev lo nodad")
     return gateway
 
 
-def _prepare_for_xdp(link: Uplink, sender: Namespace, sender_device: str) -> None:
+def prepare_for_xdp(receiver: Namespace, device: str, sender: Namespace, sender_device: str) -> None:
+    """Let native XDP run on a veth *device*, as the module text says."""
     sender.run(["ethtool", "-K", sender_device, "tx", "off"])
     sender.run(["tc", "qdisc", "replace", "dev", sender_device, "root", "pfifo", "limit", "20000"])
-    link.gateway.run(["ethtool", "-K", link.gateway_device, "gro", "on"])
+    receiver.run(["ethtool", "-K", device, "gro", "on"])
+
+
+def carry_as_is(wan: Namespace, devices: Iterable[str]) -> None:
+    """Set up the two ends that an emulator joins: a wire sends nothing of its own, so no IPv6 there."""
+    for device in devices:
+        wan.sysctl({f"net.ipv6.conf.{device}.disable_ipv6": 1})
+        wan.ip(f"link set {device} up")

@@ -57,6 +57,9 @@ class Edge:
     at_end: bool = False
     at_s: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.mark}{'.end' if self.at_end else ''}" if self.mark else f"{self.at_s:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -65,6 +68,9 @@ class Window:
     start: Edge | None
     end: Edge | None
     whole: bool = False
+
+    def __str__(self) -> str:
+        return str(self.start) if self.whole else f"{self.start or ''}:{self.end or ''}"
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -77,6 +83,10 @@ class Measure:
 
     path: tuple[str, ...]
     window: Window | None = None
+
+    def __str__(self) -> str:
+        name = ".".join(self.path)
+        return f"{name}[{self.window}]" if self.window is not None else name
 
     @property
     def is_time(self) -> bool:

@@ -161,13 +161,16 @@ class _Reader:
             return {}
         names = [name for name in known if name not in _OURS]
         nodes = self._source.mapping(
-            self._nodes[field], field, [*names, "preferences"] if field == "client" else names
+            self._nodes[field], field, [*names, "preferences", "endpoints"] if field == "client" else names
         )
         values = mapping(self._source, self._nodes[field], field)
         if "preferences" in nodes:
             preferences = self._source.mapping(nodes["preferences"], "client.preferences", UPLINKS)
             for name, value in preferences.items():
                 self._source.integer(value, f"client.preferences.{name}", 0, 1000)
+        if "endpoints" in nodes:
+            for name, value in self._source.items(nodes["endpoints"], "client.endpoints"):
+                self._source.choice(value, name, ("v4", "v6"))
         return values
 
     def _traffic(self) -> tuple[Traffic, ...]:

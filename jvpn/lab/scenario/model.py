@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario.expressions import Expression
@@ -14,8 +14,12 @@ from jvpn.policy.source import SourceError
 Scalar: TypeAlias = bool | int | float | str
 
 #: What a step of the timeline is about; each is the key that names it.
-FAULT, ATTACK, DO, STOP = "fault", "attack", "do", "stop"
-STEP_KINDS: Final = (FAULT, ATTACK, DO, STOP)
+FAULT: Final = "fault"
+ATTACK: Final = "attack"
+DO: Final = "do"
+STOP: Final = "stop"
+Kind: TypeAlias = Literal["fault", "attack", "do", "stop"]
+STEP_KINDS: Final[tuple[Kind, ...]] = (FAULT, ATTACK, DO, STOP)
 #: Which uplink: by name, or the one in use (or not) when the step's time has come.
 ON: Final = ("A", "B", "active", "other")
 TRAFFIC_KINDS: Final = ("udp", "tcp", "iperf")
@@ -50,7 +54,7 @@ class Step:
     """One line of the timeline. *label* (`as`) names its mark; *parameters* are a script's or a step's own."""
 
     at_s: float
-    kind: str
+    kind: Kind
     name: str
     on: str
     label: str

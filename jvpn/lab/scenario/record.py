@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.gauge import GaugeResult
@@ -24,7 +24,7 @@ class Mark:
     """One line of the timeline as it happened; *end_ns* None where nothing was stopped. *text* is for people."""
 
     label: str
-    what: str
+    what: Literal["fault", "attack", "do", "stop"]
     text: str
     start_ns: int
     end_ns: int | None = None

@@ -1,0 +1,60 @@
+"""`jvpn lab`: a volatile network in a box. Scenarios break it on purpose, and say what held and what did not.
+
+A SCENARIO is a name from `jvpn lab list`, a name with parameters ('f2-blackhole[direction=up]'), a row of the failure
+matrix (F2), a path to a YAML file, `short` or `all`. The lab needs a checkout of the project, and root.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from jvpn.cli import lab_run
+
+#: Of `jvpn.lab.backends`, which other commands need not load.
+BACKENDS = ("netns",)
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = subparsers.add_parser(
+        "lab",
+        help="a lab that breaks the network on purpose",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="lab", metavar="COMMAND", required=True)
+    _add_list(commands)
+    _add_run(commands)
+
+
+def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("list", help="name the scenarios, with their rows and parameters")
+    parser.add_argument("--json", action="store_true", help="print one JSON array")
+    parser.set_defaults(run=lab_run.list_all)
+
+
+def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run scenarios and write a report",
+        description="Exit status: 0 all passed, 1 one did not, 2 no such scenario or a mistake in its file.",
+    )
+    parser.add_argument("scenarios", nargs="+", metavar="SCENARIO")
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default %(default)s")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default lab-report/, the time)"
+    )
+    parser.add_argument("--pcap", action="store_true", help="keep captures of the router's interfaces")
+    parser.add_argument("--keep-going", action="store_true", help="run the others too when one does not pass")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object; what happens is told on stderr"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 when a scenario did not pass. Raises ScenarioError."""
+    try:
+        return lab_run.run(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what the lab had made is gone", file=sys.stderr)
+        return 130

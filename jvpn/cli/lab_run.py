@@ -1,0 +1,145 @@
+"""`jvpn lab list` and `jvpn lab run`: what they print, and the folder with the report."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jvpn.lab.scenario.model import Scenario
+    from jvpn.lab.scenario.result import Result
+
+Say = Callable[[str], None]
+REPORTS = Path("lab-report")
+
+
+def list_all(args: argparse.Namespace) -> int:
+    """0. Raises ScenarioError."""
+    from jvpn.lab.scenario.choosing import everything
+
+    found = everything()
+    if args.json:
+        print(json.dumps([_described(scenario) for scenario in found]))
+        return 0
+    width = max(len(scenario.name) for scenario in found)
+    rows = max(len(scenario.row) for scenario in found)
+    for scenario in found:
+        mark = "short" if scenario.short else ""
+        print(f"{scenario.row:<{rows}}  {scenario.name:<{width}}  {mark:<5}  {scenario.title}")
+    print(
+        f"{len(found)} in all; `jvpn lab run short` runs those in the short set, `jvpn lab run all` the rest too"
+    )
+    return 0
+
+
+def _described(scenario: "Scenario") -> dict[str, object]:
+    return {
+        "name": scenario.name,
+        "row": scenario.row,
+        "title": scenario.title,
+        "short": scenario.short,
+        "parameters": dict(scenario.parameters),
+        "seconds": scenario.ends_at_s,
+        "assertions": [assertion.text for assertion in scenario.assertions],
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 when one did not pass. Raises ScenarioError."""
+    from jvpn.lab import report
+    from jvpn.lab.scenario.choosing import choose
+
+    chosen = choose(args.scenarios)
+    if os.geteuid() != 0 and args.backend == "netns":
+        print(
+            "jvpn lab: it makes network namespaces and needs root: run it as root or with sudo",
+            file=sys.stderr,
+        )
+        return 1
+    say = _err if args.json else _out
+    folder: Path = args.out or REPORTS / time.strftime("%Y%m%d-%H%M%S")
+    results = _run_all(args, chosen, folder, say)
+    report.write(results, folder)
+    if args.json:
+        print(json.dumps(_as_json(results, folder)))
+    else:
+        _verdict(results, len(chosen), folder)
+    return 0 if all(result.passed for result in results) else 1
+
+
+def _run_all(args: argparse.Namespace, chosen: "list[Scenario]", folder: Path, say: Say) -> "list[Result]":
+    from jvpn.lab.backends import backend as backend_of
+    from jvpn.lab.scenario.conduct import conduct, folder_name
+
+    backend = backend_of(args.backend)
+    results = []
+    for number, scenario in enumerate(chosen, 1):
+        say(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
+        result = conduct(scenario, backend, folder / folder_name(scenario), say, pcap=args.pcap)
+        _tell(result, say)
+        results.append(result)
+        if not result.passed and not args.keep_going:
+            break
+    return results
+
+
+def _tell(result: "Result", say: Say) -> None:
+    width = max((len(assertion.text) for assertion in result.assertions), default=0)
+    for assertion in result.assertions:
+        verdict = "ok    " if assertion.passed else "FAILED"
+        seen = "" if assertion.value is True else f"  {_shown(assertion.value)}"
+        say(f"    {verdict}  {assertion.text:<{width if seen else 0}}{seen}")
+    if not result.passed:
+        for finding in result.about.get("findings", ()):
+            say(f"            {finding}")
+    if result.error:
+        say(f"    FAILED  {result.error}")
+    say(f"    {'passed' if result.passed else 'did not pass'} in {result.duration_s:g} s\n")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _verdict(results: "list[Result]", wanted: int, folder: Path) -> None:
+    failed = [result.scenario for result in results if not result.passed]
+    left = wanted - len(results)
+    print(f"{len(results) - len(failed)} of {wanted} passed", end="")
+    print(f", {left} not run (--keep-going runs them)" if left else "")
+    for name in failed:
+        print(f"    did not pass: {name}")
+    print(f"report: {folder / 'report.md'}, {folder / 'report.html'}")
+
+
+def _as_json(results: "list[Result]", folder: Path) -> dict[str, object]:
+    return {
+        "passed": all(result.passed for result in results),
+        "folder": str(folder),
+        "scenarios": [
+            {
+                "scenario": result.scenario,
+                "row": result.row,
+                "passed": result.passed,
+                "duration_s": result.duration_s,
+                "error": result.error,
+                "assertions": [
+                    {"text": one.text, "value": one.value, "passed": one.passed} for one in result.assertions
+                ],
+            }
+            for result in results
+        ],
+    }
+
+
+def _out(text: str) -> None:
+    print(text, flush=True)
+
+
+def _err(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

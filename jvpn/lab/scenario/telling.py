@@ -1,0 +1,69 @@
+"""Event files of client and gateways, read when nothing more is being written, and judged by the auditor."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from jvpn.lab.backends.topology import CLIENT
+from jvpn.lab.namespaces import LabError
+from jvpn.lab.scenario.nodes import Nodes
+from jvpn.lab.scenario.record import Told
+from jvpn.observability.verify import audit
+
+_MS: Final = 1_000_000
+#: Who writes events does so in a thread of its own, soon.
+_QUIET_S: Final = 0.1
+_TIMES: Final = 20
+
+
+def read(nodes: Nodes) -> dict[str, list[bytes]]:
+    """Lines by who told them; none of who has no file yet."""
+    found = _read(nodes)
+    for _ in range(_TIMES):
+        time.sleep(_QUIET_S)
+        before, found = found, _read(nodes)
+        if before == found:
+            break
+    return found
+
+
+def _read(nodes: Nodes) -> dict[str, list[bytes]]:
+    found = {}
+    for who in (CLIENT, *nodes.topology.gateway_names):
+        try:
+            content = nodes.machine(who).read(nodes.run_dir(who) / "events.jsonl")
+        except LabError:
+            content = b""
+        # A line that is being written does not end yet.
+        found[who] = content[: content.rfind(b"\n") + 1].splitlines()
+    return found
+
+
+def told(nodes: Nodes, lines: Mapping[str, list[bytes]]) -> list[Told]:
+    """All events in the order of their time, which is on this process's clock."""
+    found = []
+    for who, of_one in lines.items():
+        wall_ns = nodes.attended[who].wall_ns
+        for line in of_one:
+            event = json.loads(line)
+            found.append(Told(event["ts_ms"] * _MS - wall_ns, who, event))
+    return sorted(found, key=lambda one: one.at_ns)
+
+
+def findings(lines: Mapping[str, list[bytes]]) -> list[str]:
+    """What the auditor says of the client's stream, and of all gateways' together, sentences with whose they are."""
+    of_gateways = [line for who, some in lines.items() if who != CLIENT for line in some]
+    of_gateways.sort(key=lambda line: int(json.loads(line)["ts_ms"]))
+    streams = {CLIENT: lines.get(CLIENT, []), "gateway": of_gateways}
+    return [f"{who}: {finding}" for who, some in streams.items() for finding in audit(some)]
+
+
+def keep(lines: Mapping[str, list[bytes]], folder: Path) -> list[str]:
+    """Copies in *folder*; their names."""
+    for who, of_one in lines.items():
+        (folder / f"{who}-events.jsonl").write_bytes(b"".join(line + b"\n" for line in of_one))
+    return [f"{who}-events.jsonl" for who in lines]
