@@ -48,6 +48,8 @@ def made(**changes: Any) -> Result:
             Mark(at_s=2, what="fault", text="blackhole on A", name="hole"),
             Mark(at_s=4, what="do", text="reload"),
             Mark(at_s=6, what="stop", text="blackhole on A", name="hole"),
+            Mark(at_s=3, what="do", text="link down", name="cut"),
+            Mark(at_s=5, what="stop", text="link down", name="cut"),
         ],
         series={
             "stream.up": Series(at_s=[0.0, 2.0, 7.9], mbit_s=[0.3, 0.0, 0.3]),
@@ -106,7 +108,7 @@ def of_class(drawing: ElementTree.Element, *classes: str) -> Iterator[ElementTre
 def seconds(drawing: ElementTree.Element) -> dict[str, float]:
     """Where the time axis has its figures."""
     ticks = [it for it in of_class(drawing, "tick") if it.get("text-anchor") == "middle"]
-    return {str(it.text): float(it.get("x", "")) for it in ticks}
+    return {str(it.text).removesuffix(" s"): float(it.get("x", "")) for it in ticks}
 
 
 def extent(bar: ElementTree.Element) -> tuple[float, float]:
@@ -155,6 +157,8 @@ def test_faults_stand_at_their_times_in_every_panel(tmp_path: Path) -> None:
     [step] = of_class(drawing, "step", "fault")
     [band] = of_class(drawing, "band", "fault")
     assert extent(step) == extent(band) == pytest.approx((at["2"], at["6"]))
+    [stopped] = of_class(drawing, "band", "do")
+    assert extent(stopped) == pytest.approx((at["3"], at["5"]))
     [moment] = of_class(drawing, "moment")
     assert float(moment.get("x1", "")) == pytest.approx(at["4"])
     top, height = float(band.get("y", "")), float(band.get("height", ""))

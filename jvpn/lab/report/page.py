@@ -39,15 +39,17 @@ def _verdict(result: Result) -> Element:
     return el("span", f"{sign} {words.verdict(result)}", class_=kind)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Child]], numbers: Sequence[int] = ()) -> Element:
-    """`numbers`: the columns whose cells are figures."""
+def _table(
+    heads: Sequence[str], rows: Iterable[Sequence[Child]], numbers: Sequence[int] = (), kind: str = ""
+) -> Element:
+    """`numbers`: the columns whose cells are figures. Of kind "tight" all but the last are as narrow as they can."""
     body = [el("tr", *(_cell(cell, number in numbers) for number, cell in enumerate(row))) for row in rows]
     titles = [
         el("th", head, scope="col", class_="number" if number in numbers else None)
         for number, head in enumerate(heads)
     ]
     head = el("thead", el("tr", *titles))
-    return el("div", el("table", head, el("tbody", *body)), class_="wide")
+    return el("div", el("table", head, el("tbody", *body)), class_=f"wide {kind}".strip())
 
 
 def _cell(child: Child, is_number: bool) -> Element:
@@ -66,9 +68,7 @@ def _summary(results: Sequence[Result], slugs: Sequence[str]) -> Element:
             ]
         )  # fmt: skip
     heads = ["verdict", "scenario", "row", "parameters", "longest silence", "lost", "closest to its limit"]
-    table = _table(heads, rows, numbers=(4, 5))
-    table.set("class", "wide summary")
-    return table
+    return _table(heads, rows, numbers=(4, 5), kind="summary")
 
 
 def _machines(results: Sequence[Result]) -> list[Element]:
@@ -125,7 +125,9 @@ def _done(result: Result) -> list[Element]:
     rows = [[f"{mark.at_s:.3f}", mark.what, mark.name, mark.text] for mark in result.marks]
     return [
         _folded(
-            "Timeline", _table(["at, s", "what", "name", ""], rows, numbers=(0,)), is_open=len(rows) <= FEW
+            "Timeline",
+            _table(["at, s", "what", "name", ""], rows, numbers=(0,), kind="tight"),
+            is_open=len(rows) <= FEW,
         )
     ]
 
@@ -145,7 +147,7 @@ def _changes(result: Result) -> list[Element]:
     if not rows:
         return []
     ordered = [cells for _at, cells in sorted(rows, key=lambda row: row[0])]
-    table = _table(["at, s", "who", "version", "change", "reason"], ordered, numbers=(0,))
+    table = _table(["at, s", "who", "version", "change", "reason"], ordered, numbers=(0,), kind="tight")
     return [_folded("States and paths", table)]
 
 
@@ -163,7 +165,7 @@ def _rest(result: Result) -> list[Element]:
         [kind, el("code", name)] for kind, names in result.files.items() for name in names
     ]
     if files:
-        parts.append(_folded("Files", _table(["kind", "file"], files)))
+        parts.append(_folded("Files", _table(["kind", "file"], files, kind="tight")))
     parts.append(_folded("Commands", el("pre", "\n".join(words.commands(result))), is_open=True))
     return parts
 

@@ -200,8 +200,9 @@ class _Plot:
         for at_s, label in self.axis.ticks():
             x = self.axis.x(at_s)
             self.back.append(el("line", class_="grid", x1=x, x2=x, y1=first, y2=bottom))
-            self.front.append(el("text", label, class_="tick", x=x, y=bottom + 14, text_anchor="middle"))
-        self.lane_name("seconds", bottom + 14, "tick")
+            self.front.append(
+                el("text", f"{label} s", class_="tick", x=x, y=bottom + 14, text_anchor="middle")
+            )
         bands = [self._band(span, first, bottom) for span in spans.steps(self.result)]
         self.y += 24
         self._legend()

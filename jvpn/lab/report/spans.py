@@ -32,17 +32,15 @@ def until(result: Result) -> float:
 
 
 def steps(result: Result) -> list[Span]:
-    """A span for each fault and attack, to its stop or the run's end; what happens at once has no length."""
+    """A span for each fault and attack, to its stop or the run's end, and for each other step that is stopped; what
+    happens at once has no length."""
     end_s = until(result)
     spans = []
     for number, mark in enumerate(result.marks):
         if mark.what == "stop" and _begun(result.marks[:number], mark):
             continue
-        last = (
-            _stopped(result.marks[number + 1 :], mark, end_s)
-            if mark.what in ("fault", "attack")
-            else mark.at_s
-        )
+        otherwise_s = end_s if mark.what in ("fault", "attack") else mark.at_s
+        last = _stopped(result.marks[number + 1 :], mark, otherwise_s)
         lasting = f"{mark.at_s:.2f} to {last:.2f} s" if last > mark.at_s else f"{mark.at_s:.2f} s"
         spans.append(Span(mark.at_s, last, mark.what, mark.text, f"{mark.text}: {lasting}"))
     return spans
@@ -52,10 +50,12 @@ def _begun(before: Sequence[Mark], stop: Mark) -> bool:
     return bool(stop.name) and any(mark.name == stop.name and mark.what != "stop" for mark in before)
 
 
-def _stopped(after: Sequence[Mark], mark: Mark, end_s: float) -> float:
+def _stopped(after: Sequence[Mark], mark: Mark, otherwise_s: float) -> float:
     if not mark.name:
-        return end_s
-    return next((later.at_s for later in after if later.what == "stop" and later.name == mark.name), end_s)
+        return otherwise_s
+    return next(
+        (later.at_s for later in after if later.what == "stop" and later.name == mark.name), otherwise_s
+    )
 
 
 def states(result: Result) -> dict[str, list[Span]]:

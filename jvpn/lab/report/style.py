@@ -75,6 +75,7 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .75rem .3rem 0; b
 th { color: var(--muted); font-weight: 600; white-space: nowrap; }
 td:first-child, th:first-child { width: 1%; }
 th.number, td.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; width: 1%; }
+.tight :is(th, td):not(:last-child) { width: 1%; white-space: nowrap; }
 @media (max-width: 45rem) {
   .summary :is(td, th):nth-child(3), .summary :is(td, th):nth-child(4) { display: none; } /* the name has them too */
 }
