@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from jvpn.cli import lab_run
+from jvpn.cli import lab_report, lab_run
 
 #: Of `jvpn.lab.backends`, which other commands need not load.
 BACKENDS = ("netns",)
@@ -24,6 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     commands = parser.add_subparsers(dest="lab", metavar="COMMAND", required=True)
     _add_list(commands)
     _add_run(commands)
+    lab_report.add_parser(commands)
 
 
 def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

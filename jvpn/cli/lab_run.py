@@ -64,10 +64,7 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.out or REPORTS / time.strftime("%Y%m%d-%H%M%S")
     results = _run_all(args, chosen, folder, say)
     report.write(results, folder)
-    if args.json:
-        print(json.dumps(_as_json(results, folder)))
-    else:
-        _verdict(results, len(chosen), folder)
+    say_report(results, folder, as_json=args.json, wanted=len(chosen))
     return 0 if all(result.passed for result in results) else 1
 
 
@@ -105,6 +102,14 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def say_report(results: "list[Result]", folder: Path, *, as_json: bool, wanted: int = 0) -> None:
+    """What stands in the report and where it is. *wanted*: how many were to run, where those were more."""
+    if as_json:
+        print(json.dumps(_as_json(results, folder)))
+    else:
+        _verdict(results, max(wanted, len(results)), folder)
 
 
 def _verdict(results: "list[Result]", wanted: int, folder: Path) -> None:

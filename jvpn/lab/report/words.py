@@ -11,8 +11,7 @@ from jvpn.session.version import COUNT_BITS, MAX_COUNT
 
 #: In what a result says of its machines.
 _OF_THE_RUN: Final = ("findings", "summaries")
-#: An assertion with an upper limit.
-_AT_MOST: Final = re.compile(r"^(?P<metric>.+?)\s*(?:<=|<)\s*(?P<limit>\d+(?:\.\d+)?)\b")
+_COMPARISON: Final = re.compile("<=?")
 
 
 def shown(value: Any) -> str:
@@ -87,11 +86,10 @@ def _is_number(value: Any) -> bool:
 
 def _tightest(assertions: Sequence[Assertion]) -> str:
     used: list[tuple[float, str]] = []
-    for assertion in assertions:
-        found = _AT_MOST.match(assertion.text)
-        if found and _is_number(assertion.value) and float(found["limit"]) > 0:
-            share = assertion.value / float(found["limit"])
-            used.append((share, f"{found['metric']}: {shown(assertion.value)} of {found['limit']}"))
+    for it in assertions:
+        if it.at_most and _is_number(it.value):
+            metric = _COMPARISON.split(it.text)[0].strip()
+            used.append((it.value / it.at_most, f"{metric}: {shown(it.value)} of {shown(it.at_most)}"))
     return max(used, default=(0.0, ""))[1]
 
 

@@ -95,11 +95,12 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """*value* is what was measured: the left side's."""
+    """*value* is what was measured: the left side's. *at_most* is the right side's, where it is an upper bound."""
 
     value: Value
     passed: bool
     scaled: bool = False
+    at_most: float | None = None
 
 
 class Expression:
@@ -135,7 +136,8 @@ class Expression:
         if scaled:
             assert isinstance(right, int | float)
             right = right * time_factor
-        return Verdict(left, self._compare(op, left, right), scaled)
+        at_most = right if isinstance(op, _UPPER_BOUNDS) and isinstance(right, int | float) else None
+        return Verdict(left, self._compare(op, left, right), scaled, at_most)
 
     def _compare(self, op: ast.cmpop, left: Value, right: Value) -> bool:
         if isinstance(op, ast.In | ast.NotIn):

@@ -31,7 +31,7 @@ def _judged(assertion: Assertion, record: Record, time_factor: float) -> results
     if verdict.scaled:
         text = f"{text} (limit × {time_factor:g} on this machine)"
     value = "nothing to measure" if verdict.value is None and not verdict.passed else verdict.value
-    return results.Assertion(text=text, value=value, passed=verdict.passed)
+    return results.Assertion(text=text, value=value, passed=verdict.passed, at_most=verdict.at_most)
 
 
 def measured(scenario: Scenario, record: Record) -> dict[str, Value]:

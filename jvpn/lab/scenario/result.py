@@ -20,11 +20,13 @@ class Assertion(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the scenario's assertions, and the value that was measured.
 
     `text` is the line as it was judged: with its parameters filled in, and its limit as scaled for the machine.
+    `at_most` is that limit as a number, where the line has an upper one.
     """
 
     text: str
     value: Any
     passed: bool
+    at_most: float | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
