@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jvpn.lab.emulator import SO_RCVBUFFORCE
 from jvpn.lab.faults import SEGMENTATION
 from jvpn.lab.link_model import LinkParams
 from jvpn.lab.namespaces import Lab, Namespace, module_environment
@@ -28,7 +29,9 @@ class Routed:
         self.client, self.router, self.gateway = (lab.namespace(n) for n in ("client", "router", "gateway"))
         middle = lab.namespace("wire")
         for namespace in (self.client, self.router, self.gateway, middle):
-            namespace.sysctl({f"net.ipv6.conf.{scope}.accept_dad": 0 for scope in ("all", "default")})
+            for scope in ("all", "default"):
+                quiet = ("accept_dad", "router_solicitations")
+                namespace.sysctl({f"net.ipv6.conf.{scope}.{key}": 0 for key in quiet})
         middle.sysctl({"net.ipv6.conf.default.disable_ipv6": 1})
         middle.ip(
             f"link add cA type veth peer name upA netns {self.client.name}",
@@ -44,6 +47,8 @@ class Routed:
         self._address(self.gateway, "out", GATEWAY, GATEWAY6)
         self.client.ip("route add default via 10.201.1.1", "route add default via fd00:201:1::1")
         self.gateway.ip("route add default via 10.202.1.1", "route add default via fd00:202:1::1")
+        self._introduce(self.client, "upA", self.router, "rA", CLIENT, CLIENT6)
+        self._introduce(self.router, "rA", self.client, "upA", "10.201.1.1", "fd00:201:1::1")
         self.control = work / "wire.sock"
         self.wire = Wire(middle, [("A", "cA", "gA")], 1, control=self.control)
         for direction in ("up", "down"):
@@ -59,6 +64,12 @@ class Routed:
         switches = [word for name in SEGMENTATION for word in (name, "off")]
         namespace.run(["ethtool", "-K", device, *switches])
 
+    def _introduce(self, whom: Namespace, device: str, to: Namespace, over: str, *addresses: str) -> None:
+        """Have *to* know the hardware address for good: while packets are lost, no neighbour has to be asked for."""
+        shown = json.loads(whom.run(["ip", "-json", "link", "show", device]).stdout)
+        hardware = shown[0]["address"]
+        to.ip(*(f"neigh replace {one} lladdr {hardware} nud permanent dev {over}" for one in addresses))
+
     def counters(self, direction: str) -> dict[str, int]:
         return self.wire.counters()[f"A/{direction}"]
 
@@ -66,6 +77,7 @@ class Routed:
         """A UDP socket there, with a timeout for receiving."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = namespace.socket(family, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
         sock.settimeout(10)
         sock.bind((address, port))
         return sock

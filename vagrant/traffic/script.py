@@ -29,7 +29,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from vagrant.traffic.ours import Refused, address
@@ -113,6 +113,11 @@ class Run:
                 looked_ns = time.monotonic_ns()
             yield turn
             turn += 1
+
+    def show(self, counters: Mapping[str, int]) -> None:
+        """Have *counters* as they are now, for who keeps count elsewhere."""
+        for key, value in counters.items():
+            self.counters[key] = value
 
     def summary(self) -> None:
         """Say on stdout how it was."""
