@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from jvpn.lab.link_model import LinkParams
-from vagrant.traffic.faults import nat_rebind, nft
+from vagrant.traffic.faults import nat_rebind
+from vagrant.traffic.faults.means import nft
+from vagrant.traffic.faults.means.netem import commands, stages
 from vagrant.traffic.faults.mtu import narrowed
-from vagrant.traffic.faults.netem import commands, stages
 
 ROOT = Path(__file__).parent.parent.parent
-NAMES = sorted(
-    file.stem for file in (ROOT / "vagrant/traffic/faults").glob("*.py") if "__main__" in file.read_text()
-)
-SCRIPTS = [name for name in NAMES if name != "conntrack"]
+SCRIPTS = sorted(file.stem for file in (ROOT / "vagrant/traffic/faults").glob("[a-z]*.py"))
 
 
 def lines(params: LinkParams, seed: int | None = None) -> list[str]:

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from vagrant.traffic.faults.nft import Table, chain, through
-from vagrant.traffic.faults.where import add_where, check_device, directions, share
+from vagrant.traffic.faults.means.nft import Table, chain, through
+from vagrant.traffic.faults.means.where import add_where, check_device, directions, share
 from vagrant.traffic.script import Run, main, positive
 
 

@@ -6,8 +6,8 @@ The emulator spares ARP and Ethernet headers; netem may hit those too, and whate
 import argparse
 import sys
 
-from vagrant.traffic.faults.medium import hold, params
-from vagrant.traffic.faults.where import add_where, check, share
+from vagrant.traffic.faults.means.medium import hold, params
+from vagrant.traffic.faults.means.where import add_where, check, share
 from vagrant.traffic.script import Run, main
 
 

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from vagrant.traffic.faults.medium import hold, params
-from vagrant.traffic.faults.where import add_where, check, milliseconds
+from vagrant.traffic.faults.means.medium import hold, params
+from vagrant.traffic.faults.means.where import add_where, check, milliseconds
 from vagrant.traffic.script import Run, main
 
 

@@ -4,8 +4,8 @@ the moment that this is in force; as QUIC's network simulator has it."""
 import argparse
 import sys
 
-from vagrant.traffic.faults.nft import Table, chain, through
-from vagrant.traffic.faults.where import add_where, check_device, directions, whole
+from vagrant.traffic.faults.means.nft import Table, chain, through
+from vagrant.traffic.faults.means.where import add_where, check_device, directions, whole
 from vagrant.traffic.ours import DEFAULT_PORT
 from vagrant.traffic.script import Run, main
 

@@ -6,8 +6,8 @@ Without "fragmentation needed" and "packet too big" nobody is told how large pac
 import argparse
 import sys
 
-from vagrant.traffic.faults.nft import Table, chain, through
-from vagrant.traffic.faults.where import add_where, check_device, directions
+from vagrant.traffic.faults.means.nft import Table, chain, through
+from vagrant.traffic.faults.means.where import add_where, check_device, directions
 from vagrant.traffic.script import Run, main
 
 ERRORS = (

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from vagrant.traffic.faults import kernel, ledger
-from vagrant.traffic.faults.nft import Table, chain, through
-from vagrant.traffic.faults.where import add_where, check_device, directions
+from vagrant.traffic.faults.means import kernel, ledger
+from vagrant.traffic.faults.means.nft import Table, chain, through
+from vagrant.traffic.faults.means.where import add_where, check_device, directions
 from vagrant.traffic.script import Run, main
 
 TOO_BIG = ("icmp type destination-unreachable icmp code frag-needed", "icmpv6 type packet-too-big")

@@ -9,9 +9,9 @@ import argparse
 import sys
 from itertools import islice, zip_longest
 
-from vagrant.traffic.faults import conntrack, kernel, ledger
-from vagrant.traffic.faults.nft import Table, chain, through
-from vagrant.traffic.faults.where import add_where, check_device, whole
+from vagrant.traffic.faults.means import conntrack, kernel, ledger
+from vagrant.traffic.faults.means.nft import Table, chain, through
+from vagrant.traffic.faults.means.where import add_where, check_device, whole
 from vagrant.traffic.ours import DEFAULT_PORT, Address, Refused, address, guard_address
 from vagrant.traffic.script import Run, main, positive
 

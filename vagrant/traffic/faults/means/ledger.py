@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from jvpn.lab.link_model import LinkParams, compose
-from vagrant.traffic.faults import kernel, netem
+from vagrant.traffic.faults.means import kernel, netem
 from vagrant.traffic.script import Failed
 
 FOLDER: Final = Path("/run/jvpn-lab-faults")

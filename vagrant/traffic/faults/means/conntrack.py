@@ -12,7 +12,7 @@ from pyroute2 import NFCTSocket
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
-from vagrant.traffic.faults.kernel import Network
+from vagrant.traffic.faults.means.kernel import Network
 from vagrant.traffic.script import Failed
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from jvpn.lab.link_model import LinkParams
-from vagrant.traffic.faults import ledger, netem
-from vagrant.traffic.faults.where import directions
-from vagrant.traffic.faults.wire import Wire
+from vagrant.traffic.faults.means import ledger, netem
+from vagrant.traffic.faults.means.where import directions
+from vagrant.traffic.faults.means.wire import Wire
 from vagrant.traffic.ours import Refused
 from vagrant.traffic.script import Run
 

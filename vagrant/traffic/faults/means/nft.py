@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 
-from vagrant.traffic.faults import kernel, ledger
+from vagrant.traffic.faults.means import kernel, ledger
 from vagrant.traffic.script import Failed
 
 #: Before everybody's ordinary filters, after connection tracking and address translation.

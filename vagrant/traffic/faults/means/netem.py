@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from jvpn.lab.link_model import LinkParams
-from vagrant.traffic.faults import kernel
+from vagrant.traffic.faults.means import kernel
 from vagrant.traffic.script import Failed
 
 _LIMIT_PACKETS: Final = 100_000
