@@ -49,6 +49,20 @@ def test_joined_messages_are_those_that_the_product_reads() -> None:
                 assert messages.decode_config(value).addresses == ["10.8.0.2/32", "fd00:8::2/128"]
 
 
+def test_parts_that_are_said_again_make_no_second_message() -> None:
+    packets = read(PCAPS, KEYS)
+    (rekey,) = [p for p in joined(packets) if JVPFrame in p and p.type == ControlType.REKEY_INIT]
+    chunks = [
+        p
+        for p in packets
+        if p[JVP].type == PacketType.CONTROL and bytes(p[JVP].payload.payload)[:2] == b"\x04\x01"
+    ]
+    assert len(chunks) == 2
+    for said in (chunks * 2, chunks[::-1], [chunks[0], *chunks]):
+        assert [bytes(whole) for whole in joined(said)] == [bytes(rekey)]
+    assert list(joined(chunks[:1] * 2)) == []
+
+
 def test_nothing_in_them_names_a_machine_or_a_day() -> None:
     packets = read(PCAPS, KEYS)
     assert {address for packet in packets for address in (packet[Ether].src, packet[Ether].dst)} == {

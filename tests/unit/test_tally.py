@@ -102,7 +102,9 @@ def test_bins_have_every_datagram_once(tmp_path: Path) -> None:
 def test_what_is_no_jvp_is_told_apart(tmp_path: Path) -> None:
     strange = IP(src=CLIENT, dst=GATEWAY) / UDP(sport=40_000, dport=51_820) / Raw(b"\xc0" + bytes(40))
     elsewhere = IP(src=CLIENT, dst=GATEWAY) / UDP(sport=40_000, dport=53) / Raw(bytes(40))
-    later_fragment = IP(src=CLIENT, dst=GATEWAY, proto=17, frag=185) / Raw(bytes(40))
+    # It begins as a datagram to the gateway would.
+    whole = bytes(up(PacketType.DATA, 100))[20:]
+    later_fragment = IP(src=CLIENT, dst=GATEWAY, proto=17, frag=185) / Raw(whole)
     told = tally_of(tmp_path, strange, elsewhere, later_fragment, up(PacketType.DATA, 100))
     assert (told["refused"], told["other_frames"], told["packets"]) == ({"unknown_type": 1}, 2, 1)
     assert tally_of(tmp_path, up(PacketType.DATA, 100), ports=frozenset({4_790}))["other_frames"] == 1
