@@ -29,6 +29,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser("list", help="name the scenarios, with their rows and parameters")
+    parser.add_argument("--steps", action="store_true", help="name what a scenario's timeline can do instead")
     parser.add_argument("--json", action="store_true", help="print one JSON array")
     parser.set_defaults(run=lab_run.list_all)
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jvpn.cli import lab_steps
+
 if TYPE_CHECKING:
     from jvpn.lab.scenario.model import Scenario
     from jvpn.lab.scenario.result import Result
@@ -19,6 +21,9 @@ REPORTS = Path("lab-report")
 
 def list_all(args: argparse.Namespace) -> int:
     """0. Raises ScenarioError."""
+    if args.steps:
+        print(json.dumps(lab_steps.described()) if args.json else "\n".join(lab_steps.lines()))
+        return 0
     from jvpn.lab.scenario.choosing import everything
 
     found = everything()

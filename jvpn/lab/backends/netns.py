@@ -218,7 +218,7 @@ class NetnsBackend:
         if self._lab is not None:
             self._lab.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            _remove(self._folder)
         self._lab = self._folder = self._wire_space = None
         self._machines, self._wires = {}, {}
 
@@ -252,9 +252,18 @@ def _placed(address: str, device: str) -> str:
     return f"{prefix} dev {device} {flags}".rstrip()
 
 
+def _remove(folder: Path) -> None:
+    """With what is mounted in it."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        place = line.split()[1]
+        if place.startswith(f"{folder}/"):
+            subprocess.run(["umount", "-l", place], check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep() -> None:
     """Remove the folders of labs whose process was killed; ``Lab.sweep`` does so with their namespaces."""
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         owner = left.name.removeprefix(PREFIX).partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jvpn.lab.backends.machine import About, Backend
+from jvpn.lab.backends.topology import CLIENT
 from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario import captures, judge, telling
 from jvpn.lab.scenario import result as results
@@ -57,6 +58,7 @@ class _Conduct:
         self._pcap = pcap
         self._about = About(backend.name, "")
         self._nodes: Nodes | None = None
+        self._run: Run | None = None
         self._files: dict[str, list[str]] = {}
         self._record: Record | None = None
         self._first_device = ""
@@ -79,12 +81,12 @@ class _Conduct:
         backend.up(scenario.topology)
         self._about = backend.about()
         self._nodes = nodes = Nodes(backend, scenario)
-        nodes.start()
+        self._run = run = Run(scenario, backend, nodes, self._folder, self._say)
+        timeline = Timeline(run)
+        nodes.start(timeline.prepare)
         self._say(f"{'':>8}    ready in {time.monotonic() - begun_s:.1f} s: session over {nodes.active()}")
         taken = Captures(nodes, captures.wanted(scenario, self._pcap), self._pcap)
         traffic = TrafficOf(scenario, nodes)
-        run = Run(scenario, backend, nodes, self._folder, self._say)
-        timeline = Timeline(run)
         try:
             taken.start()
             traffic.start()
@@ -118,6 +120,7 @@ class _Conduct:
             findings=telling.findings(lines),
             summaries=timeline.summaries,
             tallies=taken.tallies(named),
+            logs={who: nodes.log(who) for who in (CLIENT, *scenario.topology.gateway_names)},
         )
         if taken.devices:
             self._files["pcap"] = taken.fetch(self._folder)
@@ -131,7 +134,17 @@ class _Conduct:
         except TROUBLE as trouble:
             error = error or str(trouble)
         finally:
+            error = self._clean(error)
             self._backend.down()
+        return error
+
+    def _clean(self, error: str) -> str:
+        """Take back what was prepared; the error, with what failed in this."""
+        for clean in reversed(self._run.cleanup if self._run is not None else []):
+            try:
+                clean()
+            except TROUBLE as trouble:
+                error = error or str(trouble)
         return error
 
     def _keep(self, nodes: Nodes) -> None:

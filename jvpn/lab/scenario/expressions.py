@@ -5,6 +5,7 @@
     max(stream.up.silence_ms[hole], stream.down.silence_ms[hole]) < 2 * 20 + 60
     flooded.up.received >= 0.9 * calm.up.received
     client.state in [ATTACHED, VOLATILE]
+    "disk is full" in said.gw1
 
 A name with dots is a measure; one without, that no measure has, is a word. `[hole]` is the time from a timeline's mark
 until what it began was stopped; `[hole:back]` from one mark to the next, `[hole.end:]` and `[2:6.5]` (seconds of the
@@ -141,8 +142,10 @@ class Expression:
 
     def _compare(self, op: ast.cmpop, left: Value, right: Value) -> bool:
         if isinstance(op, ast.In | ast.NotIn):
+            if isinstance(right, str) and isinstance(left, str):
+                return (left in right) is isinstance(op, ast.In)
             if not isinstance(right, list):
-                raise ExpressionError("what stands behind 'in' is not a list: write [A, B]")
+                raise ExpressionError("what stands behind 'in' is neither a list nor text: write [A, B]")
             return (left in right) is isinstance(op, ast.In)
         if not isinstance(op, ast.Eq | ast.NotEq):
             if left is None or right is None:

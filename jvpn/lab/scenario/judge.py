@@ -35,10 +35,12 @@ def _judged(assertion: Assertion, record: Record, time_factor: float) -> results
 
 
 def measured(scenario: Scenario, record: Record) -> dict[str, Value]:
-    """Every measure that the assertions speak of, by its text."""
+    """Every measure that the assertions speak of, by its text; logs apart, which are files of their own."""
     found: dict[str, Value] = {}
     for assertion in scenario.assertions:
         for measure in assertion.expression.measures:
+            if measure.path[0] == "said":
+                continue
             try:
                 found[str(measure)] = measures.value(record, measure)
             except ExpressionError:

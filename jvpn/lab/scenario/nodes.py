@@ -47,14 +47,19 @@ class Nodes:
         ]
         self._token = token
         self.attended: dict[str, Attended] = {}
+        #: Of nodes whose wall clock jumps: the file with its shift, and each shift in seconds with when it began.
+        self.clocks: dict[str, Path] = {}
+        self.shifts: dict[str, list[tuple[int, int]]] = {}
 
     # Starting
 
-    def start(self) -> None:
-        """All of them; returns when the client has its session, its tunnel, and every uplink has proven itself."""
+    def start(self, prepare: Callable[[], None] = lambda: None) -> None:
+        """All of them; returns when the client has its session, its tunnel, and every uplink has proven itself.
+        *prepare* is called when files are written and nobody runs."""
         for name in self.backend.machines:
             self.attended[name] = Attended(self.machine(name))
         self._write()
+        prepare()
         if self.topology.gateways > 1:
             self.start_store()
         for name in self.topology.gateway_names:
@@ -110,7 +115,10 @@ class Nodes:
     def _start_jvpn(self, machine: str, command: str, prefix: tuple[str, ...]) -> None:
         there = self.machine(machine)
         name = "gateway" if command == SERVER else CLIENT
-        argv = [*prefix, *there.python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]
+        python = [*prefix, *there.python]
+        if machine in self.clocks:
+            python += ["-m", "jvpn.lab.wall_clock", str(self.clocks[machine]), there.python[-1]]
+        argv = [*python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]
         self._start(machine, command, argv, f"{name}.log")
 
     def _start(self, machine: str, name: str, argv: list[str], log: str) -> None:

@@ -88,7 +88,8 @@ class Transfer(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """*summaries*: of scripts, by mark; *tallies*: of captures, by the router's device; *findings*: the auditor's."""
+    """*summaries*: of scripts, by mark; *tallies*: of captures, by the router's device; *findings*: the auditor's; *logs*:
+    of nodes, by name."""
 
     topology: Topology
     devices: Mapping[str, str]
@@ -103,6 +104,7 @@ class Record:
     findings: Sequence[str] = ()
     summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tallies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
 
     def told_by(self, who: str) -> list[Told]:
         """Of "gateway" what all gateways told, in its order."""

@@ -30,6 +30,8 @@ class Run:
     scripts: dict[str, Script] = field(default_factory=dict)
     #: What a step keeps for its undoing, by anything that is its own.
     kept: dict[str, object] = field(default_factory=dict)
+    #: What takes back what was prepared; done when everybody has ended, the last first.
+    cleanup: list[Callable[[], None]] = field(default_factory=list)
     #: Steps that a later line stops, and the uplink that each was on.
     done: dict[str, Step] = field(default_factory=dict)
 

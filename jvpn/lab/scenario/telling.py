@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from jvpn.lab.backends.topology import CLIENT
 from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario.nodes import Nodes
-from jvpn.lab.scenario.record import Told
+from jvpn.lab.scenario.record import NS, Told
 from jvpn.observability.verify import audit
 
 _MS: Final = 1_000_000
+#: An event that is told as a clock jumps has either time.
+_SLACK_NS: Final = NS
 #: Who writes events does so in a thread of its own, soon.
 _QUIET_S: Final = 0.1
 _TIMES: Final = 20
@@ -47,17 +49,30 @@ def told(nodes: Nodes, lines: Mapping[str, list[bytes]]) -> list[Told]:
     """All events in the order of their time, which is on this process's clock."""
     found = []
     for who, of_one in lines.items():
-        wall_ns = nodes.attended[who].wall_ns
+        wall_ns, shifts = nodes.attended[who].wall_ns, nodes.shifts.get(who, [])
         for line in of_one:
             event = json.loads(line)
-            found.append(Told(event["ts_ms"] * _MS - wall_ns, who, event))
+            found.append(Told(_unshifted(event["ts_ms"] * _MS - wall_ns, shifts), who, event))
     return sorted(found, key=lambda one: one.at_ns)
+
+
+def _unshifted(at_ns: int, shifts: Sequence[tuple[int, int]]) -> int:
+    """When that was, by a wall clock that was shifted by so many seconds from such a time on: the one of the shifts
+    under which the moment lies within its own time. They are days, and no run is that long."""
+    for number, (since_ns, seconds) in enumerate(shifts):
+        found = at_ns - seconds * NS
+        until_ns = shifts[number + 1][0] if number + 1 < len(shifts) else found
+        if since_ns - _SLACK_NS <= found <= until_ns + _SLACK_NS:
+            return found
+    return at_ns
 
 
 def findings(lines: Mapping[str, list[bytes]]) -> list[str]:
     """What the auditor says of the client's stream, and of all gateways' together, sentences with whose they are."""
-    of_gateways = [line for who, some in lines.items() if who != CLIENT for line in some]
-    of_gateways.sort(key=lambda line: int(json.loads(line)["ts_ms"]))
+    of_each = [some for who, some in lines.items() if who != CLIENT]
+    of_gateways = [line for some in of_each for line in some]
+    if len(of_each) > 1:
+        of_gateways.sort(key=lambda line: int(json.loads(line)["ts_ms"]))
     streams = {CLIENT: lines.get(CLIENT, []), "gateway": of_gateways}
     return [f"{who}: {finding}" for who, some in streams.items() for finding in audit(some)]
 

@@ -18,13 +18,23 @@ LATE_S = 0.25
 
 
 class Timeline:
-    """``play`` goes through the steps; ``finish`` ends what still runs. LabError and AdminError as steps raise them."""
+    """``prepare`` comes first, ``play`` goes through the steps, ``finish`` ends what still runs.
+
+    LabError and AdminError as steps raise them.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.summaries: dict[str, Mapping[str, Any]] = {}
         self._stopped = {step.name for step in run.scenario.timeline if step.kind == STOP}
         self._unnamed = 0
+
+    def prepare(self) -> None:
+        """Machines and files as the steps need them, before anybody runs."""
+        for step in self._run.scenario.timeline:
+            prepare = STEPS[step.name].prepare if step.kind == DO else None
+            if prepare is not None:
+                prepare(self._run, step)
 
     def play(self) -> None:
         """Returns at the scenario's end."""

@@ -27,6 +27,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "grown": Family(nodes.check_counters, nodes.grown),
     "events": Family(telling.check_events, telling.events),
     "states": Family(telling.check_states, telling.states),
+    "said": Family(telling.check_said, telling.said),
     "audit": Family(telling.check_audit, telling.audit),
     "captures": Family(captures.check, captures.value),
 }

@@ -5,6 +5,7 @@ events.gateway.STATE_CHANGE.REATTACH_OK        … with a reason
 states.client.VOLATILE                         how often a state was entered
 states.client.ATTACHED.after_ms[back]          how long after a mark for the first time
 audit.accepted, audit.findings
+said.WHO                                       all that is in its log, to look for words in
 """
 
 from __future__ import annotations
@@ -72,6 +73,19 @@ def check_audit(measure: Measure, topology: Topology) -> None:
 
 def audit(record: Record, measure: Measure) -> Value:
     return not record.findings if measure.path[1] == "accepted" else len(record.findings)
+
+
+def check_said(measure: Measure, topology: Topology) -> None:
+    length(measure, 2, 2, "said.WHO")
+    who(measure.path[1], topology)
+    timeless(measure)
+
+
+def said(record: Record, measure: Measure) -> Value:
+    node = measure.path[1]
+    return "".join(
+        text for name, text in record.logs.items() if name == node or (node == "gateway" and name != "client")
+    )
 
 
 def _of(record: Record, node: str, measure: Measure) -> list[Told]:

@@ -21,26 +21,33 @@ Function = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class StepKind:
-    """*undo* is what `stop:` does to it, None where nothing can be taken back."""
+    """*undo* is what `stop:` does to it, None where nothing can be taken back. *prepare* is done before anybody runs,
+    once for each step of the timeline, where machines and their files must be otherwise for it."""
 
     function: Function
     takes_on: bool
     fields: Mapping[str, Any] = field(default_factory=dict)
     undo: Function | None = None
+    prepare: Function | None = None
 
 
 STEPS: dict[str, StepKind] = {}
 
 
 def step(
-    name: str, *, on: bool = False, undo: Function | None = None, **fields: Any
+    name: str,
+    *,
+    on: bool = False,
+    undo: Function | None = None,
+    prepare: Function | None = None,
+    **fields: Any,
 ) -> Callable[[Function], Function]:
     """Make a function the step *name*; see the module's text."""
 
     def register(function: Function) -> Function:
         if name in STEPS:
             raise ValueError(f"there is a step {name!r} already")
-        STEPS[name] = StepKind(function, on, fields, undo)
+        STEPS[name] = StepKind(function, on, fields, undo, prepare)
         return function
 
     return register
