@@ -88,8 +88,8 @@ class Transfer(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """*summaries*: of scripts, by mark; *tallies*: of captures, by the router's device; *findings*: the auditor's; *logs*:
-    of nodes, by name."""
+    """*summaries*: of scripts, by mark; *tallies*: of captures, by the router's device; *findings*: the auditor's;
+    *logs*: of nodes, by name."""
 
     topology: Topology
     devices: Mapping[str, str]
