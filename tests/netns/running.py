@@ -58,6 +58,8 @@ class Setup:
     peers: int = 2
     policy: dict[str, Any] = field(default_factory=dict)
     pins: str = ""
+    #: Whether clients write a key log, `clientN.keys` in the folder.
+    keylog: bool = False
 
 
 def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -319,6 +321,7 @@ def client_plan(folder: Path, setup: dict[str, Any], number: int) -> ClientPlan:
         run_dir=folder / f"client{number}",
         state_dir=folder / f"client{number}-state",
         events_path=folder / f"client{number}.jsonl",
+        keylog=folder / f"client{number}.keys" if setup["keylog"] else None,
     )
 
 
