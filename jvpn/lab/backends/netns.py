@@ -1,8 +1,8 @@
 """The lab in network namespaces of this host: one for each machine, and one between client and router.
 
 Each uplink is two veth pairs, `upA ─ cA` and `gA ─ rA`, and an emulator process that carries frames from cA to gA and
-back in the namespace "wire". Frames pass it one by one, as on a real line: senders segment first. Everything else is
-plain veth; the router forwards in the kernel, and native XDP runs on the gateways' `out`.
+back in the namespace "wire". Frames pass it, and the router, one by one, as on a real line: senders segment first.
+Everything else is plain veth; the router forwards in the kernel, and native XDP runs on the gateways' `out`.
 """
 
 from __future__ import annotations
@@ -167,9 +167,8 @@ class NetnsBackend:
             f"netns {self._machines[ROUTER].namespace.name}",
         )
         carry_as_is(wire, (f"c{name}", f"g{name}"))
-        for machine, device in ((CLIENT, f"up{name}"), (ROUTER, f"r{name}")):
-            off = [word for feature in SEGMENTATION for word in (feature, "off")]
-            self._machines[machine].namespace.run(["ethtool", "-K", device, *off])
+        self._one_by_one(CLIENT, f"up{name}")
+        self._one_by_one(ROUTER, f"r{name}")
         made = Wire(
             wire, [(name, f"c{name}", f"g{name}")], seed, number, control=self._folder / f"wire{name}"
         )
@@ -193,6 +192,12 @@ class NetnsBackend:
             f"netns {gateway.name}"
         )
         prepare_for_xdp(gateway, "out", router, f"w{number}")
+        self._one_by_one(name, "out")
+
+    def _one_by_one(self, machine: str, device: str) -> None:
+        """What is sent there is segmented first."""
+        off = [word for feature in SEGMENTATION for word in (feature, "off")]
+        self._machines[machine].namespace.run(["ethtool", "-K", device, *off])
 
     def _join_lan(self, topology: Topology) -> None:
         router = self._machines[ROUTER].namespace

@@ -12,8 +12,6 @@ from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario.model import Scenario
 from jvpn.lab.scenario.nodes import Nodes
 
-#: Enough for every header of ours in a frame; payloads are sealed.
-SNAP_BYTES: Final = 256
 _TALLY_TIMEOUT_S: Final = 120.0
 
 
@@ -34,10 +32,9 @@ def wanted(scenario: Scenario, everything: bool) -> list[str]:
 class Captures:
     """Of those devices, from ``start`` to ``stop``. LabError when tcpdump does not run."""
 
-    def __init__(self, nodes: Nodes, devices: list[str], whole: bool) -> None:
+    def __init__(self, nodes: Nodes, devices: list[str]) -> None:
         self._nodes = nodes
         self.devices = devices
-        self._whole = whole
         self._router = nodes.machine(ROUTER)
 
     def start(self) -> None:
@@ -52,7 +49,6 @@ class Captures:
                 "-w",
                 str(self._pcap(role)),
             ]
-            command += ["-s", "0" if self._whole else str(SNAP_BYTES)]
             self._nodes.commands.append(f"{ROUTER}# {' '.join(command)}")
             self._nodes.attended[ROUTER].start(f"tcpdump-{role}", command, self._log(role))
         for role in self.devices:
@@ -81,7 +77,7 @@ class Captures:
         return {role: self._tally(role) for role in self.devices if role in roles}
 
     def _tally(self, role: str) -> dict[str, Any]:
-        command = [*self._router.python, "-m", "vagrant.traffic.tally", str(self._pcap(role))]
+        command = [*self._router.python, "-m", "vagrant.traffic.tally", "--json", str(self._pcap(role))]
         done = self._router.run(command, timeout_s=_TALLY_TIMEOUT_S)
         found: dict[str, Any] = json.loads(done.stdout)
         return found

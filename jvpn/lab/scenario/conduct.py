@@ -85,7 +85,7 @@ class _Conduct:
         timeline = Timeline(run)
         nodes.start(timeline.prepare)
         self._say(f"{'':>8}    ready in {time.monotonic() - begun_s:.1f} s: session over {nodes.active()}")
-        taken = Captures(nodes, captures.wanted(scenario, self._pcap), self._pcap)
+        taken = Captures(nodes, captures.wanted(scenario, self._pcap))
         traffic = TrafficOf(scenario, nodes)
         try:
             taken.start()

@@ -7,7 +7,7 @@
     client.state in [ATTACHED, VOLATILE]
     "disk is full" in said.gw1
 
-A name with dots is a measure; one without, that no measure has, is a word. `[hole]` is the time from a timeline's mark
+A name with dots is a measure; one without is a word. `[hole]` is the time from a timeline's mark
 until what it began was stopped; `[hole:back]` from one mark to the next, `[hole.end:]` and `[2:6.5]` (seconds of the
 scenario) likewise.
 """
@@ -107,9 +107,8 @@ class Verdict:
 class Expression:
     """One assertion, parsed. Raises ExpressionError for what is none."""
 
-    def __init__(self, text: str, families: Callable[[str], bool]) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text
-        self._families = families
         try:
             self._node = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError) as broken:
@@ -181,10 +180,7 @@ class Expression:
                 yield from self._walk(item)
         elif isinstance(node, ast.Attribute | ast.Subscript):
             yield _measure(node)
-        elif isinstance(node, ast.Name):
-            if self._families(node.id):
-                yield Measure((node.id,))
-        elif not (isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str)):
+        elif not isinstance(node, ast.Name) and not _is_value(node):
             raise ExpressionError(f"{ast.unparse(node)!r} has no meaning here")
 
     def _value(self, node: ast.expr, look: Callable[[Measure], Value]) -> Value:
@@ -194,8 +190,6 @@ class Expression:
         if isinstance(node, ast.Attribute | ast.Subscript):
             return look(_measure(node))
         if isinstance(node, ast.Name):
-            if self._families(node.id):
-                return look(Measure((node.id,)))
             return _WORDS.get(node.id, node.id)
         if isinstance(node, ast.List | ast.Tuple):
             return [self._value(item, look) for item in node.elts]
@@ -221,6 +215,10 @@ class Expression:
             return function(*numbers)
         except (ArithmeticError, TypeError) as refused:
             raise ExpressionError(f"{self.text!r} cannot be reckoned: {refused}") from None
+
+
+def _is_value(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str)
 
 
 def _measure(node: ast.expr) -> Measure:

@@ -215,9 +215,7 @@ class _Reader:
         for field, item in self._source.items(self._nodes["assertions"], "assertions"):
             text = self._source.text(item, field)
             try:
-                expression = Expression(
-                    text, lambda name: is_measure(name) or name in streams or name in scripts
-                )
+                expression = Expression(text)
                 for measure in expression.measures:
                     check(measure, streams, scripts, marks, topology)
             except ExpressionError as wrong:

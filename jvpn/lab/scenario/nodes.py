@@ -105,17 +105,18 @@ class Nodes:
         command = member_command(member, self._members, self.machine(machine).folder, self._token, state)
         self._start(machine, STORE, command, "etcd.log")
 
-    def start_gateway(self, name: str, *prefix: str) -> None:
-        """Returns at once. *prefix*: what goes before the command."""
-        self._start_jvpn(name, SERVER, prefix)
+    def start_gateway(self, name: str) -> None:
+        """Returns at once."""
+        self._start_jvpn(name, SERVER)
 
-    def start_client(self, *prefix: str) -> None:
-        self._start_jvpn(CLIENT, CLIENT, prefix)
+    def start_client(self) -> None:
+        """Returns at once."""
+        self._start_jvpn(CLIENT, CLIENT)
 
-    def _start_jvpn(self, machine: str, command: str, prefix: tuple[str, ...]) -> None:
+    def _start_jvpn(self, machine: str, command: str) -> None:
         there = self.machine(machine)
         name = "gateway" if command == SERVER else CLIENT
-        python = [*prefix, *there.python]
+        python = [*there.python]
         if machine in self.clocks:
             python += ["-m", "jvpn.lab.wall_clock", str(self.clocks[machine]), there.python[-1]]
         argv = [*python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]

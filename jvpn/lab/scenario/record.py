@@ -129,6 +129,8 @@ class Record:
                 self._moment(window.start, self.start_ns),
                 self._moment(window.end, self.end_ns),
             )
+        # A script that nobody stopped ends after the scenario has.
+        found = Span(found.start_ns, min(found.end_ns, self.end_ns))
         if found.end_ns <= found.start_ns:
             raise ExpressionError("the time asked about ends before it begins")
         return found

@@ -25,8 +25,8 @@ _LAST_WORDS: Final = 2000
 MACHINE: Final = "machine"
 
 
-def command(step: Step, on: str, backend: Backend, machine: Machine, stopped: bool) -> list[str]:
-    """The command line of a step's script; *on*: its uplink by name. *stopped*: a later line stops it."""
+def command(step: Step, on: str, backend: Backend, machine: Machine) -> list[str]:
+    """The command line of a step's script; *on*: its uplink by name."""
     module = f"vagrant.traffic.{step.kind}s.{step.name.replace('-', '_')}"
     argv = [*machine.python, "-m", module]
     given = dict(step.parameters)
@@ -41,7 +41,7 @@ def command(step: Step, on: str, backend: Backend, machine: Machine, stopped: bo
         argv += ["--device", machine.device(str(given.pop("device")))]
     for name, value in given.items():
         argv += _option(name, value)
-    return [*argv, "--until-eof"] if stopped else argv
+    return [*argv, "--until-eof"]
 
 
 def _option(name: str, value: object) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario import scripts
 from jvpn.lab.scenario.model import ATTACK, DO, FAULT, STOP, Step
 from jvpn.lab.scenario.record import Mark
 from jvpn.lab.scenario.run import Run
 from jvpn.lab.scenario.steps import STEPS
+from jvpn.observability.admin import AdminError
 
 #: A step that begins so long after its time is said to: the machine is too busy for this scenario.
 LATE_S = 0.25
@@ -20,13 +22,12 @@ LATE_S = 0.25
 class Timeline:
     """``prepare`` comes first, ``play`` goes through the steps, ``finish`` ends what still runs.
 
-    LabError and AdminError as steps raise them.
+    LabError where a step fails, with its line.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.summaries: dict[str, Mapping[str, Any]] = {}
-        self._stopped = {step.name for step in run.scenario.timeline if step.kind == STOP}
         self._unnamed = 0
 
     def prepare(self) -> None:
@@ -40,7 +41,10 @@ class Timeline:
         """Returns at the scenario's end."""
         for step in self._run.scenario.timeline:
             self._until(step.at_s)
-            self._take(step)
+            try:
+                self._take(step)
+            except (LabError, AdminError) as trouble:
+                raise LabError(f"line {step.line}, at {step.at_s:g} s, {step.text}: {trouble}") from trouble
         self._until(self._run.scenario.ends_at_s)
 
     def _until(self, at_s: float) -> None:
@@ -68,8 +72,7 @@ class Timeline:
         """A script; when it was in force."""
         run = self._run
         machine = run.machine(scripts.where(step))
-        stopped = step.label in self._stopped
-        argv = scripts.command(step, step.on, run.backend, machine, stopped)
+        argv = scripts.command(step, step.on, run.backend, machine)
         run.nodes.commands.append(f"{machine.name}# {' '.join(argv)}")
         self._unnamed += 1
         name = step.label or f"{step.name}-{self._unnamed}"

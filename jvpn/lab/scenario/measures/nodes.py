@@ -19,7 +19,7 @@ from jvpn.session.version import split_version
 if TYPE_CHECKING:
     from jvpn.lab.scenario.record import Record, Snapshot
 
-SESSION: Final = ("same", "count", "state", "steps", "epochs", "owner")
+SESSION: Final = ("same", "count", "state", "steps", "epochs", "owner", "source")
 CLIENT: Final = ("state", "active", "running", "candidates")
 GATEWAY: Final = ("running", "workers", "xdp")
 
@@ -42,8 +42,8 @@ def session(record: Record, measure: Measure) -> Value:
         return after.owner()
     if last is None:
         return None
-    if asked == "state":
-        return str(last["state"])
+    if asked in ("state", "source"):
+        return str(last[asked])
     if first is None:
         return None
     old, new = (split_version(int(row["state_version"])) for row in (first, last))

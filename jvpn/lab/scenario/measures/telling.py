@@ -21,24 +21,40 @@ from jvpn.session.machine import State
 if TYPE_CHECKING:
     from jvpn.lab.scenario.record import Record, Told
 
+AFTER: Final = "after_ms"
 KINDS: Final = tuple(kind.__struct_config__.tag for kind in get_args(AnyEvent))
 
 
 def check_events(measure: Measure, topology: Topology) -> None:
-    length(measure, 3, 4, "events.WHO.KIND or events.WHO.KIND.REASON")
+    length(measure, 3, 5, "events.WHO.KIND or events.WHO.KIND.REASON, with or without .after_ms[MARK]")
     who(measure.path[1], topology)
     one_of(measure.path[2], KINDS, "kind of event")
+    _check_after(measure)
+
+
+def _check_after(measure: Measure) -> None:
+    if measure.path[-1] == AFTER and measure.window is None:
+        raise ExpressionError("after_ms is counted from a mark: write after_ms[MARK]")
 
 
 def events(record: Record, measure: Measure) -> Value:
-    _, node, kind, *reason = measure.path
-    return len(
+    _, node, kind, *reason = [name for name in measure.path if name != AFTER]
+    return _count_or_time(
+        record,
+        measure,
         [
-            told
+            told.at_ns
             for told in _of(record, node, measure)
             if told.event["event"] == kind and (not reason or told.event.get("reason_code") == reason[0])
-        ]
+        ],
     )
+
+
+def _count_or_time(record: Record, measure: Measure, times: list[int]) -> Value:
+    """How many there are, or how long after the beginning of the time the first came."""
+    if measure.path[-1] != AFTER:
+        return len(times)
+    return round((min(times) - record.span(measure.window).start_ns) / 1e6, 1) if times else None
 
 
 def check_states(measure: Measure, topology: Topology) -> None:
@@ -46,9 +62,8 @@ def check_states(measure: Measure, topology: Topology) -> None:
     who(measure.path[1], topology)
     one_of(measure.path[2], [state.value for state in State], "state")
     if len(measure.path) == 4:
-        one_of(measure.path[3], ("after_ms",), "measure of a state called")
-        if measure.window is None:
-            raise ExpressionError("after_ms is counted from a mark: write after_ms[MARK]")
+        one_of(measure.path[3], (AFTER,), "measure of a state called")
+    _check_after(measure)
 
 
 def states(record: Record, measure: Measure) -> Value:
@@ -59,10 +74,7 @@ def states(record: Record, measure: Measure) -> Value:
         and told.event["to"] == measure.path[2]
         and told.event["from"] != measure.path[2]
     ]
-    if len(measure.path) == 3:
-        return len(entered)
-    start_ns = record.span(measure.window).start_ns
-    return round((min(entered) - start_ns) / 1e6, 1) if entered else None
+    return _count_or_time(record, measure, entered)
 
 
 def check_audit(measure: Measure, topology: Topology) -> None:
