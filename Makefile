@@ -1,7 +1,7 @@
 # Other names for the scripts, which need no make. Arguments: make test ARGS='tests/unit -k replay'
-.PHONY: setup lint test demo bench clean
+.PHONY: setup lint test demo bench lab clean
 
-setup lint test demo bench:
+setup lint test demo bench lab:
 	@script/$@ $(ARGS)
 
 # Caches only: the virtual environment stays.

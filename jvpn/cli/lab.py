@@ -48,9 +48,23 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("--pcap", action="store_true", help="keep captures of the router's interfaces")
     parser.add_argument("--keep-going", action="store_true", help="run the others too when one does not pass")
     parser.add_argument(
+        "--time-factor",
+        type=_factor,
+        default=1.0,
+        metavar="N",
+        help="on a machine that is N times slower, or busy: upper limits on times are N times as long",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object; what happens is told on stderr"
     )
     parser.set_defaults(run=run)
+
+
+def _factor(text: str) -> float:
+    factor = float(text)
+    if not 1 <= factor <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not within 1 and 1000")
+    return factor
 
 
 def run(args: argparse.Namespace) -> int:

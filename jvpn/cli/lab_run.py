@@ -81,7 +81,8 @@ def _run_all(args: argparse.Namespace, chosen: "list[Scenario]", folder: Path, s
     results = []
     for number, scenario in enumerate(chosen, 1):
         say(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
-        result = conduct(scenario, backend, folder / folder_name(scenario), say, pcap=args.pcap)
+        where = folder / folder_name(scenario)
+        result = conduct(scenario, backend, where, say, pcap=args.pcap, time_factor=args.time_factor)
         _tell(result, say)
         results.append(result)
         if not result.passed and not args.keep_going:

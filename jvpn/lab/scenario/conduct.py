@@ -6,7 +6,7 @@ import datetime
 import re
 import subprocess
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,27 +36,37 @@ def folder_name(scenario: Scenario) -> str:
 
 
 def conduct(
-    scenario: Scenario, backend: Backend, folder: Path, say: Say, *, pcap: bool = False
+    scenario: Scenario,
+    backend: Backend,
+    folder: Path,
+    say: Say,
+    *,
+    pcap: bool = False,
+    time_factor: float = 1.0,
 ) -> results.Result:
     """Run it and leave result.json, events, logs and captures in *folder*, which is made. Nothing is left running.
+
+    *time_factor* is how much slower the machine is than one that runs nothing else, besides what its backend knows.
 
     A run that could not come to its end has `error` in its result and has not passed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    one = _Conduct(scenario, backend, folder, say, pcap)
+    one = _Conduct(scenario, backend, folder, say, pcap, time_factor)
     result = one.run()
     (folder / "result.json").write_bytes(results.encode(result))
     return result
 
 
 class _Conduct:
-    def __init__(self, scenario: Scenario, backend: Backend, folder: Path, say: Say, pcap: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, backend: Backend, folder: Path, say: Say, pcap: bool, time_factor: float
+    ) -> None:
         self._scenario = scenario
         self._backend = backend
         self._folder = folder
         self._say = say
         self._pcap = pcap
-        self._about = About(backend.name, "")
+        self._about = About(backend.name, "", time_factor)
         self._nodes: Nodes | None = None
         self._run: Run | None = None
         self._files: dict[str, list[str]] = {}
@@ -79,8 +89,9 @@ class _Conduct:
         scenario, backend = self._scenario, self._backend
         begun_s = time.monotonic()
         backend.up(scenario.topology)
-        self._about = backend.about()
-        self._nodes = nodes = Nodes(backend, scenario)
+        about = backend.about()
+        self._about = replace(about, time_factor=about.time_factor * self._about.time_factor)
+        self._nodes = nodes = Nodes(backend, scenario, self._about.time_factor)
         self._run = run = Run(scenario, backend, nodes, self._folder, self._say)
         timeline = Timeline(run)
         nodes.start(timeline.prepare)

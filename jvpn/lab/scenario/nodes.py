@@ -30,11 +30,11 @@ class Nodes:
     LabError when somebody does not start or has ended, with its last words; AdminError for what it refuses.
     """
 
-    def __init__(self, backend: Backend, scenario: Scenario) -> None:
+    def __init__(self, backend: Backend, scenario: Scenario, time_factor: float = 1.0) -> None:
         self.backend = backend
         self.scenario = scenario
         self.topology = scenario.topology
-        self.time_factor = backend.about().time_factor
+        self.time_factor = time_factor
         self.devices = {role: self.machine(CLIENT).device(role) for role in roles(CLIENT, scenario.topology)}
         #: Command lines that ran, for the report.
         self.commands: list[str] = []

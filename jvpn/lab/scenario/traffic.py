@@ -15,7 +15,7 @@ from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.transfers import Bulk, Transferred
 
 #: What is under way when a stream stops has so long, besides a round trip, to arrive.
-DRAIN_S = 1.0
+DRAIN_S = 0.5
 
 
 class TrafficOf:

@@ -13,6 +13,8 @@ from jvpn.policy.source import Source, nearest
 
 Values = dict[str, "bool | int | float | str"]
 _USE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
+#: A comma ahead of the next parameter; others are of a value.
+_NEXT = re.compile(r",(?=\s*[A-Za-z_]\w*\s*=)")
 _NAME = re.compile(r"(?P<stem>[^\[\]]+)(?:\[(?P<values>[^\[\]]*)\])?")
 
 
@@ -97,7 +99,7 @@ def split_name(name: str) -> tuple[str, dict[str, str]]:
             name, 0, "", "not a scenario's name", "write NAME or NAME[parameter=value,…], in quotes"
         )
     given: dict[str, str] = {}
-    for part in (match["values"] or "").split(","):
+    for part in _NEXT.split(match["values"] or ""):
         key, equals, value = (word.strip() for word in part.partition("="))
         if equals and key and value:
             given[key] = value

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jvpn.lab.scenario.record import Record, Snapshot
 
 SESSION: Final = ("same", "count", "state", "steps", "epochs", "owner", "source")
-CLIENT: Final = ("state", "active", "running", "candidates")
+CLIENT: Final = ("state", "active", "first", "running", "candidates")
 GATEWAY: Final = ("running", "workers", "xdp")
 
 
@@ -65,6 +65,8 @@ def client(record: Record, measure: Measure) -> Value:
     status, asked = record.after.status("client"), measure.path[1]
     if asked == "running":
         return record.after.running("client")
+    if asked == "first":
+        return record.uplink_of(record.before.status("client").get("active")) or "none"
     if not status:
         return None
     if asked == "state":
