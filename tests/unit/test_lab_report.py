@@ -191,6 +191,28 @@ def test_states_and_transports_stand_at_their_times(tmp_path: Path) -> None:
     )
 
 
+def test_a_session_of_a_fleet_has_one_lane_that_says_whose_it_is(tmp_path: Path) -> None:
+    epoch = 1 << 40
+    told = [
+        StateStep(at_s=-1, who="gw1", version=epoch, from_="BIRTH", to="ATTACHED", reason="HANDSHAKE_OK"),
+        StateStep(
+            at_s=4, who="gw2", version=2 * epoch, from_="RECOVERING", to="ATTACHED", reason="REATTACH_OK"
+        ),
+    ]
+    write([made(states=told)], tmp_path)
+    drawing = drawn(tmp_path)
+    at = seconds(drawing)
+    bars = {
+        str(it.findtext(f"{SVG}title")).partition(" 0.")[0].partition(" 4.")[0]: extent(it)
+        for it in of_class(drawing, "bar", "attached")
+        if it.get("height") == "18"
+    }
+    assert bars == {
+        "ATTACHED at gw1": pytest.approx((at["0"], at["4"])),
+        "ATTACHED at gw2": pytest.approx((at["4"], at["8"])),
+    }
+
+
 def test_a_state_that_lasted_a_moment_is_seen(tmp_path: Path) -> None:
     moment = [
         StateStep(at_s=2, who="client", version=2, from_="ATTACHED", to="RECOVERING", reason="DEAD"),

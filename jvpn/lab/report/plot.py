@@ -108,7 +108,7 @@ class _Plot:
             mark.set("class", f"step {span.kind}")
             mark.append(el("title", span.more))
             self.front.append(mark)
-        class_ = "on" if words.upon else "beside"
+        class_ = f"on {group[0].kind}" if words.upon else "beside"
         self.front.append(el("text", words.text, class_=class_, x=words.x, y=self.y + 13))
 
     def curves(self) -> None:

@@ -9,6 +9,7 @@ from jvpn.lab.scenario.result import Mark, Result, StateStep, Transport
 
 #: What a result's series count together.
 BIN_S: Final = 0.1
+CLIENT: Final = "client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +60,39 @@ def _stopped(after: Sequence[Mark], mark: Mark, otherwise_s: float) -> float:
 
 
 def states(result: Result) -> dict[str, list[Span]]:
-    """By who tells it, the client first: the state it was in, all along the run."""
-    lanes: dict[str, list[StateStep]] = {}
-    for change in result.states:
-        lanes.setdefault(change.who, []).append(change)
-    order = sorted(lanes, key=lambda who: (who != "client", who))
-    return {who: _states(sorted(lanes[who], key=_at), until(result)) for who in order}
+    """By who tells it, the client first: the state it was in, all along the run. Of several gateways one lane: a
+    session has one state, and whose it is stands with it."""
+    ours = [change for change in result.states if change.who == CLIENT]
+    theirs = [change for change in result.states if change.who != CLIENT]
+    gateways = {change.who for change in theirs}
+    name = gateways.pop() if len(gateways) == 1 else "gateways"
+    lanes = {CLIENT: sorted(ours, key=_at), name: sorted(theirs, key=_by_version)}
+    return {who: _states(lane, until(result), bool(gateways)) for who, lane in lanes.items() if lane}
+
+
+def _by_version(change: StateStep) -> tuple[float, int]:
+    return change.at_s, change.version
 
 
 def _at(entry: StateStep | Transport) -> float:
     return entry.at_s
 
 
-def _states(changes: list[StateStep], end_s: float) -> list[Span]:
+def _states(changes: list[StateStep], end_s: float, name_them: bool) -> list[Span]:
     spans = []
     if changes[0].at_s > 0:
-        spans.append(_span(0.0, changes[0].at_s, changes[0].from_, "since before the run"))
+        spans.append(_span(0.0, changes[0].at_s, changes[0].from_, "", "since before the run"))
     for change, later in zip_longest(changes, changes[1:]):
         last = later.at_s if later else end_s
         if last > 0:
-            spans.append(_span(max(change.at_s, 0.0), last, change.to, change.reason))
+            who = change.who if name_them else ""
+            spans.append(_span(max(change.at_s, 0.0), last, change.to, who, change.reason))
     return spans
 
 
-def _span(start_s: float, end_s: float, state: str, why: str) -> Span:
-    return Span(start_s, end_s, state, state, f"{state} {start_s:.3f} to {end_s:.3f} s: {why}")
+def _span(start_s: float, end_s: float, state: str, who: str, why: str) -> Span:
+    text = f"{state} at {who}" if who else state
+    return Span(start_s, end_s, state, text, f"{text} {start_s:.3f} to {end_s:.3f} s: {why}")
 
 
 def transports(result: Result) -> dict[str, list[Span]]:

@@ -6,13 +6,13 @@ PLOT: Final = """
 svg.run {
   --ink: #1a1a1a; --soft: #5c5c5c; --grid: #d9d9d9; --up: #0072b2; --down: #d55e00; --fault: #d55e00; --attack: #a8558a;
   --carrier: #009e73; --attached: #56b4e9; --volatile: #e69f00; --recovering: #f0e442; --degraded: #cc79a7;
-  --terminated: #444; --birth: #b3b3b3; --on: #111; --on-terminated: #fff;
+  --terminated: #444; --birth: #b3b3b3; --on: #111; --on-terminated: #fff; --on-do: #fff;
   font: 12px system-ui, "Liberation Sans", "DejaVu Sans", sans-serif; font-variant-numeric: tabular-nums;
 }
 @media screen and (prefers-color-scheme: dark) {
   svg.run {
     --ink: #ececec; --soft: #a9a9a9; --grid: #3d3d3d; --up: #56b4e9; --down: #e69f00; --fault: #e8742a;
-    --attack: #d998bb; --carrier: #2cc295; --terminated: #ddd; --on-terminated: #111;
+    --attack: #d998bb; --carrier: #2cc295; --terminated: #ddd; --on-terminated: #111; --on-do: #111;
   }
 }
 svg.run text { fill: var(--ink); }
@@ -27,6 +27,7 @@ svg.run .step.fault { fill: var(--fault); }
 svg.run .step.attack { fill: var(--attack); }
 svg.run .band { fill: var(--fault); opacity: .13; }
 svg.run .band.attack { fill: var(--attack); }
+svg.run .band.do { fill: var(--soft); }
 svg.run .moment { stroke: var(--soft); stroke-dasharray: 2 3; }
 svg.run .bar { fill: var(--birth); stroke: var(--ink); stroke-width: .4; }
 svg.run .bar.transport { fill: var(--carrier); }
@@ -36,6 +37,7 @@ svg.run .bar.recovering { fill: var(--recovering); }
 svg.run .bar.degraded { fill: var(--degraded); }
 svg.run .bar.terminated { fill: var(--terminated); }
 svg.run text.on { fill: var(--on); font-size: 11px; }
+svg.run text.on.do { fill: var(--on-do); }
 svg.run text.on.terminated { fill: var(--on-terminated); }
 """
 
@@ -76,6 +78,7 @@ th { color: var(--muted); font-weight: 600; white-space: nowrap; }
 td:first-child, th:first-child { width: 1%; }
 th.number, td.number { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; width: 1%; }
 .tight :is(th, td):not(:last-child) { width: 1%; white-space: nowrap; }
+.summary td:nth-child(2) { min-width: 15rem; }
 @media (max-width: 45rem) {
   .summary :is(td, th):nth-child(3), .summary :is(td, th):nth-child(4) { display: none; } /* the name has them too */
 }

@@ -47,6 +47,8 @@ class Nodes:
         ]
         self._token = token
         self.attended: dict[str, Attended] = {}
+        #: Files in which events were told, where they are other than one, the last one last: who → names.
+        self.event_files: dict[str, list[str]] = {}
         #: Of nodes whose wall clock jumps: the file with its shift, and each shift in seconds with when it began.
         self.clocks: dict[str, Path] = {}
         self.shifts: dict[str, list[tuple[int, int]]] = {}

@@ -14,6 +14,7 @@ from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.record import NS, Told
 from jvpn.observability.verify import audit
 
+EVENTS: Final = "events.jsonl"
 _MS: Final = 1_000_000
 #: An event that is told as a clock jumps has either time.
 _SLACK_NS: Final = NS
@@ -36,13 +37,17 @@ def read(nodes: Nodes) -> dict[str, list[bytes]]:
 def _read(nodes: Nodes) -> dict[str, list[bytes]]:
     found = {}
     for who in (CLIENT, *nodes.topology.gateway_names):
-        try:
-            content = nodes.machine(who).read(nodes.run_dir(who) / "events.jsonl")
-        except LabError:
-            content = b""
+        content = b"".join(_content(nodes, who, name) for name in nodes.event_files.get(who, [EVENTS]))
         # A line that is being written does not end yet.
         found[who] = content[: content.rfind(b"\n") + 1].splitlines()
     return found
+
+
+def _content(nodes: Nodes, who: str, name: str) -> bytes:
+    try:
+        return nodes.machine(who).read(nodes.run_dir(who) / name)
+    except LabError:
+        return b""
 
 
 def told(nodes: Nodes, lines: Mapping[str, list[bytes]]) -> list[Told]:

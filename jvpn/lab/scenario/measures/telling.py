@@ -4,7 +4,8 @@ events.gateway.TRANSPORT_SWITCH[hole]          how many events of a kind
 events.gateway.STATE_CHANGE.REATTACH_OK        … with a reason
 states.client.VOLATILE                         how often a state was entered
 states.client.ATTACHED.after_ms[back]          how long after a mark for the first time
-audit.accepted, audit.findings
+audit.accepted, audit.findings                 nothing, and how much, the auditor finds
+audit.violations                               … of what cannot be, not counting what is missing
 said.WHO                                       all that is in its log, to look for words in
 """
 
@@ -78,12 +79,14 @@ def states(record: Record, measure: Measure) -> Value:
 
 
 def check_audit(measure: Measure, topology: Topology) -> None:
-    length(measure, 2, 2, "audit.accepted or audit.findings")
+    length(measure, 2, 2, "audit.accepted, audit.findings or audit.violations")
     timeless(measure)
-    one_of(measure.path[1], ("accepted", "findings"), "measure of the audit called")
+    one_of(measure.path[1], ("accepted", "findings", "violations"), "measure of the audit called")
 
 
 def audit(record: Record, measure: Measure) -> Value:
+    if measure.path[1] == "violations":
+        return sum(": violation: " in finding for finding in record.findings)
     return not record.findings if measure.path[1] == "accepted" else len(record.findings)
 
 

@@ -16,9 +16,10 @@ from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario.model import Step
 from jvpn.lab.scenario.run import Run
 from jvpn.lab.scenario.steps.registry import step
+from jvpn.lab.scenario.telling import EVENTS
 
 SIZE: Final = "512k"
-STORE, EVENTS = "sessions.db", "events.jsonl"
+STORE: Final = "sessions.db"
 #: By what is to be on the small disk: its file in the run directory.
 _FILES: Final = {"store": STORE, "events": EVENTS}
 
@@ -80,15 +81,17 @@ def lock_store(run: Run, at: Step) -> None:
 
 def _drain(run: Run, at: Step) -> None:
     events = run.nodes.run_dir(at.parameters["gateway"]) / EVENTS
-    # Who waits to write gets its reader, writes, and finds the file that it had before.
-    drain = 'mv "$0" "$0.pipe" && mv "$0.kept" "$0"; timeout 1 cat "$0.pipe" >> "$0"; rm "$0.pipe"'
+    # Who waits to write gets its reader; what it writes next goes to a file of its own, as after a rotation.
+    drain = 'mv "$0" "$0.pipe" && timeout 1 cat "$0.pipe" >> "$0.1"; rm "$0.pipe"'
     run.machine(at.parameters["gateway"]).run(["sh", "-c", drain, str(events)])
+    run.nodes.event_files[at.parameters["gateway"]].append(EVENTS)
 
 
 @step("stall-events", undo=_drain, gateway="gw1")
 def stall_events(run: Run, at: Step) -> None:
     """What the gateway writes of events is taken by nobody: its file has become a pipe without a reader. A `stop` reads
-    what came into it and gives the file back."""
+    what came into it; from then on there is a file again."""
     events = run.nodes.run_dir(at.parameters["gateway"]) / EVENTS
-    stall = 'mv "$0" "$0.kept" && mkfifo -m 640 "$0"'
+    stall = 'mv "$0" "$0.1" && mkfifo -m 640 "$0"'
     run.machine(at.parameters["gateway"]).run(["sh", "-c", stall, str(events)])
+    run.nodes.event_files[at.parameters["gateway"]] = [f"{EVENTS}.1"]
