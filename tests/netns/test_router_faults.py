@@ -194,7 +194,7 @@ def test_larger_packets_are_answered_with_what_may_pass(routed: Routed) -> None:
         assert not flow.down(1, 1400)
         with pytest.raises(OSError, match="too long"):  # the gateway has been told as well
             flow.down(1, 1400)
-    assert fault.summary["counters"] == {"up_answered": 2, "down_answered": 1}
+    assert fault.summary["counters"] == {"up_dropped": 2, "down_dropped": 1}
 
 
 @pytest.mark.usefixtures("forgetful")

@@ -1,6 +1,7 @@
 """MTU: larger packets vanish without a word, or, with --answer, with the ICMP error that says how large they may be.
 
-Answered, it is the kernel's own path: a routing table with that MTU for what passes the device.
+Answered, it is the kernel's own path: a routing table with that MTU for what passes the device; what was dropped is
+counted by the errors then.
 """
 
 import argparse
@@ -33,12 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(run: Run) -> None:
     options = run.options
     device, ways = options.device, directions(options)
-    name = "answered" if options.answer else "dropped"
-    with Table([f"{way}_{name}" for way in ways]) as table, contextlib.ExitStack() as stack:
+    with Table([f"{way}_dropped" for way in ways]) as table, contextlib.ExitStack() as stack:
         if options.answer:
             stack.enter_context(narrow_routes(device, ways, options.bytes))
             leaving = {"up": f'oifname "{device}"', "down": f'oifname != "{device}"'}
-            answers = [f"{leaving[way]} {kind} counter name {way}_{name}" for way in ways for kind in TOO_BIG]
+            answers = [
+                f"{leaving[way]} {kind} counter name {way}_dropped" for way in ways for kind in TOO_BIG
+            ]
             table.load([chain("output", answers)])
         else:
             big = f"meta length > {options.bytes}"
@@ -46,7 +48,7 @@ def work(run: Run) -> None:
                 [
                     chain(
                         "forward",
-                        [f"{through(device, way)} {big} counter name {way}_{name} drop" for way in ways],
+                        [f"{through(device, way)} {big} counter name {way}_dropped drop" for way in ways],
                     )
                 ]
             )
