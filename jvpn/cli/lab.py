@@ -52,7 +52,8 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         type=_factor,
         default=1.0,
         metavar="N",
-        help="on a machine that is N times slower, or busy: upper limits on times are N times as long",
+        help="on a machine that is N times slower, or busy: upper limits on times, and intervals of probes "
+        "and floors of quality in its policy, are N times as long",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object; what happens is told on stderr"

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 #: Other tests run beside it: what a scenario promises in milliseconds is `script/lab`'s to measure.
-TIME_FACTOR = "5"
+TIME_FACTOR = "4"
 BRIEF = """\
 title: Nothing happens
 row: F5

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,32 @@ def test_endpoints(text: str, said: str) -> None:
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(Refused):
         endpoint(text)
+
+
+@needs_root
+def test_a_script_that_is_held_does_nothing_before_it_is_told() -> None:
+    process = start("--hold", "--until-eof")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline()) == {"ready": True}
+    before_ns = time.monotonic_ns()
+    process.stdin.write("\n")
+    process.stdin.flush()
+    begun = json.loads(process.stdout.readline())
+    assert begun["in_force"]
+    assert begun["at_ns"] >= before_ns
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["started_ns"] >= before_ns
+
+
+@needs_root
+def test_a_script_that_is_held_and_let_go_has_done_nothing() -> None:
+    assert run("--hold", "--count", "3") == (0, [{"ready": True}], "")
+
+
+@needs_root
+def test_a_script_that_is_held_refuses_at_once() -> None:
+    status, lines, err = run("--hold", "--gateway", "8.8.8.8:51820")
+    assert (status, lines) == (2, [])
+    assert "8.8.8.8" in err

@@ -40,7 +40,7 @@ PROGRESS_NS: Final = NS
 LOOK_NS: Final = 5_000_000
 FAILED, BAD_ARGUMENTS, NOT_ROOT = 1, 2, 77
 
-_ABOUT_THE_RUN: Final = frozenset({"for_s", "seed", "until_eof", "quiet", "i_own"})
+_ABOUT_THE_RUN: Final = frozenset({"for_s", "seed", "until_eof", "hold", "quiet", "i_own"})
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -206,6 +206,8 @@ def main(
         if os.geteuid() != 0:
             print(f"{name}: needs root, for raw sockets and the kernel's queues: try sudo", file=sys.stderr)
             return NOT_ROOT
+        if options.hold and not _told_to_begin():
+            return 0
         run = Run(kind, name, options)
         with run.until_told():
             work(run)
@@ -217,6 +219,15 @@ def main(
         return FAILED
     run.summary()
     return 0
+
+
+def _told_to_begin() -> bool:
+    """False when stdin closes instead. Reads no further than the line's end: what follows is of the run."""
+    print(json.dumps({"ready": True}), flush=True)
+    while byte := os.read(sys.stdin.fileno(), 1):
+        if byte == b"\n":
+            return True
+    return False
 
 
 def positive(text: str) -> float:
@@ -232,6 +243,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--for", dest="for_s", type=positive, metavar="SECONDS", help="end after so long")
     group.add_argument("--seed", type=int, default=1, metavar="N", help="what chance follows (default 1)")
     group.add_argument("--until-eof", action="store_true", help="end when stdin closes")
+    group.add_argument(
+        "--hold", action="store_true", help='say {"ready": true} and do nothing before a line on stdin'
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
     group.add_argument(
         "--i-own", action="append", default=[], type=address, metavar="ADDRESS",

@@ -100,6 +100,7 @@ class _Conduct:
         traffic = TrafficOf(scenario, nodes)
         try:
             taken.start()
+            timeline.warm()
             traffic.start()
             before = nodes.snapshot()
             self._first_device = str(before.status("client").get("active") or "")

@@ -22,10 +22,14 @@ from jvpn.lab.backends.topology import (
     outer,
 )
 from jvpn.lab.scenario.model import Scenario
+from jvpn.policy.model import Policy
+from jvpn.policy.parameters import BY_NAME
 from jvpn.protocol.suites import x25519_public
 
 ETCD_HOSTS: Final = {"gw1": "192.0.2.11", "gw2": "192.0.2.12", "router": "192.0.2.1"}
 ETCD_CLIENT_PORT, ETCD_PEER_PORT = 2379, 2380
+#: Times of a policy by which paths are judged, and what covers the judging.
+PACE: Final = ("probe_interval_ms", "latency_floor_ms", "jitter_floor_ms", "resend_window_ms")
 _FAMILIES: Final = {"v4": 4, "v6": 6}
 
 
@@ -71,9 +75,12 @@ def gateway_config(scenario: Scenario, name: str, node_id: str, folder: Path, se
     return _yaml(config, scenario.gateway)
 
 
-def policy(scenario: Scenario) -> bytes:
-    """YAML of the policy "default"."""
-    return _yaml({"name": "default"}, scenario.policy)
+def policy(scenario: Scenario, time_factor: float = 1.0) -> bytes:
+    """YAML of the policy "default". Where machines are *time_factor* times slower, so are those of its times that judge
+    how quick a path is, unless the scenario gives them: else a busy machine would be a bad network."""
+    usual = {name: getattr(Policy.default(), name) for name in PACE} if time_factor > 1 else {}
+    slower = {name: min(round(value * time_factor), int(BY_NAME[name].high)) for name, value in usual.items()}
+    return _yaml({"name": "default", **slower}, scenario.policy)
 
 
 def client_config(scenario: Scenario, folder: Path, devices: Mapping[str, str], secrets: Secrets) -> bytes:

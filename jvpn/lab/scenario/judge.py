@@ -81,7 +81,8 @@ def marks(record: Record) -> list[results.Mark]:
     """The timeline as it happened."""
     return [
         results.Mark(at_s=_at_s(record, mark.start_ns), what=mark.what, text=mark.text, name=mark.label)
-        for mark in record.marks
+        for mark in sorted(record.marks, key=lambda mark: mark.start_ns)
+        if mark.start_ns <= record.end_ns
     ]
 
 

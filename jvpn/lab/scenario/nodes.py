@@ -78,7 +78,7 @@ class Nodes:
             machine = self.machine(name)
             folder = machine.folder
             machine.run(["mkdir", "-p", str(folder / "policies"), str(folder / "gateway")])
-            machine.write(folder / "policies" / "default.yaml", configs.policy(self.scenario))
+            machine.write(folder / "policies" / "default.yaml", self.policy())
             machine.write(folder / "gateway.key", configs.key_file(self._secrets.gateway), 0o600)
             machine.write(folder / "fleet.key", self._secrets.fleet, 0o600)
             config = configs.gateway_config(self.scenario, name, self._node_ids[name], folder, self._secrets)
@@ -88,6 +88,10 @@ class Nodes:
         machine.write(machine.folder / "client.key", configs.key_file(self._secrets.client), 0o600)
         config = configs.client_config(self.scenario, machine.folder, self.devices, self._secrets)
         machine.write(machine.folder / "client.yaml", config)
+
+    def policy(self) -> bytes:
+        """What the gateways' default policy was written as."""
+        return configs.policy(self.scenario, self.time_factor)
 
     def start_store(self) -> None:
         """The fleet's etcd; returns when a majority answers."""

@@ -1,6 +1,7 @@
 """Faults and attacks of a timeline: scripts of `vagrant/traffic`, as processes on the router (or another machine).
 
-A script says on stdout, as JSON lines, when it is in force and how it was; it ends by itself, or when its stdin closes.
+A script is started ahead of its time, since an interpreter takes a while to come up, and held. It says on stdout, as
+JSON lines, that it is ready, when it is in force and how it was; it ends by itself, or when its stdin closes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def command(step: Step, on: str, backend: Backend, machine: Machine) -> list[str
         argv += ["--device", machine.device(str(given.pop("device")))]
     for name, value in given.items():
         argv += _option(name, value)
-    return [*argv, "--until-eof"]
+    return [*argv, "--until-eof", "--hold"]
 
 
 def _option(name: str, value: object) -> list[str]:
@@ -61,14 +62,15 @@ def where(step: Step) -> str:
 class Script:
     """One that runs. LabError, with its last words, when it does not begin or end as it should.
 
-    *offset_ns*: the machine's clock minus ours. ``started_ns`` and ``ended_ns`` are on ours.
+    *patience*: how much slower the machine is. ``started_ns`` and ``ended_ns`` are on ours.
     """
 
-    def __init__(self, name: str, machine: Machine, argv: Sequence[str], offset_ns: int) -> None:
+    def __init__(self, name: str, machine: Machine, argv: Sequence[str], patience: float) -> None:
         self.name = name
         self._machine = machine
         self._argv = argv
-        self._offset_ns = offset_ns
+        self._offset_ns = machine.clock_offset_ns()
+        self._patience = patience
         self._lines: list[Mapping[str, Any]] = []
         self._changed = threading.Condition()
         self._over = False
@@ -81,9 +83,17 @@ class Script:
         for reader in self._readers:
             reader.start()
 
-    def in_force(self) -> int:
-        """Wait until it is; when that was."""
-        line = self._line(0, FORCE_TIMEOUT_S, "be in force")
+    def ready(self) -> None:
+        """Wait until it is: nothing has happened yet."""
+        self._line(0, FORCE_TIMEOUT_S * self._patience, "get ready")
+
+    def begin(self) -> int:
+        """Let it begin, and wait until it is in force; when that was."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # one that has ended is reported with its last words
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        line = self._line(1, FORCE_TIMEOUT_S * self._patience, "be in force")
         return int(line["at_ns"]) - self._offset_ns
 
     def stop(self) -> Mapping[str, Any]:
@@ -91,15 +101,15 @@ class Script:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-        return self.summary(FORCE_TIMEOUT_S)
+        return self.summary(FORCE_TIMEOUT_S * self._patience)
 
     def summary(self, timeout_s: float) -> Mapping[str, Any]:
         """Wait until it has ended by itself."""
-        found = dict(self._line(1, timeout_s, "end with a summary"))
+        found = dict(self._line(2, timeout_s, "end with a summary"))
         for moment in ("started_ns", "ended_ns"):
             if moment in found:
                 found[moment] = int(found[moment]) - self._offset_ns
-        status = self._process.wait(FORCE_TIMEOUT_S)
+        status = self._process.wait(FORCE_TIMEOUT_S * self._patience)
         if status != 0:
             raise self._failed(f"ended with status {status}")
         return found
@@ -119,6 +129,11 @@ class Script:
                 stream.close()
 
     @property
+    def shown(self) -> str:
+        """Its command line, with where it runs."""
+        return f"{self._machine.name}# {' '.join(self._argv)}"
+
+    @property
     def said(self) -> str:
         """Its stderr so far."""
         return self._said.decode(errors="replace")
@@ -135,7 +150,7 @@ class Script:
                 return self._lines[number]
         if not self._over:
             raise self._failed(f"did not {what} in {timeout_s:g} s")
-        status = self._process.wait(FORCE_TIMEOUT_S)
+        status = self._process.wait(FORCE_TIMEOUT_S * self._patience)
         raise self._failed(f"ended with status {status} and did not {what}")
 
     def _failed(self, what: str) -> LabError:

@@ -12,6 +12,7 @@ from jvpn.lab.scenario import scripts
 from jvpn.lab.scenario.model import ATTACK, DO, FAULT, STOP, Step
 from jvpn.lab.scenario.record import Mark
 from jvpn.lab.scenario.run import Run
+from jvpn.lab.scenario.scripts import Script
 from jvpn.lab.scenario.steps import STEPS
 from jvpn.observability.admin import AdminError
 
@@ -28,7 +29,8 @@ class Timeline:
     def __init__(self, run: Run) -> None:
         self._run = run
         self.summaries: dict[str, Mapping[str, Any]] = {}
-        self._unnamed = 0
+        #: By the number of their step in the timeline: scripts that wait, and the step as it was then.
+        self._held: dict[int, tuple[Step, Script]] = {}
 
     def prepare(self) -> None:
         """Machines and files as the steps need them, before anybody runs."""
@@ -39,10 +41,10 @@ class Timeline:
 
     def play(self) -> None:
         """Returns at the scenario's end."""
-        for step in self._run.scenario.timeline:
+        for number, step in enumerate(self._run.scenario.timeline):
             self._until(step.at_s)
             try:
-                self._take(step)
+                self._take(number, step)
             except (LabError, AdminError) as trouble:
                 raise LabError(f"line {step.line}, at {step.at_s:g} s, {step.text}: {trouble}") from trouble
         self._until(self._run.scenario.ends_at_s)
@@ -54,7 +56,7 @@ class Timeline:
         elif left_s < -LATE_S:
             self._run.say(f"{'':>8}    {-left_s:.1f} s behind the timeline")
 
-    def _take(self, step: Step) -> None:
+    def _take(self, number: int, step: Step) -> None:
         run = self._run
         if step.kind == STOP:
             self._stop(step)
@@ -65,20 +67,34 @@ class Timeline:
             start_ns = time.monotonic_ns()
             STEPS[step.name].function(run, placed)
         else:
-            start_ns = self._begin(placed)
+            start_ns = self._begin(number, placed)
         self._mark(placed, start_ns)
 
-    def _begin(self, step: Step) -> int:
-        """A script; when it was in force."""
+    def warm(self) -> None:
+        """Start every script and hold it, where its uplink is by now; returns when all are ready."""
+        for number, step in enumerate(self._run.scenario.timeline):
+            if step.kind in (FAULT, ATTACK):
+                self._held[number] = self._hold(number, replace(step, on=self._run.uplink(step.on)))
+        for _, script in self._held.values():
+            script.ready()
+
+    def _hold(self, number: int, step: Step) -> tuple[Step, Script]:
         run = self._run
         machine = run.machine(scripts.where(step))
         argv = scripts.command(step, step.on, run.backend, machine)
-        run.nodes.commands.append(f"{machine.name}# {' '.join(argv)}")
-        self._unnamed += 1
-        name = step.label or f"{step.name}-{self._unnamed}"
-        script = scripts.Script(step.name, machine, argv, machine.clock_offset_ns())
-        run.scripts[name] = script
-        return script.in_force()
+        script = Script(step.name, machine, argv, run.nodes.time_factor)
+        run.scripts[step.label or f"{step.name}-{number}"] = script
+        return step, script
+
+    def _begin(self, number: int, step: Step) -> int:
+        """The script that is held for it, or a fresh one where its uplink is another now; when it was in force."""
+        held, script = self._held.pop(number)
+        if held.on != step.on:
+            script.kill()
+            _, script = self._hold(number, step)
+            script.ready()
+        self._run.nodes.commands.append(script.shown)
+        return script.begin()
 
     def _mark(self, step: Step, start_ns: int) -> None:
         run = self._run
@@ -112,9 +128,10 @@ class Timeline:
 
     def _ended(self, name: str) -> None:
         end_ns = int(self.summaries[name].get("ended_ns", 0))
-        for mark in self._run.marks:
+        for mark in list(self._run.marks):
             if mark.label == name and mark.end_ns is None and end_ns:
                 mark.end_ns = end_ns
+                self._run.marks.append(Mark(name, STOP, f"{self._run.done[name].name} ends", end_ns))
 
     def abandon(self) -> None:
         """Whatever has happened: no script stays behind."""

@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 import yaml
 
 from jvpn.lab.namespaces import LabError
-from jvpn.lab.scenario import configs
 from jvpn.lab.scenario.model import Step
 from jvpn.lab.scenario.run import Run
 from jvpn.lab.scenario.steps.registry import step
@@ -17,7 +16,7 @@ from jvpn.lab.scenario.steps.registry import step
 def set_policy(run: Run, at: Step) -> None:
     """Another default policy in the gateway's files: the scenario's own with these fields; a `reload` makes it read."""
     machine = run.machine(at.parameters["gateway"])
-    found = yaml.safe_load(configs.policy(run.scenario))
+    found = yaml.safe_load(run.nodes.policy())
     text = yaml.safe_dump({**found, **at.parameters["policy"]}, sort_keys=False)
     machine.write(machine.folder / "policies" / "default.yaml", text.encode())
 
