@@ -5,7 +5,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,8 @@ from jvpn.cli import lab_steps
 if TYPE_CHECKING:
     from jvpn.lab.scenario.model import Scenario
     from jvpn.lab.scenario.result import Result
+    from jvpn.lab.scenario.teller import Teller
 
-Say = Callable[[str], None]
 REPORTS = Path("lab-report")
 
 
@@ -65,43 +64,57 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    say = _err if args.json else _out
+    from jvpn.lab.scenario.teller import Teller
+
     folder: Path = args.out or REPORTS / time.strftime("%Y%m%d-%H%M%S")
-    results = _run_all(args, chosen, folder, say)
-    report.write(results, folder)
-    say_report(results, folder, as_json=args.json, wanted=len(chosen))
+    results: list[Result] = []
+    try:
+        _run_all(args, chosen, folder, Teller(sys.stderr if args.json else sys.stdout), results)
+    finally:
+        # Also of what ran before somebody had enough of it.
+        if results:
+            report.write(results, folder)
+            say_report(results, folder, as_json=args.json, wanted=len(chosen))
     return 0 if all(result.passed for result in results) else 1
 
 
-def _run_all(args: argparse.Namespace, chosen: "list[Scenario]", folder: Path, say: Say) -> "list[Result]":
+def _run_all(
+    args: argparse.Namespace,
+    chosen: "list[Scenario]",
+    folder: Path,
+    teller: "Teller",
+    results: "list[Result]",
+) -> None:
     from jvpn.lab.backends import backend as backend_of
     from jvpn.lab.scenario.conduct import conduct, folder_name
 
     backend = backend_of(args.backend)
-    results = []
     for number, scenario in enumerate(chosen, 1):
-        say(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
+        teller.line(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
         where = folder / folder_name(scenario)
-        result = conduct(scenario, backend, where, say, pcap=args.pcap, time_factor=args.time_factor)
-        _tell(result, say)
+        result = conduct(scenario, backend, where, teller, pcap=args.pcap, time_factor=args.time_factor)
+        _tell(result, where, teller)
         results.append(result)
-        if not result.passed and not args.keep_going:
+        if not result.passed and not args.keep_going and number < len(chosen):
+            teller.line("the others are not run: --keep-going runs them all the same")
             break
-    return results
 
 
-def _tell(result: "Result", say: Say) -> None:
+def _tell(result: "Result", where: Path, teller: "Teller") -> None:
     width = max((len(assertion.text) for assertion in result.assertions), default=0)
     for assertion in result.assertions:
         verdict = "ok    " if assertion.passed else "FAILED"
         seen = "" if assertion.value is True else f"  {_shown(assertion.value)}"
-        say(f"    {verdict}  {assertion.text:<{width if seen else 0}}{seen}")
+        teller.line(f"    {verdict}  {assertion.text:<{width if seen else 0}}{seen}")
     if not result.passed:
         for finding in result.about.get("findings", ()):
-            say(f"            {finding}")
+            teller.line(f"            {finding}")
     if result.error:
-        say(f"    FAILED  {result.error}")
-    say(f"    {'passed' if result.passed else 'did not pass'} in {result.duration_s:g} s\n")
+        teller.line(f"    FAILED  {result.error}")
+    if result.passed:
+        teller.line(f"    passed in {result.duration_s:g} s\n")
+    else:
+        teller.line(f"    did not pass; logs and events are in {where}\n")
 
 
 def _shown(value: object) -> str:
@@ -122,7 +135,7 @@ def _verdict(results: "list[Result]", wanted: int, folder: Path) -> None:
     failed = [result.scenario for result in results if not result.passed]
     left = wanted - len(results)
     print(f"{len(results) - len(failed)} of {wanted} passed", end="")
-    print(f", {left} not run (--keep-going runs them)" if left else "")
+    print(f", {left} not run" if left else "")
     for name in failed:
         print(f"    did not pass: {name}")
     print(f"report: {folder / 'report.md'}, {folder / 'report.html'}")
@@ -146,11 +159,3 @@ def _as_json(results: "list[Result]", folder: Path) -> dict[str, object]:
             for result in results
         ],
     }
-
-
-def _out(text: str) -> None:
-    print(text, flush=True)
-
-
-def _err(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ from jvpn.lab.scenario.captures import Captures
 from jvpn.lab.scenario.model import Scenario
 from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.record import Record
-from jvpn.lab.scenario.run import Run, Say
+from jvpn.lab.scenario.run import Run
+from jvpn.lab.scenario.teller import Teller
 from jvpn.lab.scenario.timeline import Timeline
 from jvpn.lab.scenario.traffic import TrafficOf
 from jvpn.observability.admin import AdminError
@@ -39,7 +40,7 @@ def conduct(
     scenario: Scenario,
     backend: Backend,
     folder: Path,
-    say: Say,
+    teller: Teller,
     *,
     pcap: bool = False,
     time_factor: float = 1.0,
@@ -51,7 +52,7 @@ def conduct(
     A run that could not come to its end has `error` in its result and has not passed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    one = _Conduct(scenario, backend, folder, say, pcap, time_factor)
+    one = _Conduct(scenario, backend, folder, teller, pcap, time_factor)
     result = one.run()
     (folder / "result.json").write_bytes(results.encode(result))
     return result
@@ -59,12 +60,18 @@ def conduct(
 
 class _Conduct:
     def __init__(
-        self, scenario: Scenario, backend: Backend, folder: Path, say: Say, pcap: bool, time_factor: float
+        self,
+        scenario: Scenario,
+        backend: Backend,
+        folder: Path,
+        teller: Teller,
+        pcap: bool,
+        time_factor: float,
     ) -> None:
         self._scenario = scenario
         self._backend = backend
         self._folder = folder
-        self._say = say
+        self._teller = teller
         self._pcap = pcap
         self._about = About(backend.name, "", time_factor)
         self._nodes: Nodes | None = None
@@ -88,14 +95,18 @@ class _Conduct:
     def _perform(self) -> None:
         scenario, backend = self._scenario, self._backend
         begun_s = time.monotonic()
+        self._teller.now(f"{'':>8}    setting machines up")
         backend.up(scenario.topology)
         about = backend.about()
         self._about = replace(about, time_factor=about.time_factor * self._about.time_factor)
         self._nodes = nodes = Nodes(backend, scenario, self._about.time_factor)
-        self._run = run = Run(scenario, backend, nodes, self._folder, self._say)
+        self._run = run = Run(scenario, backend, nodes, self._folder, self._teller)
         timeline = Timeline(run)
+        self._teller.now(f"{'':>8}    starting gateway and client")
         nodes.start(timeline.prepare)
-        self._say(f"{'':>8}    ready in {time.monotonic() - begun_s:.1f} s: session over {nodes.active()}")
+        self._teller.line(
+            f"{'':>8}    ready in {time.monotonic() - begun_s:.1f} s: session over {nodes.active()}"
+        )
         taken = Captures(nodes, captures.wanted(scenario, self._pcap))
         traffic = TrafficOf(scenario, nodes)
         try:
@@ -107,6 +118,7 @@ class _Conduct:
             run.start_ns = time.monotonic_ns()
             timeline.play()
             end_ns = time.monotonic_ns()
+            self._teller.now(f"{'':>8}    gathering what came of it")
             streams, transfers = traffic.stop()
             after = nodes.snapshot()
             timeline.finish()

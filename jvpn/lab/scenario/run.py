@@ -12,19 +12,18 @@ from jvpn.lab.scenario.model import Scenario, Step
 from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.record import Mark
 from jvpn.lab.scenario.scripts import Script
-
-Say = Callable[[str], None]
+from jvpn.lab.scenario.teller import Teller
 
 
 @dataclass
 class Run:
-    """*folder*: here, for what the run leaves. *say*: a line for who watches."""
+    """*folder*: here, for what the run leaves."""
 
     scenario: Scenario
     backend: Backend
     nodes: Nodes
     folder: Path
-    say: Say
+    teller: Teller
     start_ns: int = 0
     marks: list[Mark] = field(default_factory=list)
     scripts: dict[str, Script] = field(default_factory=dict)
@@ -34,6 +33,10 @@ class Run:
     cleanup: list[Callable[[], None]] = field(default_factory=list)
     #: Steps that a later line stops, and the uplink that each was on.
     done: dict[str, Step] = field(default_factory=dict)
+
+    def say(self, text: str) -> None:
+        """A line for who watches."""
+        self.teller.line(text)
 
     def machine(self, name: str) -> Machine:
         """LabError for one that this scenario does not have."""

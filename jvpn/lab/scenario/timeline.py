@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from jvpn.lab.backends.topology import CLIENT
 from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario import scripts
 from jvpn.lab.scenario.model import ATTACK, DO, FAULT, STOP, Step
@@ -15,9 +16,12 @@ from jvpn.lab.scenario.run import Run
 from jvpn.lab.scenario.scripts import Script
 from jvpn.lab.scenario.steps import STEPS
 from jvpn.observability.admin import AdminError
+from jvpn.session.version import split_version
 
 #: A step that begins so long after its time is said to: the machine is too busy for this scenario.
 LATE_S = 0.25
+#: How often a terminal shows the state of the session.
+LIVE_S = 0.5
 
 
 class Timeline:
@@ -50,11 +54,24 @@ class Timeline:
         self._until(self._run.scenario.ends_at_s)
 
     def _until(self, at_s: float) -> None:
-        left_s = at_s - self._run.at_s()
-        if left_s > 0:
-            time.sleep(left_s)
-        elif left_s < -LATE_S:
-            self._run.say(f"{'':>8}    {-left_s:.1f} s behind the timeline")
+        late_s = self._run.at_s() - at_s
+        if late_s > LATE_S:
+            self._run.say(f"{'':>8}    {late_s:.1f} s behind the timeline")
+        while (left_s := at_s - self._run.at_s()) > 0:
+            if self._run.teller.live and left_s > LIVE_S:
+                self._run.teller.now(f"{self._run.at_s():8.2f} s  {self._state()}")
+            time.sleep(max(0.0, min(at_s - self._run.at_s(), LIVE_S)))
+
+    def _state(self) -> str:
+        """The client's, for who watches."""
+        try:
+            status = self._run.nodes.ask(CLIENT, "status")
+        except AdminError:
+            return "the client does not answer"
+        over = next(
+            (role[2:] for role, name in self._run.nodes.devices.items() if name == status["active"]), ""
+        )
+        return f"{status['state']}{f' over {over}' if over else ''}, version {split_version(status['state_version'])}"
 
     def _take(self, number: int, step: Step) -> None:
         run = self._run
