@@ -17,6 +17,7 @@ from test_matrix_keys import dropped
 
 from jvpn.lab.capture import Capture
 from jvpn.lab.namespaces import Lab, Namespace
+from jvpn.observability.events import SecurityEvent
 from jvpn.protocol.suites import x25519_public
 
 pytestmark = [
@@ -183,6 +184,17 @@ def test_frames_whose_marks_tell_lies(scene: Scene) -> None:
     with attack(scene.router, "offload_abuse", "--count", "300") as abuse:
         abuse.ended()
     assert abuse.counters["sent"] > 20
+    scene.unharmed()
+
+
+def test_a_version_that_the_session_never_had_is_refused(scene: Scene) -> None:
+    log = scene.system.folder / "client0.keys"
+    with attack(scene.router, "version_claim", "--keylog", str(log), "--count", "1") as claim:
+        claim.process.wait(60)
+    assert (claim.counters["pending"], claim.counters["VERSION_CONFLICT"]) == (1, 1)
+    assert claim.counters["answered_DATA"] == 0
+    told = [event.violation for event in scene.system.events(kind=SecurityEvent)]
+    assert told.count("VERSION_CONFLICT") == 1
     scene.unharmed()
 
 

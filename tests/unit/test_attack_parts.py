@@ -17,14 +17,14 @@ from scapy.utils import wrpcap
 from jvpn.protocol import keys
 from jvpn.protocol.constants import Direction, PacketType
 from jvpn.protocol.suites import suite
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.batches import BATCH, RawSender
-from vagrant.traffic.attacks.filters import attach, udp_filter
 from vagrant.traffic.attacks.handshake_flood import init
-from vagrant.traffic.attacks.offloads import FOREIGN, MAKERS, abusive
-from vagrant.traffic.attacks.place import Pace
-from vagrant.traffic.attacks.sources import drawn, upper_half
-from vagrant.traffic.attacks.tap import datagrams, read_capture
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.batches import BATCH, RawSender
+from vagrant.traffic.attacks.means.filters import attach, udp_filter
+from vagrant.traffic.attacks.means.offloads import FOREIGN, MAKERS, abusive
+from vagrant.traffic.attacks.means.place import Pace
+from vagrant.traffic.attacks.means.sources import drawn, upper_half
+from vagrant.traffic.attacks.means.tap import datagrams, read_capture
 from vagrant.traffic.jvp import JVP, JVPData, use_keylog
 from vagrant.traffic.keylog import KeyLog, Sealing
 from vagrant.traffic.ours import Refused, endpoint

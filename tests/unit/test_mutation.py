@@ -8,7 +8,7 @@ from scapy_capture import Capture, capture, strict_scapy
 
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic import jvp
-from vagrant.traffic.attacks.mutation import KINDS, LONGEST, mutated
+from vagrant.traffic.attacks.means.mutation import KINDS, LONGEST, mutated
 
 __all__ = ["capture", "strict_scapy"]
 TIMES = 200

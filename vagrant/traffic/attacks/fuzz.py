@@ -11,11 +11,11 @@ import sys
 from typing import Final
 
 from vagrant.traffic import jvp
-from vagrant.traffic.attacks import captured, options
-from vagrant.traffic.attacks.captured import Captured
-from vagrant.traffic.attacks.mutation import KINDS, mutated
-from vagrant.traffic.attacks.place import Pace, Place, named
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means import captured, options
+from vagrant.traffic.attacks.means.captured import Captured
+from vagrant.traffic.attacks.means.mutation import KINDS, mutated
+from vagrant.traffic.attacks.means.place import Pace, Place, named
+from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.script import Run, main
 
 #: Of each type so many are kept to be spoilt again: the rare ones are as likely as the frequent ones.

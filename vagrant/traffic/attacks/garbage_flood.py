@@ -9,10 +9,10 @@ import sys
 from typing import Final
 
 from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, PacketType
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.learned import flood_on_the_wire
-from vagrant.traffic.attacks.place import Place, packet, variety
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.learned import flood_on_the_wire
+from vagrant.traffic.attacks.means.place import Place, packet, variety
+from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.jvp import JVP, LAYERS, SIZES
 from vagrant.traffic.script import Run, main
 
@@ -23,6 +23,7 @@ AHEAD: Final = 4_096
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, rate=None)
+    options.add_sink(parser)
     kinds = (PacketType.DATA, PacketType.CONTROL, PacketType.PATH, PacketType.FRAGMENT, PacketType.RESENT)
     parser.add_argument("--types", **options.one_of(*kinds))
     parser.add_argument(
@@ -35,7 +36,7 @@ def work(run: Run) -> None:
 
         def garbage(shown: Datagram) -> list[bytes]:
             made = (sealed_by_nobody(place, shown) for _ in range(variety(run, VARIETY)))
-            return [packet(shown.source, place.gateway, each) for each in made]
+            return [packet(shown.source, place.goal, each) for each in made]
 
         run.in_force()
         flood_on_the_wire(place, garbage)

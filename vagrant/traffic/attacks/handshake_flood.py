@@ -16,9 +16,9 @@ from typing import Final
 from jvpn.protocol import keys
 from jvpn.protocol.constants import KEY_SIZE, MAC_SIZE, TAG_SIZE
 from jvpn.protocol.suites import suite
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.place import Place, paced, packet, variety
-from vagrant.traffic.attacks.sources import drawn, forged_sources
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.place import Place, paced, packet, variety
+from vagrant.traffic.attacks.means.sources import drawn, forged_sources
 from vagrant.traffic.jvp import JVP, JVPHandshakeInit
 from vagrant.traffic.script import Run, main
 
@@ -29,6 +29,7 @@ _PAYLOAD: Final = 8 + 4 + 1 + 7 + TAG_SIZE
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, rate=None)
+    options.add_sink(parser)
     options.add_sources(parser)
     parser.add_argument(
         "--public-key", type=_public_key, metavar="KEY", help="the gateway's, base64 as in client.yaml"
@@ -42,7 +43,7 @@ def work(run: Run) -> None:
     run.parameters["public_key"] = key and base64.b64encode(key).decode()
     with Place(run, forged=network) as place:
         made = (init(place, key) for _ in range(variety(run, VARIETY)))
-        pool = place.pool([packet(drawn(place.dice, network), place.gateway, each) for each in made])
+        pool = place.pool([packet(drawn(place.dice, network), place.goal, each) for each in made])
         run.in_force()
         for size in paced(run):
             place.flood(pool, size)

@@ -16,11 +16,11 @@ from typing import Final
 
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic import jvp
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.learned import AGAIN_S, PATIENCE_S, SHOWING
-from vagrant.traffic.attacks.marks import MarkedFrames
-from vagrant.traffic.attacks.offloads import abusive
-from vagrant.traffic.attacks.place import LOOK_S, Pace, Place, paced
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.learned import AGAIN_S, PATIENCE_S, SHOWING
+from vagrant.traffic.attacks.means.marks import MarkedFrames
+from vagrant.traffic.attacks.means.offloads import abusive
+from vagrant.traffic.attacks.means.place import LOOK_S, Pace, Place, paced
 from vagrant.traffic.jvp import JVP, JVPData
 from vagrant.traffic.script import Failed, Run, main
 

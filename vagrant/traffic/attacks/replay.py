@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from jvpn.protocol.constants import PacketType
-from vagrant.traffic.attacks import captured, options
-from vagrant.traffic.attacks.captured import Captured
-from vagrant.traffic.attacks.filters import End
-from vagrant.traffic.attacks.place import Pace, Place, named
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means import captured, options
+from vagrant.traffic.attacks.means.captured import Captured
+from vagrant.traffic.attacks.means.filters import End
+from vagrant.traffic.attacks.means.place import Pace, Place, named
+from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.script import Run, main
 
 #: Copies of what passes that may wait for their time; more are passed over and counted.

@@ -9,9 +9,9 @@ import sys
 from typing import Any, Final
 
 from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, TICKET_SIZE, PacketType
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.place import Place, paced, packet, variety
-from vagrant.traffic.attacks.sources import drawn, forged_sources
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.place import Place, paced, packet, variety
+from vagrant.traffic.attacks.means.sources import drawn, forged_sources
 from vagrant.traffic.jvp import JVP, LAYERS, SIZES, JVPReattachRequest
 from vagrant.traffic.script import Run, main
 
@@ -20,6 +20,7 @@ VARIETY: Final = 1_024
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, rate=None)
+    options.add_sink(parser)
     options.add_sources(parser)
     kinds = (
         PacketType.DATA,
@@ -36,7 +37,7 @@ def work(run: Run) -> None:
     network = forged_sources(run.options)
     with Place(run, forged=network) as place:
         made = (unknown(place) for _ in range(variety(run, VARIETY)))
-        pool = place.pool([packet(drawn(place.dice, network), place.gateway, each) for each in made])
+        pool = place.pool([packet(drawn(place.dice, network), place.goal, each) for each in made])
         run.in_force()
         for size in paced(run):
             place.flood(pool, size)

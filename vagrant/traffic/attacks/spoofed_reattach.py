@@ -10,11 +10,11 @@ import sys
 from typing import Final
 
 from jvpn.protocol.constants import HEADER_SIZE, REATTACH_REQUEST_SIZE, TAG_SIZE, TICKET_SIZE
-from vagrant.traffic.attacks import options
-from vagrant.traffic.attacks.learned import flood_on_the_wire, steering_id
-from vagrant.traffic.attacks.place import Place, packet, variety
-from vagrant.traffic.attacks.sources import drawn, forged_sources
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.learned import flood_on_the_wire, steering_id
+from vagrant.traffic.attacks.means.place import Place, packet, variety
+from vagrant.traffic.attacks.means.sources import drawn, forged_sources
+from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.jvp import JVP, JVPReattachRequest
 from vagrant.traffic.script import Run, main
 
@@ -25,6 +25,7 @@ _SEALED: Final = REATTACH_REQUEST_SIZE - HEADER_SIZE - TICKET_SIZE - TAG_SIZE
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, rate=None)
+    options.add_sink(parser)
     options.add_sources(parser)
     parser.add_argument(
         "--source", choices=("own", "forged", "both"), default="both",
@@ -41,7 +42,7 @@ def work(run: Run) -> None:
             for number in range(variety(run, VARIETY)):
                 own = run.options.source == "own" or (run.options.source == "both" and number % 2)
                 source = shown.source if own else drawn(place.dice, network)
-                made.append(packet(source, place.gateway, request(place, shown)))
+                made.append(packet(source, place.goal, request(place, shown)))
             return made
 
         run.in_force()

@@ -17,7 +17,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 from scapy.utils import PcapReader
 
-from vagrant.traffic.attacks.filters import End, Network, attach, udp_filter
+from vagrant.traffic.attacks.means.filters import End, Network, attach, udp_filter
 
 #: UDP payload of an unfragmented IPv4 packet on the lab's links: what is longer in a file is several datagrams in one.
 LONGEST: Final = 1_472

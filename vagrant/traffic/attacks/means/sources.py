@@ -7,7 +7,7 @@ import subprocess
 from ipaddress import ip_network
 from typing import Any, Final
 
-from vagrant.traffic.attacks.filters import End, Network
+from vagrant.traffic.attacks.means.filters import End, Network
 from vagrant.traffic.ours import Refused, addresses_of
 from vagrant.traffic.script import Failed
 

@@ -14,15 +14,26 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
 from jvpn.protocol.constants import PacketType
-from vagrant.traffic.attacks.batches import BATCH, Pool, RawSender
-from vagrant.traffic.attacks.filters import End, Network
-from vagrant.traffic.attacks.sources import route_to
-from vagrant.traffic.attacks.tap import Datagram, Tap
+from vagrant.traffic.attacks.means.batches import BATCH, Pool, RawSender
+from vagrant.traffic.attacks.means.filters import End, Network
+from vagrant.traffic.attacks.means.sources import route_to
+from vagrant.traffic.attacks.means.tap import Datagram, Tap
 from vagrant.traffic.ours import Endpoint, guard_address, guard_device
 from vagrant.traffic.script import Failed, Run
 
 #: How long answers are waited for at the end.
 LATE_S: Final = 0.3
+#: What a gateway may answer; the summary counts each, if only as 0.
+FROM_GATEWAY: Final = (
+    PacketType.HANDSHAKE_RESPONSE,
+    PacketType.COOKIE,
+    PacketType.REATTACH_ACK,
+    PacketType.REATTACH_FAIL,
+    PacketType.DATA,
+    PacketType.CONTROL,
+    PacketType.PATH,
+    PacketType.RESET,
+)
 #: Between two looks at what has passed.
 LOOK_S: Final = 0.002
 
@@ -41,12 +52,16 @@ class Place:
         self.dice = random.Random(run.options.seed)
         target: Endpoint = run.options.gateway
         self.gateway: End = (str(target.address), target.port)
+        #: Whom floods are sent to.
+        sink: Endpoint | None = getattr(run.options, "sink", None)
+        self.goal: End = self.gateway if sink is None else (str(sink.address), sink.port)
         self.way_out, own = route_to(self.gateway[0])
         guard_device(self.way_out, run.options.i_own)
         family = socket.AF_INET6 if target.address.version == 6 else socket.AF_INET
-        self._held = socket.socket(family, socket.SOCK_DGRAM)
-        self._held.bind((own, 0))
-        self.own: End = (own, self._held.getsockname()[1])
+        self.held = socket.socket(family, socket.SOCK_DGRAM)
+        self.held.bind((own, 0))
+        self.held.setblocking(False)
+        self.own: End = (own, self.held.getsockname()[1])
         self._senders: dict[str, RawSender] = {}
         self._forged = forged
         self._answers = Tap(
@@ -55,7 +70,7 @@ class Place:
         self.taps = [self._answers]
         for name in ("seen", "sent", "sent_bytes", "asked", "asked_bytes", "answered", "answered_bytes"):
             run.counters[name] = 0
-        run.counters["answered_DATA"] = run.counters["largest_answer"] = 0
+        run.counters["largest_answer"] = 0
         run.refresh = self.listen
 
     # Seeing
@@ -108,12 +123,12 @@ class Place:
         self._count(sender, sender.pool([packet(source, goal, Raw(data))]), 1, asked=source == self.own)
 
     def pool(self, packets: list[bytes]) -> Pool:
-        """Whole IP packets to the gateway, for `flood`."""
-        return self._sender(self.gateway[0]).pool(packets)
+        """Whole IP packets to `goal`, for `flood`."""
+        return self._sender(self.goal[0]).pool(packets)
 
     def flood(self, pool: Pool, count: int) -> None:
         """The next `count` of a pool; they come from forged sources if there are any."""
-        self._count(self._sender(self.gateway[0]), pool, count, asked=self._forged is not None)
+        self._count(self._sender(self.goal[0]), pool, count, asked=self._forged is not None)
 
     def _count(self, sender: RawSender, pool: Pool, count: int, *, asked: bool) -> None:
         try:
@@ -146,13 +161,15 @@ class Place:
         while (left := until - time.monotonic()) > 0:
             select.select([self._answers], (), (), left)
             self.listen()
+        for kind in FROM_GATEWAY:
+            self.run.counters.setdefault(f"answered_{kind.name}", 0)
         self.run.counters["missed"] = sum(tap.missed for tap in self.taps)
         for tap in self.taps:
             tap.close()
         for sender in self._senders.values():
             self.run.counters["refused"] += sender.refused
             sender.close()
-        self._held.close()
+        self.held.close()
 
 
 def variety(run: Run, most: int) -> int:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Final
 
 from jvpn.protocol.constants import OFFSET_COUNTER, OFFSET_STEERING_ID, PacketType
-from vagrant.traffic.attacks.batches import Pool
-from vagrant.traffic.attacks.place import Place, paced
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means.batches import Pool
+from vagrant.traffic.attacks.means.place import Place, paced
+from vagrant.traffic.attacks.means.tap import Datagram
 
 #: Types that carry an id of the session and come from the path in use.
 SHOWING: Final = (

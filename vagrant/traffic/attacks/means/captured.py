@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from vagrant.traffic.attacks.place import LOOK_S, Place
-from vagrant.traffic.attacks.tap import Datagram, Tap, read_capture
+from vagrant.traffic.attacks.means.place import LOOK_S, Place
+from vagrant.traffic.attacks.means.tap import Datagram, Tap, read_capture
 from vagrant.traffic.script import Failed
 
 UP, DOWN = "up", "down"

@@ -11,9 +11,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from jvpn.protocol.constants import HEADER_SIZE
-from vagrant.traffic.attacks.filters import End
-from vagrant.traffic.attacks.sources import next_hop
-from vagrant.traffic.attacks.tap import Datagram
+from vagrant.traffic.attacks.means.filters import End
+from vagrant.traffic.attacks.means.sources import next_hop
+from vagrant.traffic.attacks.means.tap import Datagram
 
 _SOL_PACKET: Final = 263
 _VNET_HDR: Final = 15

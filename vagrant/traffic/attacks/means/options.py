@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jvpn.protocol.constants import PacketType
-from vagrant.traffic.attacks.filters import Network
+from vagrant.traffic.attacks.means.filters import Network
 from vagrant.traffic.keylog import KeyLog, KeyLogError
 from vagrant.traffic.ours import Endpoint, Refused, endpoint, guard_address, guard_device
 from vagrant.traffic.script import positive
@@ -35,10 +35,14 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_keylog(parser: argparse.ArgumentParser) -> None:
+def add_keylog(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
     """For attacks by who holds the session's keys."""
     parser.add_argument(
-        "--keylog", type=Path, metavar="FILE", help="what gateway or client wrote with their --keylog"
+        "--keylog",
+        type=Path,
+        required=required,
+        metavar="FILE",
+        help="what the client wrote with its --keylog",
     )
 
 
@@ -57,10 +61,22 @@ def keylog(options: argparse.Namespace) -> KeyLog | None:
     return log
 
 
+def add_sink(parser: argparse.ArgumentParser) -> None:
+    """For floods: what a gateway does about one is told from what the flood itself costs by sending it elsewhere."""
+    parser.add_argument(
+        "--sink",
+        type=_endpoint,
+        metavar="ADDR:PORT",
+        help="send it there, and not to the gateway, to compare",
+    )
+
+
 def check(options: argparse.Namespace) -> None:
     """Raises Refused when the gateway, the device or the forged sources are not the lab's."""
     guard_device(options.device, options.i_own)
     guard_address(options.gateway.address, options.i_own)
+    if getattr(options, "sink", None) is not None:
+        guard_address(options.sink.address, options.i_own)
     sources: Network | None = getattr(options, "sources", None)
     if sources is not None:
         if sources.version != options.gateway.address.version:

@@ -1,0 +1,1 @@
+"""What attacks are made of: seeing, sending, spoiling; scripts are beside this folder."""

@@ -1,0 +1,80 @@
+"""Two clients' worth of reattach at once: when the client asks for its session, somebody who holds its keys does the
+same under the same attempt, with a valid challenge for the router's address. Needs a key log.
+
+The rival comes after the client, or before it by --late (nft holds the client's own back in the router).
+
+Must hold while it runs: one of them is bound, and all who asked are told which index that is; there is one binding at a
+time, one owner, and in the end it is the client's again, of the same session.
+"""
+
+import argparse
+import sys
+import time
+from typing import Final
+
+from jvpn.protocol.constants import PacketType
+from vagrant.traffic import jvp
+from vagrant.traffic.attacks.means import options
+from vagrant.traffic.attacks.means.holding import Holding
+from vagrant.traffic.attacks.means.insider import AGAIN_S, BEYOND, Insider, Wish, opened, opening
+from vagrant.traffic.attacks.means.place import LOOK_S, Place
+from vagrant.traffic.plaintexts import JVPAck, JVPRequest
+from vagrant.traffic.script import Failed, Run, main
+
+ASKING: Final = [PacketType.REATTACH_REQUEST]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_arguments(parser, rate=None)
+    options.add_keylog(parser, required=True)
+    parser.add_argument(
+        "--late",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how much sooner than the client (default 0)",
+    )
+
+
+def work(run: Run) -> None:
+    jvp.use_keylog(options.keylog(run.options))
+    with Place(run) as place:
+        run.in_force()
+        shown = opened(place, PacketType.PATH, PacketType.DATA)
+        if shown is None:
+            return
+        sealing = shown[1].sealing
+        rival = Insider(place, sealing, sealing.index + BEYOND)
+        pending = rival.asks(Wish(attempt=1))
+        if pending is None:
+            return
+        if not isinstance(pending, JVPAck):
+            raise Failed(
+                "the gateway refuses an attempt that nobody has made: begin before the session has moved"
+            )
+        with Holding(place, ASKING, run.options.late) as holding:
+            race(place, holding, rival, bytes(pending.challenge))
+
+
+def race(place: Place, holding: Holding, rival: Insider, challenge: bytes) -> None:
+    """Ask under the client's attempt when it does, until there is an answer; then watch until the end."""
+    place.run.counters.update(won=0, lost=0)
+    wish, told, last_s = None, False, 0.0
+    while place.run.wait(LOOK_S):
+        for seen in holding.passing():
+            if wish is None:
+                request = opening(place, seen.data)[0][JVPRequest]
+                wish = Wish(request.attempt, request.state_version, challenge)
+        if wish is not None and not told and time.monotonic() - last_s > AGAIN_S:
+            rival.say(wish)
+            last_s = time.monotonic()
+        if wish is not None and not told:
+            answer = rival.answer(wish.attempt)
+            told = answer is not None
+            if isinstance(answer, JVPAck):
+                place.run.counters["won" if answer.bound_index == rival.index else "lost"] += 1
+        holding.send_on()
+
+
+if __name__ == "__main__":
+    sys.exit(main("attack", "rival_reattach", __doc__, arguments, work, options.check))
