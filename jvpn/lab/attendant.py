@@ -9,6 +9,7 @@ that these have started, also what detached itself: orphans come to it (PR_SET_C
     signal  name or pid, signal_name  as "SIGKILL"
     crash   name                 SIGKILL to it, all its descendants and everybody's orphans, as when a host dies
     ask     run_dir, request     what the process with that run directory answers
+    memory                       resident memory of all that it has started and what came of that, in KiB
     clock                        {"monotonic_ns", "wall_ns"}
 """
 
@@ -44,6 +45,7 @@ class Attendant:
             "signal": self.send,
             "crash": self.crash,
             "ask": self.ask,
+            "memory": self.memory,
             "clock": self.clock,
         }
 
@@ -97,6 +99,9 @@ class Attendant:
     def ask(self, run_dir: str, request: dict[str, Any]) -> Any:
         return ask(Path(run_dir), request)
 
+    def memory(self) -> int:
+        return sum(_resident_kb(pid) for pid in _below(os.getpid(), _children()))
+
     def clock(self) -> dict[str, int]:
         return {"monotonic_ns": time.monotonic_ns(), "wall_ns": time.time_ns()}
 
@@ -133,6 +138,14 @@ def _below(pid: int, children: dict[int, list[int]]) -> Iterator[int]:
     for child in children.get(pid, ()):
         yield child
         yield from _below(child, children)
+
+
+def _resident_kb(pid: int) -> int:
+    """VmRSS (proc_pid_status(5)); 0 of one that has just ended."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc", str(pid), "status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1])
+    return 0
 
 
 def _reap() -> None:

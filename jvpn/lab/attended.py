@@ -50,6 +50,11 @@ class Attended:
         """It and all that came of it die at once."""
         self._request({"op": "crash", "name": name})
 
+    def memory_kb(self) -> int:
+        """Resident memory of everything that was started there."""
+        found: int = self._request({"op": "memory"})
+        return found
+
     def ask(self, run_dir: Path, command: str, **more: object) -> Any:
         """What the process with that run directory answers. AdminError when it does not, or refuses."""
         return self._request({"op": "ask", "run_dir": str(run_dir), "request": {"command": command, **more}})

@@ -30,6 +30,8 @@ ETCD_HOSTS: Final = {"gw1": "192.0.2.11", "gw2": "192.0.2.12", "router": "192.0.
 ETCD_CLIENT_PORT, ETCD_PEER_PORT = 2379, 2380
 #: Times of a policy by which paths are judged, and what covers the judging.
 PACE: Final = ("probe_interval_ms", "latency_floor_ms", "jitter_floor_ms", "resend_window_ms")
+#: Where a node that is asked for its keys writes them.
+KEYLOG_FILE: Final = "session.keys"
 _FAMILIES: Final = {"v4": 4, "v6": 6}
 
 
@@ -40,6 +42,10 @@ class Secrets:
     gateway: bytes = field(default_factory=lambda: os.urandom(KEY_BYTES), repr=False)
     client: bytes = field(default_factory=lambda: os.urandom(KEY_BYTES), repr=False)
     fleet: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+
+    @property
+    def gateway_public(self) -> str:
+        return format_key(x25519_public(self.gateway))
 
 
 def gateway_config(scenario: Scenario, name: str, node_id: str, folder: Path, secrets: Secrets) -> bytes:
@@ -94,7 +100,7 @@ def client_config(scenario: Scenario, folder: Path, devices: Mapping[str, str], 
     config: dict[str, Any] = {
         "private_key_file": "client.key",
         "gateway": {
-            "public_key": format_key(x25519_public(secrets.gateway)),
+            "public_key": secrets.gateway_public,
             "endpoints": [
                 _endpoint(outer(name, version)) for name in topology.gateway_names for version in families
             ],

@@ -100,6 +100,15 @@ class Scenario:
     ends_at_s: float
     assertions: tuple[Assertion, ...]
 
+    @property
+    def keylogs(self) -> frozenset[str]:
+        """Whose keys some attack wants: "client", "gw1", …; they write them down."""
+        return frozenset(
+            str(step.parameters["keylog"])
+            for step in self.timeline
+            if step.kind == ATTACK and "keylog" in step.parameters
+        )
+
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):

@@ -53,6 +53,11 @@ class Nodes:
         self.clocks: dict[str, Path] = {}
         self.shifts: dict[str, list[tuple[int, int]]] = {}
 
+    @property
+    def public_key(self) -> str:
+        """Of every gateway, as in configuration files."""
+        return self._secrets.gateway_public
+
     # Starting
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> None:
@@ -126,6 +131,8 @@ class Nodes:
         if machine in self.clocks:
             python += ["-m", "jvpn.lab.wall_clock", str(self.clocks[machine]), there.python[-1]]
         argv = [*python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]
+        if machine in self.scenario.keylogs:
+            argv += ["--keylog", str(there.folder / configs.KEYLOG_FILE)]
         self._start(machine, command, argv, f"{name}.log")
 
     def _start(self, machine: str, name: str, argv: list[str], log: str) -> None:
@@ -204,12 +211,13 @@ class Nodes:
         return Snapshot({name: self._answer(name) for name in (CLIENT, *self.topology.gateway_names)})
 
     def _answer(self, who: str) -> Answer:
+        memory_kb = self.attended[who].memory_kb()
         try:
             status: Mapping[str, Any] = self.ask(who, "status")
             sessions = self.ask(who, "sessions") if who != CLIENT else ()
         except AdminError:
-            return Answer(self.running(who), {})
-        return Answer(True, status, sessions)
+            return Answer(self.running(who), {}, memory_kb=memory_kb)
+        return Answer(True, status, sessions, memory_kb)
 
     def wait_for(self, what: str, condition: Callable[[], T], timeout_s: float = 20.0) -> T:
         """The first true value. LabError naming what was waited for; *timeout_s* is of a machine as fast as this."""

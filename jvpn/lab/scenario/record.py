@@ -41,11 +41,13 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a node answers to `status`, and a gateway to `sessions`; empty when it does not."""
+    """What a node answers to `status`, and a gateway to `sessions`; empty when it does not. The resident memory of all
+    its processes, in KiB."""
 
     running: bool
     status: Mapping[str, Any]
     sessions: Sequence[Mapping[str, Any]] = ()
+    memory_kb: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Snapshot:
         """0 where it has not been counted; of "gateway" the sum over all of them."""
         names = [other for other in self.answers if other != "client"] if who == "gateway" else [who]
         return sum(int(self.status(one).get("counters", {}).get(name, 0)) for one in names)
+
+    def memory_kb(self, who: str) -> int:
+        """Of "gateway" that of all of them."""
+        names = [other for other in self.answers if other != "client"] if who == "gateway" else [who]
+        return sum(self.answers[one].memory_kb for one in names)
 
 
 class Transfer(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from jvpn.lab.backends.topology import CLIENT
 from jvpn.lab.namespaces import LabError
-from jvpn.lab.scenario import scripts
+from jvpn.lab.scenario import given, scripts
 from jvpn.lab.scenario.model import ATTACK, DO, FAULT, STOP, Step
 from jvpn.lab.scenario.record import Mark
 from jvpn.lab.scenario.run import Run
@@ -97,6 +97,7 @@ class Timeline:
 
     def _hold(self, number: int, step: Step) -> tuple[Step, Script]:
         run = self._run
+        step = given.filled_in(run, step)
         machine = run.machine(scripts.where(step))
         argv = scripts.command(step, step.on, run.backend, machine)
         script = Script(step.name, machine, argv, run.nodes.time_factor)

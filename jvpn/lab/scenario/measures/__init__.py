@@ -25,6 +25,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     "gw2": Family(nodes.check_gateway, nodes.gateway),
     "counters": Family(nodes.check_counters, nodes.counters),
     "grown": Family(nodes.check_counters, nodes.grown),
+    "memory": Family(nodes.check_memory, nodes.memory),
     "events": Family(telling.check_events, telling.events),
     "states": Family(telling.check_states, telling.states),
     "said": Family(telling.check_said, telling.said),

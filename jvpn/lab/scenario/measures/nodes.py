@@ -5,6 +5,7 @@ session.count, .state, .steps         the gateways' sessions; the client's one: 
 client.state, .active, .running       "ATTACHED", "A" or none, whether its process lives
 gateway.running, .workers, .xdp       of all gateways; gw1. and gw2. of one
 counters.WHO.NAME, grown.WHO.NAME     at the end, and since the start
+memory.WHO.grown_kb                   resident memory of all processes, since the start
 """
 
 from __future__ import annotations
@@ -116,3 +117,14 @@ def counters(record: Record, measure: Measure) -> Value:
 def grown(record: Record, measure: Measure) -> Value:
     name = ".".join(measure.path[2:])
     return record.after.counter(measure.path[1], name) - record.before.counter(measure.path[1], name)
+
+
+def check_memory(measure: Measure, topology: Topology) -> None:
+    length(measure, 3, 3, "memory.WHO.grown_kb")
+    who(measure.path[1], topology)
+    one_of(measure.path[2], ("grown_kb",), "measure of memory called")
+    timeless(measure)
+
+
+def memory(record: Record, measure: Measure) -> Value:
+    return record.after.memory_kb(measure.path[1]) - record.before.memory_kb(measure.path[1])

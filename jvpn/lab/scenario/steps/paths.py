@@ -77,3 +77,11 @@ def address_moves(run: Run, at: Step) -> None:
     client.run(["ip", "addr", "add", f"10.201.{number}.102/24", "dev", device])
     for route in uplink_routes(at.on, device, run.scenario.topology):
         client.run(["ip", "route", "replace", *route.split()])
+
+
+@step("flap", on=True, times=10)
+def flap(run: Run, at: Step) -> None:
+    """The client's device goes down and up again so many times, as fast as commands go; its routes come with it."""
+    for _ in range(at.parameters["times"]):
+        device_down(run, at)
+        _device_up(run, at)
