@@ -210,7 +210,7 @@ def test_what_is_no_endpoint(text: str) -> None:
 
 @needs_root
 def test_a_script_that_is_held_does_nothing_before_it_is_told() -> None:
-    process = start("--hold", "--until-eof")
+    process = start("--start-on-line", "--until-eof")
     assert process.stdin is not None
     assert process.stdout is not None
     assert json.loads(process.stdout.readline()) == {"ready": True}
@@ -227,11 +227,11 @@ def test_a_script_that_is_held_does_nothing_before_it_is_told() -> None:
 
 @needs_root
 def test_a_script_that_is_held_and_let_go_has_done_nothing() -> None:
-    assert run("--hold", "--count", "3") == (0, [{"ready": True}], "")
+    assert run("--start-on-line", "--count", "3") == (0, [{"ready": True}], "")
 
 
 @needs_root
 def test_a_script_that_is_held_refuses_at_once() -> None:
-    status, lines, err = run("--hold", "--gateway", "8.8.8.8:51820")
+    status, lines, err = run("--start-on-line", "--gateway", "8.8.8.8:51820")
     assert (status, lines) == (2, [])
     assert "8.8.8.8" in err

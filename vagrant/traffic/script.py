@@ -40,7 +40,7 @@ PROGRESS_NS: Final = NS
 LOOK_NS: Final = 5_000_000
 FAILED, BAD_ARGUMENTS, NOT_ROOT = 1, 2, 77
 
-_ABOUT_THE_RUN: Final = frozenset({"for_s", "seed", "until_eof", "hold", "quiet", "i_own"})
+_ABOUT_THE_RUN: Final = frozenset({"for_s", "seed", "until_eof", "start_on_line", "quiet", "i_own"})
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -206,7 +206,7 @@ def main(
         if os.geteuid() != 0:
             print(f"{name}: needs root, for raw sockets and the kernel's queues: try sudo", file=sys.stderr)
             return NOT_ROOT
-        if options.hold and not _told_to_begin():
+        if options.start_on_line and not _told_to_begin():
             return 0
         run = Run(kind, name, options)
         with run.until_told():
@@ -244,7 +244,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=1, metavar="N", help="what chance follows (default 1)")
     group.add_argument("--until-eof", action="store_true", help="end when stdin closes")
     group.add_argument(
-        "--hold", action="store_true", help='say {"ready": true} and do nothing before a line on stdin'
+        "--start-on-line",
+        action="store_true",
+        help='say {"ready": true} and do nothing before a line on stdin',
     )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
     group.add_argument(

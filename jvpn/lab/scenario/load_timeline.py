@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -84,14 +85,15 @@ def _step(source: Source, item: yaml.Node, field: str, topology: Topology) -> St
 
 
 def _known_script(source: Source, node: yaml.Node, field: str, kind: str, name: str) -> None:
-    known = sorted(
-        path.stem.replace("_", "-")
-        for path in (SCRIPTS / f"{kind}s").glob("*.py")
-        if not path.stem.startswith("_")
-    )
+    known = sorted(path.stem.replace("_", "-") for path in (SCRIPTS / f"{kind}s").glob("*.py") if _runs(path))
     if name not in known:
         remedy = nearest(name, known) if known else f"there are no scripts in vagrant/traffic/{kind}s"
         source.fail(node, field, f"there is no {kind} {name!r}", remedy)
+
+
+def _runs(path: Path) -> bool:
+    """Whether it is a script, and not what scripts are made of."""
+    return "__main__" in path.read_text(encoding="utf-8")
 
 
 def _fields_of_step(

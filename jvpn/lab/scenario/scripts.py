@@ -42,7 +42,7 @@ def command(step: Step, on: str, backend: Backend, machine: Machine) -> list[str
         argv += ["--device", machine.device(str(given.pop("device")))]
     for name, value in given.items():
         argv += _option(name, value)
-    return [*argv, "--until-eof", "--hold"]
+    return [*argv, "--until-eof", "--start-on-line"]
 
 
 def _option(name: str, value: object) -> list[str]:
