@@ -9,7 +9,7 @@ import pytest
 from jvpn.cli import build_parser
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario import telling
-from jvpn.lab.scenario.expressions import Expression
+from jvpn.lab.scenario.expressions import Expression, Verdict
 from jvpn.lab.scenario.measures import value
 from jvpn.lab.scenario.record import NS, Record, Snapshot
 from jvpn.lab.scenario.steps import STEPS
@@ -48,10 +48,14 @@ def test_events_keep_their_time_when_the_wall_clock_jumps(at_s: int, shift_s: in
     assert told_at((1000 + at_s) * 1000, []) == at_s
 
 
-def judged(text: str, **of_record: Any) -> bool:
+def verdict(text: str, **of_record: Any) -> Verdict:
     nothing = Snapshot({})
     record = Record(Topology(), {}, start_ns=0, end_ns=NS, before=nothing, after=nothing, **of_record)
-    return Expression(text).judge(lambda measure: value(record, measure)).passed
+    return Expression(text).judge(lambda measure: value(record, measure))
+
+
+def judged(text: str, **of_record: Any) -> bool:
+    return verdict(text, **of_record).passed
 
 
 def test_words_are_found_in_what_nodes_said() -> None:
@@ -60,6 +64,8 @@ def test_words_are_found_in_what_nodes_said() -> None:
     assert judged('"disk is full" in said.gateway', logs=logs)
     assert not judged('"disk is full" in said.client', logs=logs)
     assert judged('"disk is full" not in said.client', logs=logs)
+    # What was measured is whether it was said.
+    assert verdict('"disk is full" in said.client', logs=logs).value is False
 
 
 def test_what_is_missing_is_no_violation() -> None:

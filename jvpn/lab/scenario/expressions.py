@@ -136,8 +136,12 @@ class Expression:
         if scaled:
             assert isinstance(right, int | float)
             right = right * time_factor
+        passed = self._compare(op, left, right)
+        if isinstance(op, ast.In | ast.NotIn) and isinstance(right, str):
+            # The text that was looked for is no measure, that it was found is.
+            return Verdict(passed is isinstance(op, ast.In), passed)
         at_most = right if isinstance(op, _UPPER_BOUNDS) and isinstance(right, int | float) else None
-        return Verdict(left, self._compare(op, left, right), scaled, at_most)
+        return Verdict(left, passed, scaled, at_most)
 
     def _compare(self, op: ast.cmpop, left: Value, right: Value) -> bool:
         if isinstance(op, ast.In | ast.NotIn):
