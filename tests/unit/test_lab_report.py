@@ -137,7 +137,7 @@ def test_both_forms_say_everything_that_was_asserted_and_measured(tmp_path: Path
         # The worst: the longest silence, all that was lost, and what is nearest to its limit.
         assert "431 ms" in form
         assert "19" in form
-        assert "stream.down.silence_ms[hole]: 431.2 of 500.0" in form
+        assert "stream.down.silence_ms[hole]: 431.2 of 500" in form
 
 
 def test_the_page_needs_no_other_file_and_no_network(tmp_path: Path) -> None:

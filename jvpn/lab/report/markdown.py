@@ -41,10 +41,7 @@ def _summary(results: Sequence[Result]) -> list[str]:
 
 def _run(result: Result, plot: str) -> list[str]:
     lines = [f"## {_text(result.scenario)}: {_text(result.title)}", ""]
-    lines += [
-        f"{words.verdict(result)} in {result.duration_s:.1f} s, {_text(result.backend)}, {_text(result.started)}",
-        "",
-    ]
+    lines += [f"{words.verdict(result)} in {result.duration_s:.1f} s: {_text(words.header(result))}", ""]
     if result.error:
         lines += [_block([result.error]), ""]
     if plot:

@@ -89,13 +89,10 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Element:
 
 
 def _run(result: Result, slug: str) -> Element:
-    about = ", ".join(
-        part for part in (result.row, words.parameters(result), result.backend, result.started) if part
-    )
     parts = [
         el("h2", f"{result.scenario}: {result.title}"),
         el("p", _verdict(result), f" in {result.duration_s:.1f} s"),
-        el("p", about, class_="muted"),
+        el("p", words.header(result), class_="muted"),
     ]
     if result.error:
         parts.append(el("pre", result.error))

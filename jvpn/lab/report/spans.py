@@ -67,7 +67,11 @@ def states(result: Result) -> dict[str, list[Span]]:
     gateways = {change.who for change in theirs}
     name = gateways.pop() if len(gateways) == 1 else "gateways"
     lanes = {CLIENT: sorted(ours, key=_at), name: sorted(theirs, key=_by_version)}
-    return {who: _states(lane, until(result), bool(gateways)) for who, lane in lanes.items() if lane}
+    return {
+        who: _states(lane, until(result), bool(gateways) and who != CLIENT)
+        for who, lane in lanes.items()
+        if lane
+    }
 
 
 def _by_version(change: StateStep) -> tuple[float, int]:

@@ -10,7 +10,7 @@ from jvpn.lab.scenario.result import Assertion, Result
 from jvpn.session.version import COUNT_BITS, MAX_COUNT
 
 #: In what a result says of its machines.
-_OF_THE_RUN: Final = ("findings", "summaries")
+_OF_THE_RUN: Final = ("findings", "summaries", "xdp")
 _COMPARISON: Final = re.compile("<=?")
 
 
@@ -20,8 +20,8 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if value is None:
         return "none"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", " ")
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return f"{value:,.0f}".replace(",", " ")
     if isinstance(value, float):
         return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
     if isinstance(value, dict):
@@ -123,6 +123,15 @@ def _of_the_machine(about: dict[str, Any]) -> dict[str, Any]:
     details = about.get("details")
     found = {name: value for name, value in about.items() if name not in ("details", *_OF_THE_RUN)}
     return found | details if isinstance(details, dict) else found
+
+
+def header(result: Result) -> str:
+    """In one line: row, parameters, where, with which XDP modes, and when."""
+    xdp = result.about.get("xdp")
+    modes = [f"{name} {mode}" for name, mode in flat(xdp)] if isinstance(xdp, dict) and xdp else []
+    said = f"XDP {', '.join(modes)}" if modes else ""
+    parts = (result.row, parameters(result), result.backend, said, result.started)
+    return ", ".join(part for part in parts if part)
 
 
 def findings(result: Result) -> list[str]:
