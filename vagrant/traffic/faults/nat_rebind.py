@@ -52,12 +52,14 @@ def check(options: argparse.Namespace) -> None:
 def work(run: Run) -> None:
     options = run.options
     device, port = options.device, options.gateway_port
-    ledger.will_undo(conntrack.command(kernel.networks(device), port))
+    clients = kernel.networks(device)
+    forgetting = conntrack.command(clients, port)
+    ledger.will_undo(forgetting)
     with Table(["up_mapped", "down_dropped"]) as table:
 
         def rebind(mapping: Mapping) -> None:
             table.load(rules(device, port, mapping))
-            run.counters["forgotten"] += conntrack.forget(kernel.networks(device), port)
+            run.counters["forgotten"] += conntrack.forget(clients, port)
             run.counters["mappings"] += 1
 
         every = mappings(options.address, options.port)
@@ -70,6 +72,9 @@ def work(run: Run) -> None:
             rebind(mapping)
         run.wait()
         run.refresh()
+        table.load([])
+        conntrack.forget(clients, port)
+        ledger.undone(forgetting)
 
 
 def mappings(addresses: list[Address], ports: list[int]) -> list[Mapping]:

@@ -74,6 +74,12 @@ def will_undo(argv: Sequence[str]) -> None:
         state.mine().undo.insert(0, list(argv))
 
 
+def undone(argv: Sequence[str]) -> None:
+    """Strike out what was written down as *argv*: this process has undone it itself."""
+    with held() as state:
+        state.mine().undo.remove(list(argv))
+
+
 def impair(changes: Mapping[str, LinkParams], seed: int) -> None:
     """Have *changes* in force, by "DIRECTION/DEVICE", instead of this process's others. Failed: all is as before."""
     with held() as state:
