@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from datagrams import Datagrams, missing, numbers
 from routed import Fault, Routed, script
 
-from jvpn.lab.namespaces import Lab
+from jvpn.lab.namespaces import Lab, module_environment
 from jvpn.lab.running import wait_for
 
 pytestmark = [
@@ -184,6 +185,29 @@ def test_what_a_killed_script_left_is_taken_back_by_the_next(
     killed.process.kill()
     killed.process.wait(10)
     wait_for("the wire to be whole again", lambda: bool(flow.up(5)))
+
+
+KILLED_HALFWAY = """
+import os
+from jvpn.lab.link_model import LinkParams
+from vagrant.traffic.faults.means import ledger, netem
+change = netem.change
+def change_and_die(*what):
+    change(*what)
+    os.kill(os.getpid(), 9)
+netem.change = change_and_die
+ledger.impair({"up/rA": LinkParams(rate_mbit=1), "down/rA": LinkParams(rate_mbit=1)}, 1)
+"""
+
+
+def test_one_that_is_killed_halfway_has_written_down_what_it_did(routed: Routed) -> None:
+    before = queueing(routed)
+    killed = routed.router.popen([sys.executable, "-c", KILLED_HALFWAY], env=module_environment())
+    assert killed.wait(30) == -signal.SIGKILL
+    assert queueing(routed) != before
+    with Fault(routed, "icmp", "--device", "rA", "--for", "0.01"):
+        pass
+    assert queueing(routed) == before
 
 
 def test_two_burst_processes_on_a_link_are_refused(routed: Routed, wire: tuple[str, ...]) -> None:

@@ -53,19 +53,18 @@ class State(msgspec.Struct):
 
 
 @contextlib.contextmanager
-def held(folder: Path = FOLDER) -> Iterator[State]:
+def held() -> Iterator[State]:
     """The state, under the lock, written when the context ends. What dead scripts left has been undone."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / str(_namespace())
-    with path.with_suffix(".lock").open("a") as lock:
+    FOLDER.mkdir(mode=0o700, exist_ok=True)
+    with (FOLDER / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        state = _read(path)
+        state = _read()
         try:
             for entry in [entry for entry in state.entries if _started(entry.pid) != entry.started]:
                 _undo(state, entry)
             yield state
         finally:
-            _write(path, state)
+            _write(state)
 
 
 def will_undo(argv: Sequence[str]) -> None:
@@ -119,28 +118,41 @@ def _settle(state: State) -> None:
             raise Failed(str(error)) from error
         before = state.applied.get(key, nothing)
         if wanted != before:
-            _change(key, before, wanted, asking[-1].seed if asking else 1)
-        if asking:
-            state.applied[key] = wanted
-        else:
+            _change(state, key, before, wanted, asking[-1].seed if asking else 1)
+        if not asking:
             state.applied.pop(key, None)
 
 
-def _change(key: str, before: LinkParams, wanted: LinkParams, seed: int) -> None:
+def _change(state: State, key: str, before: LinkParams, wanted: LinkParams, seed: int) -> None:
     direction, _, device = key.partition("/")
     if wanted == LinkParams() and device not in (name for _, name in socket.if_nameindex()):
         return  # it went, and all that was on it
-    netem.change(device, direction, before, wanted, seed)
-
-
-def _read(path: Path) -> State:
+    # Written down before it is done: who is killed in between has left something.
+    state.applied[key] = wanted if wanted != LinkParams() else before
+    _write(state)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=State)
+        netem.change(device, direction, before, wanted, seed)
+    except Failed:
+        state.applied[key] = before
+        raise
+    state.applied[key] = wanted
+
+
+def _path() -> Path:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    return FOLDER / str(cookie)
+
+
+def _read() -> State:
+    try:
+        return msgspec.json.decode(_path().read_bytes(), type=State)
     except (FileNotFoundError, msgspec.MsgspecError):
         return State()  # the first here, or one that was cut off: then there is nothing to go by
 
 
-def _write(path: Path, state: State) -> None:
+def _write(state: State) -> None:
+    path = _path()
     if not state.entries and not state.applied:
         path.unlink(missing_ok=True)
         return
@@ -156,8 +168,3 @@ def _started(pid: int) -> int:
     except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[_START_TIME_FIELD - 3])
-
-
-def _namespace() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")

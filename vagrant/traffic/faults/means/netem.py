@@ -68,15 +68,18 @@ def commands(device: str, before: list[Stage], after: list[Stage]) -> list[str]:
 
 def change(device: str, direction: str, before: LinkParams, after: LinkParams, seed: int) -> None:
     """Put *after* in force instead of *before* on what leaves *device* (down) or comes in by it (up). Raises Failed."""
+    where = inlet(device) if direction == "up" else device
+    if after == LinkParams():
+        _clear(device, where)
+        return
     given = seed if takes_seed() else None
     old, new = stages(before, given), stages(after, given)
     if any(stage.does[0] == "netem" for stage in new):
         need_netem()
-    where = inlet(device) if direction == "up" else device
-    if not old and new:
+    if not old:
         _refuse_foreign(device, direction)
     try:
-        if not old and new and direction == "up":
+        if not old and direction == "up":
             _redirect(device, where)
         _batch(commands(where, old, new))
     except Failed:
@@ -85,8 +88,6 @@ def change(device: str, direction: str, before: LinkParams, after: LinkParams, s
             _redirect(device, where)
         _batch(commands(where, [], old))
         raise
-    if not new:
-        _clear(device, where)
 
 
 def _batch(lines: list[str]) -> None:
