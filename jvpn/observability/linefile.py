@@ -63,6 +63,8 @@ class LineFile:
 
     def _settle(self, lines: Sequence[bytes], written: int) -> int:
         """Count the whole lines among `written` bytes, and take a torn one back."""
+        if not self.error:
+            return len(lines)
         end = 0
         for number, line in enumerate(lines):
             if end + len(line) > written:
