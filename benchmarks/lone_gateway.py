@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from jvpn.clocks import wall_ms
+from jvpn.entropy import RandomPool
 from jvpn.observability.sink import open_sink
 from jvpn.policy.model import Policy
 from jvpn.protocol import paths, reattach
@@ -30,7 +32,6 @@ from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import ClearRecord, Effect, PutId, SendDatagram, TellWorker, WriteRow
-from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.keeping import Keeping
 from jvpn.supervisor.narrator import Narrator
 from jvpn.supervisor.peers import Peer, PeerTable
@@ -156,13 +157,13 @@ class LoneGateway:
             public = x25519_public(private_key(number))
             inner = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}/32"
             peers[public] = Peer(f"client{number}", public, (inner,), POLICY)
-        narrator = Narrator(self._sink, NODE, lambda: time.time_ns() // 1_000_000)
+        narrator = Narrator(self._sink, NODE, wall_ms)
         self.context = GatewayContext(
             facts,
             PeerTable(peers),
             narrator,
             RandomPool().take,
-            lambda: time.time_ns() // 1_000_000,
+            wall_ms,
             self.page,
         )
         self.core = GatewayCore(self.context)

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 #: Those that see every packet, every handshake or every reattach. Not those that are made of ctypes and foreign types:
 #: workers.bulk, workers.keys, workers.page, and whatever defines messages of msgspec.
 MODULES: Final = (
+    "jvpn.entropy",
     "jvpn.protocol.addresses",
     "jvpn.protocol.control",
     "jvpn.protocol.indexes",
@@ -49,7 +50,6 @@ MODULES: Final = (
     "jvpn.supervisor.core",
     "jvpn.supervisor.draining",
     "jvpn.supervisor.effects",
-    "jvpn.supervisor.entropy",
     "jvpn.supervisor.handshakes",
     "jvpn.supervisor.history",
     "jvpn.supervisor.keeping",
@@ -95,7 +95,7 @@ _SOURCES: Final = (
     "jvpn/session/*.py",
     "jvpn/store/*.py",
     "jvpn/supervisor/*.py",
-    "jvpn/compiled.py",
+    "jvpn/*.py",
     "script/compile.py",
     "requirements.lock",
 )

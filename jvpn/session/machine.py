@@ -38,7 +38,7 @@ from jvpn.session.errors import (
 )
 from jvpn.session.precedence import PRECEDENCE, Trigger, first_of, trigger_of
 from jvpn.session.table import LOSS_CAUSES, TABLE, VOLUNTARY_CAUSES, Effect, Reason, Row, State, is_row
-from jvpn.session.version import MAX_COUNT, MAX_EPOCH, Version, pack_version, split_version
+from jvpn.session.version import MAX_COUNT, MAX_EPOCH, Version, epoch_of, pack_version, split_version
 from jvpn.session.view import View
 from jvpn.session.walker import Hook, Origin, Transition, Walker, check_bindings
 
@@ -93,7 +93,7 @@ class Machine(Walker):
         """
         if last_state in (State.BIRTH, State.TERMINATED):
             raise IllegalTransition(f"a session stored as {last_state} cannot be taken over")
-        epoch = split_version(last_version).epoch + 1
+        epoch = epoch_of(last_version) + 1
         if epoch > MAX_EPOCH:
             raise VersionExhausted(f"epoch {MAX_EPOCH} was the last")
         machine = cls(epoch, hook)
@@ -115,7 +115,7 @@ class Machine(Walker):
         Raises InvariantBroken when the state cannot have that many bindings.
         """
         check_bindings(state, bindings)
-        machine = cls(split_version(version).epoch, hook)
+        machine = cls(epoch_of(version), hook)
         machine._state, machine._version, machine._bindings = state, version, bindings
         machine._since_ms = now_ms
         machine._before = before if state is State.RECOVERING else None

@@ -10,7 +10,7 @@ from typing import Final
 from jvpn.protocol.constants import KEY_SIZE, MAX_INDEX, SESSION_ID_SIZE, Transport
 from jvpn.session.errors import LocalProtocolError
 from jvpn.session.table import State
-from jvpn.session.version import split_version
+from jvpn.session.version import epoch_of, split_version
 
 #: (address, port) as sockets give them; IPv4-mapped addresses are to be unmapped by the shell.
 Endpoint = tuple[str, int]
@@ -55,11 +55,11 @@ class SessionRecord:
             raise ValueError("a session has an owner")
         if self.expires_wall_ms <= self.created_wall_ms:
             raise ValueError("a session expires after its creation")
-        split_version(self.state_version)
+        epoch_of(self.state_version)
 
     @property
     def epoch(self) -> int:
-        return split_version(self.state_version).epoch
+        return epoch_of(self.state_version)
 
     @property
     def inner_prefixes(self) -> tuple[str, ...]:

@@ -30,16 +30,21 @@ def pack_version(epoch: int, count: int) -> int:
 
 def last_of_epoch(version: int) -> int:
     """The highest version of the same epoch. Raises ValueError when `version` does not fit 64 bits."""
-    return pack_version(split_version(version).epoch, MAX_COUNT)
+    return epoch_of(version) << COUNT_BITS | MAX_COUNT
+
+
+def epoch_of(version: int) -> int:
+    """Raises ValueError when `version` does not fit 64 bits."""
+    if not 0 <= version <= MAX_VERSION:
+        raise ValueError(f"state_version {version} does not fit {EPOCH_BITS + COUNT_BITS} bits")
+    return version >> COUNT_BITS
 
 
 def first_of_epoch(version: int) -> int:
     """The lowest version of the same epoch. Raises ValueError when `version` does not fit 64 bits."""
-    return pack_version(split_version(version).epoch, 0)
+    return epoch_of(version) << COUNT_BITS
 
 
 def split_version(version: int) -> Version:
     """Raises ValueError when `version` does not fit 64 bits."""
-    if not 0 <= version <= MAX_VERSION:
-        raise ValueError(f"state_version {version} does not fit {EPOCH_BITS + COUNT_BITS} bits")
-    return Version(version >> COUNT_BITS, version & MAX_COUNT)
+    return Version(epoch_of(version), version & MAX_COUNT)

@@ -48,15 +48,15 @@ def fleet_key(key: bytes) -> bytes:
     return derived(key, b"jvp1 fleet")
 
 
-def row_of(record: SessionRecord, aead_of: AeadOf) -> Row:
-    nonce = os.urandom(_NONCE_BYTES)
+def row_of(record: SessionRecord, aead_of: AeadOf, random_bytes: Callable[[int], bytes] = os.urandom) -> Row:
+    nonce = random_bytes(_NONCE_BYTES)
     sealed = nonce + aead_of(record.session_id).encrypt(nonce, record.secrets, record.session_id)
     return (
         record.session_id,
         record.client_public,
         f"{record.policy_name}@{record.policy_version}",
         record.owner_node,
-        record.state.value,
+        record.state._value_,
         record.state_version,
         sealed,
         record.inner_v4,

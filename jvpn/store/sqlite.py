@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from jvpn.entropy import RandomPool
 from jvpn.session.pool import InnerPool
 from jvpn.session.record import SessionRecord
 from jvpn.session.version import MAX_VERSION, first_of_epoch, last_of_epoch
@@ -37,6 +38,11 @@ INSERT INTO sessions VALUES ({",".join("?" * 15)}) ON CONFLICT (session_id)
 DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGING)}
 WHERE sessions.state_version < ? OR (sessions.state_version <= ? AND sessions.owner_node = excluded.owner_node)
 """
+#: The same for a session that is there, in half the time.
+_CHANGE = f"""
+UPDATE sessions SET {", ".join(f"{name} = ?" for name in _CHANGING)}
+WHERE session_id = ? AND (state_version < ? OR (state_version <= ? AND owner_node = ?))
+"""
 #: The whole compare-and-swap: one statement, in which nothing but the row of that version and owner is changed.
 _CLAIM = f"""
 UPDATE sessions SET {", ".join(f"{name} = ?" for name in _CHANGING)}
@@ -65,6 +71,7 @@ class SqliteStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             key = sealing.own_key(path.with_name(path.name + ".key"))
             self._aead_of = sealing.one_key(key)
+            self._random_bytes = RandomPool().take
             self.fleet_key = sealing.fleet_key(key)
             self._files = StoreFiles(path, key)
             self._files.clear()
@@ -143,15 +150,23 @@ class SqliteStore:
             self._save(record, timestamp_us)
 
     def _save(self, record: SessionRecord, timestamp_us: int) -> None:
-        if not self._insert(record):
+        row = self._row(record)
+        epoch = first_of_epoch(record.state_version), _last_number(record.state_version)
+        # Without a timestamp it is no new session: it is there, or has been.
+        if (timestamp_us or not self._change(row, epoch)) and not self._keep(row, epoch):
             self._overtaken.append(record.session_id)
         if timestamp_us:
             self._database.execute(_KEEP_TIMESTAMP, (record.client_public, timestamp_us))
 
-    def _insert(self, record: SessionRecord) -> bool:
+    def _row(self, record: SessionRecord) -> sealing.Row:
+        return sealing.row_of(record, self._aead_of, self._random_bytes)
+
+    def _change(self, row: sealing.Row, epoch: tuple[int, int]) -> bool:
+        """False, and nothing is changed, when the session is another owner's by now, or not there."""
+        return self._database.execute(_CHANGE, (*row[2:], row[0], *epoch, row[3])).rowcount == 1
+
+    def _keep(self, row: sealing.Row, epoch: tuple[int, int]) -> bool:
         """False, and nothing is changed, when the session is another owner's by now."""
-        row = sealing.row_of(record, self._aead_of)
-        epoch = first_of_epoch(record.state_version), _last_number(record.state_version)
         return self._database.execute(_KEEP, (*row, *epoch)).rowcount == 1
 
     def bear(self, record: SessionRecord, timestamp_us: int, pool: InnerPool) -> Birth:
@@ -224,9 +239,9 @@ class SqliteStore:
     def claim(
         self, record: SessionRecord, seen_version: int, seen_owner: str, *, owner_gone: bool = False
     ) -> bool:
-        session_id, _client_public, *changing = sealing.row_of(record, self._aead_of)
+        row = self._row(record)
         with self._transaction():
-            claimed = self._database.execute(_CLAIM, (*changing, session_id, seen_version, seen_owner))
+            claimed = self._database.execute(_CLAIM, (*row[2:], row[0], seen_version, seen_owner))
         return claimed.rowcount == 1
 
     def sessions(self) -> list[SessionRecord]:

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from jvpn import __version__
 from jvpn.clocks import NS_PER_MS, now_ms, wall_ms
+from jvpn.entropy import RandomPool
 from jvpn.holder.inventory import Succeeded
 from jvpn.holder.notify import ready
 from jvpn.holder.signals import signal_pipe
@@ -49,7 +50,6 @@ from jvpn.supervisor.effects import (
     TellWorker,
     WriteRow,
 )
-from jvpn.supervisor.entropy import RandomPool
 from jvpn.supervisor.fence import Fence
 from jvpn.supervisor.fleet import Fleet
 from jvpn.supervisor.fleet_member import FleetMember

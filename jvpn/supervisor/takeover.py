@@ -32,7 +32,7 @@ from jvpn.session.machine import Reason, VersionExhausted
 from jvpn.session.ownership import Code
 from jvpn.session.record import SessionRecord
 from jvpn.session.ttl import Instant, TtlClock, last_life, revive
-from jvpn.session.version import split_version
+from jvpn.session.version import epoch_of
 from jvpn.store.base import StoreError
 from jvpn.supervisor.admission import SOURCES_KEPT, source_of
 from jvpn.supervisor.arrival import Arrival
@@ -206,7 +206,7 @@ class Takeover:
             self._over(proven, Reason.SUPERSEDED, newer.session_id)
             return
         barred = context.fleet is not None and context.fleet.bars(record)
-        if split_version(proven.request.state_version).epoch > record.epoch and not barred:
+        if epoch_of(proven.request.state_version) > record.epoch and not barred:
             # The store has lost what it had kept: were the epoch opened a second time, so would its keys be. The client
             # would take no challenge out of an epoch that it has left.
             self._over(proven, Reason.OWNERSHIP_CONFLICT, code=Code.SESSION_OVER, counter="store_behind")
