@@ -64,8 +64,11 @@ class TtlClock(NamedTuple):
 
     def next_deadline_ms(self) -> int:
         """When `fired` has to be asked again."""
-        running = (self.session_deadline_ms, self.loss_deadline_ms, self.window_deadline_ms)
-        return min(deadline for deadline in running if deadline is not None)
+        due_ms = self.session_deadline_ms
+        for deadline in (self.loss_deadline_ms, self.window_deadline_ms):
+            if deadline is not None and deadline < due_ms:
+                due_ms = deadline
+        return due_ms
 
     def fired(self, state: State, bindings: int, now_ms: int, window_terminates: bool) -> Fired | None:
         """What is over at `now_ms`, by precedence; None if nothing is.

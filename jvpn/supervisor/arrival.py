@@ -1,6 +1,5 @@
 """Where datagrams come from, and paths as the gateway's events and policies name them."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from jvpn.policy.model import Policy
@@ -39,13 +38,15 @@ def endpoint(source: tuple[str, int]) -> commands.Endpoint:
     return commands.Endpoint(to_bytes(source[0]), source[1])
 
 
-@dataclass(frozen=True, slots=True)
 class PathFact:
     """A path as events name it."""
 
-    index: int
-    transport: Transport
-    source_text: str
+    __slots__ = ("index", "source_text", "transport")
+
+    def __init__(self, index: int, transport: Transport, source_text: str) -> None:
+        self.index = index
+        self.transport = transport
+        self.source_text = source_text
 
     @property
     def text(self) -> str:

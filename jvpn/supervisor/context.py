@@ -253,11 +253,14 @@ class GatewayContext:
         active = session.bindings.active
         if active is None or active.index not in session.indexes.ids:
             return []
+        due = session.channel.plaintexts_to_send(now_ms)
+        if not due:
+            return []
         steering_id, listener = session.indexes.ids[active.index], session.listeners[active.index]
         local, source = endpoint(active.local), endpoint(active.source)
         return [
             SendDatagram(listener, local, source, session.control.seal(active.index, steering_id, plaintext))
-            for plaintext in session.channel.plaintexts_to_send(now_ms)
+            for plaintext in due
         ]
 
     def close(self, session: LiveSession, reason: str, now_ms: int) -> None:

@@ -93,8 +93,7 @@ class LoadExpired:
     then: Callable[[list[SessionRecord] | StoreError, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SaveSession:
+class SaveSession(NamedTuple):
     """Keep a session's record and its peer's newest handshake timestamp. `then(kept, now_ms)`: whether it is."""
 
     record: SessionRecord

@@ -4,8 +4,6 @@ It decides nothing about reattach or handshakes (reattaching.py, handshakes.py);
 and turns itself into a worker's AddSession, a page row, a store record and a snapshot.
 """
 
-from dataclasses import dataclass
-
 from jvpn.policy.model import Policy
 from jvpn.protocol import keys
 from jvpn.protocol.addresses import to_bytes
@@ -40,15 +38,19 @@ _CODE_NUMBERS = {code: number for number, code in enumerate(CODES)}
 UNKNOWN = ("::", 0)
 
 
-@dataclass(frozen=True, slots=True)
 class Asked:
     """One REQUEST with its proof: of which session, on which index, how it came, and its path's challenge by then."""
 
-    session: "LiveSession"
-    index: int
-    request: Request
-    arrival: Arrival
-    fresh: Fresh
+    __slots__ = ("arrival", "fresh", "index", "request", "session")
+
+    def __init__(
+        self, session: "LiveSession", index: int, request: Request, arrival: Arrival, fresh: Fresh
+    ) -> None:
+        self.session = session
+        self.index = index
+        self.request = request
+        self.arrival = arrival
+        self.fresh = fresh
 
     @property
     def way(self) -> tuple[int, commands.Endpoint]:

@@ -1,4 +1,8 @@
-"""Turns what happens in the gateway core into events. The only place of the supervisor that makes them."""
+"""Turns what happens in the gateway core into events. The only place of the supervisor that makes them.
+
+Of what each reattach tells, enums say their names and values as `_name_` and `_value_`: these are attributes, `name`
+and `value` are functions that Python interprets.
+"""
 
 import json
 from collections.abc import Callable
@@ -80,7 +84,7 @@ class Narrator:
 
         What `state_change` would make, by compiled code and without merging details: each reattach has two.
         """
-        reason = session.last_reason = step.reason.value
+        reason = session.last_reason = step.reason._value_
         self._sink.emit(
             StateChange(
                 ts_ms=self._wall_ms(),
@@ -263,25 +267,38 @@ class Narrator:
         if request.attempt <= session.last_told_attempt:
             return False
         session.last_told_attempt = request.attempt
-        common = self._common(session, request.cause.name)
+        cause = request.cause._name_
         self._sink.emit(
             ReattachAttempt(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                session_id=session.hex_id,
+                state_version=session.machine.state_version,
+                reason_code=cause,
+                policy_version=policy_version(session),
+                non_durable=UNSET if self.durable else True,
                 attempt=request.attempt,
-                cause=request.cause.name,
+                cause=cause,
                 path=path_ref(path),
-                **common,  # type: ignore[arg-type]
             )
         )
         return True
 
     def result(self, session: LiveSession, request: Request, verdict: Verdict) -> None:
-        common = self._common(session, verdict.reason_code.value)
         self._sink.emit(
             ReattachResult(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                session_id=session.hex_id,
+                state_version=session.machine.state_version,
+                reason_code=verdict.reason_code._value_,
+                policy_version=policy_version(session),
+                non_durable=UNSET if self.durable else True,
                 attempt=request.attempt,
                 result="bound" if verdict.kind is Kind.BIND else "failed",
                 retry_after_ms=verdict.retry_after_ms,
-                **common,  # type: ignore[arg-type]
             )
         )
 
@@ -305,14 +322,20 @@ class Narrator:
         lost: bool,
     ) -> None:
         """`gap_ms`: how long the gateway has received no DATA, None when none ever came."""
-        common = self._common(session, request.cause.name)
         self._sink.emit(
             TransportSwitch(
+                ts_ms=self._wall_ms(),
+                node_id=self._node_id,
+                origin=Origin.GATEWAY,
+                session_id=session.hex_id,
+                state_version=session.machine.state_version,
+                reason_code=request.cause._name_,
+                policy_version=policy_version(session),
+                non_durable=UNSET if self.durable else True,
                 old=None if old is None else path_ref(old),
                 new=path_ref(new),
                 explicit=not lost,
                 gap_ms=gap_ms,
-                **common,  # type: ignore[arg-type]
             )
         )
 

@@ -242,7 +242,7 @@ class Reattaching:
             session.binds.take(now_ms)
         machine.apply(Reason.REATTACH_OK, now_ms, details={"new": new_text, "attempt": request.attempt})
         session.ttl = session.ttl.entered(machine.state, machine.active_bindings, now_ms, 0, 0)
-        session.last_switch = LastSwitch(now_ms, request.cause.name, old_text, new_text, gap_ms)
+        session.last_switch = LastSwitch(now_ms, request.cause._name_, old_text, new_text, gap_ms)
         context.narrator.result(session, request, verdict)
         context.narrator.switched(session, request, before, path, gap_ms, lost)
         # Page first, then the steering entry, then the worker; the old path closes after the new one has opened.

@@ -34,8 +34,8 @@ class Upkeep:
 
     def due_ms(self, session: LiveSession) -> int:
         """The earliest deadline of one session."""
-        due = [
-            session.ttl.next_deadline_ms(),
+        due_ms = session.ttl.next_deadline_ms()
+        for at_ms in (
             session.state_repeat_ms,
             session.config_due_ms,
             None if self._context.holds(session) else session.channel.get_timer(),
@@ -44,8 +44,10 @@ class Upkeep:
             self._rekeying.get_timer(session),
             self._key_use.get_timer(session),
             self._store_deadline_ms(session),
-        ]
-        return min(at for at in due if at is not None)
+        ):
+            if at_ms is not None and at_ms < due_ms:
+                due_ms = at_ms
+        return due_ms
 
     def handle_timer(self, session: LiveSession, now_ms: int) -> None:
         """Do what is due by now."""
