@@ -26,7 +26,9 @@ class IndexTable:
 
     @property
     def highest_installed(self) -> int:
-        return max(self.ids)
+        top = self._window.stop - 1
+        # Its steering id may be another session's.
+        return top if top in self.ids else max(self.ids)
 
     def above(self, count: int) -> dict[int, bytes]:
         """Steering ids of the next `count` indexes, which are not installed yet."""
@@ -49,9 +51,10 @@ class IndexTable:
         moved = window(self.highest_seen, self._max_candidates)
         if moved == self._window and len(self.ids) == len(moved) and all(n in moved for n in keep):
             return {}, {}
-        self._window, wanted = moved, {*moved, *keep}
-        missing = sorted(wanted - self.ids.keys())
-        added = steering_ids(self._secrets, missing) if missing else {}
-        gone = {n: self.ids.pop(n) for n in sorted(self.ids.keys() - wanted)}
+        self._window, first, end = moved, moved.start, moved.stop
+        missing = [n for n in (*keep, *moved) if n not in self.ids]
+        left = [n for n in self.ids if not first <= n < end and n not in keep]
+        added = steering_ids(self._secrets, sorted(set(missing))) if missing else {}
+        gone = {n: self.ids.pop(n) for n in sorted(left)}
         self.ids.update(added)
         return added, gone
