@@ -6,10 +6,10 @@ from functools import lru_cache
 ANY = bytes(16)
 _MAPPED = bytes(10) + b"\xff\xff"
 #: Answers kept of each question: one REQUEST has the same few asked a dozen times.
-_RECENT = 1024
+RECENT = 1024
 
 
-@lru_cache(_RECENT)
+@lru_cache(RECENT)
 def to_bytes(text: str) -> bytes:
     """The 16 bytes of an IPv4 or IPv6 address in text. Raises ValueError when it is neither."""
     ipv4 = _ipv4(text)
@@ -36,7 +36,7 @@ def is_ipv4(address: bytes) -> bool:
     return address.startswith(_MAPPED)
 
 
-@lru_cache(_RECENT)
+@lru_cache(RECENT)
 def to_text(address: bytes) -> str:
     """Plain IPv4 or IPv6 text."""
     if is_ipv4(address):
@@ -44,7 +44,7 @@ def to_text(address: bytes) -> str:
     return str(ipaddress.IPv6Address(address))
 
 
-@lru_cache(_RECENT)
+@lru_cache(RECENT)
 def for_socket(address: bytes) -> str:
     """Text for an AF_INET6 dual-stack socket: IPv4 stays mapped."""
     if is_ipv4(address):

@@ -1,9 +1,10 @@
 """Where datagrams come from, and paths as the gateway's events and policies name them."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from jvpn.policy.model import Policy
-from jvpn.protocol.addresses import joined, to_bytes
+from jvpn.protocol.addresses import RECENT, joined, to_bytes
 from jvpn.protocol.constants import Transport
 from jvpn.session.record import Binding
 from workers import commands
@@ -34,6 +35,7 @@ class Fresh(NamedTuple):
     challenge: bytes
 
 
+@lru_cache(RECENT)
 def endpoint(source: tuple[str, int]) -> commands.Endpoint:
     return commands.Endpoint(to_bytes(source[0]), source[1])
 
