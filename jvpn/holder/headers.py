@@ -27,13 +27,17 @@ def find(cache_dir: Path = CACHE, sources: Path = _SOURCES, release: str | None 
     if sources == _SOURCES and _complete([built]):
         return built
     for flavour in _installed(sources, release):
-        layers = [flavour]
-        common = flavour.with_name(flavour.name.rsplit("-", 1)[0] + "-common")
-        if common.is_dir():
-            layers.append(common)
+        layers = [flavour, *_common(flavour)]
         if _complete(layers):
             return _merged(layers, cache_dir) if len(layers) > 1 else flavour
     return None
+
+
+def _common(flavour: Path) -> list[Path]:
+    """The tree that a kernel's flavours share, if there is one; a flavour's name may have a dash: "cloud-amd64"."""
+    words = flavour.name.split("-")
+    trees = (flavour.with_name("-".join([*words[:n], "common"])) for n in range(len(words) - 1, 0, -1))
+    return [tree for tree in trees if tree.is_dir()][:1]
 
 
 def remedy() -> str:

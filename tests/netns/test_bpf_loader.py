@@ -180,6 +180,17 @@ def test_debian_trees_are_laid_over_each_other(tmp_path: Path) -> None:
     assert headers.find(tmp_path / "cache", tmp_path / "src", "6.1.0-56-amd64") == tree, "the second time too"
 
 
+def test_a_flavour_whose_name_has_a_dash_shares_the_same_tree(tmp_path: Path) -> None:
+    install(tmp_path / "src", "6.1.0-56")
+    (tmp_path / "src" / "linux-headers-6.1.0-56-amd64").rename(
+        tmp_path / "src" / "linux-headers-6.1.0-56-cloud-amd64"
+    )
+    tree = headers.find(tmp_path / "cache", tmp_path / "src", "6.1.0-56-cloud-amd64")
+    assert tree is not None
+    for name in (*REQUIRED["amd64"], *REQUIRED["common"]):
+        assert (tree / name).read_text() == "6.1.0-56", name
+
+
 def test_the_running_kernels_come_first_then_the_newest(tmp_path: Path) -> None:
     for version in ("6.1.0-9", "6.1.0-10", "5.10.0-30"):
         install(tmp_path / "src", version)
