@@ -20,6 +20,7 @@ from jvpn.lab.scenario.model import Scenario
 from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.record import Record
 from jvpn.lab.scenario.run import Run
+from jvpn.lab.scenario.stretched import stretched
 from jvpn.lab.scenario.teller import Teller
 from jvpn.lab.scenario.timeline import Timeline
 from jvpn.lab.scenario.traffic import TrafficOf
@@ -98,6 +99,7 @@ class _Conduct:
         self._teller.now(f"{'':>8}    setting machines up")
         backend.up(scenario.topology)
         about = backend.about()
+        self._scenario = scenario = stretched(scenario, about.time_factor)
         self._about = replace(about, time_factor=about.time_factor * self._about.time_factor)
         self._nodes = nodes = Nodes(backend, scenario, self._about.time_factor)
         self._run = run = Run(scenario, backend, nodes, self._folder, self._teller)
@@ -145,6 +147,7 @@ class _Conduct:
             summaries=timeline.summaries,
             tallies=taken.tallies(named),
             logs={who: nodes.log(who) for who in (CLIENT, *scenario.topology.gateway_names)},
+            pace=scenario.pace,
         )
         if taken.devices:
             self._files["pcap"] = taken.fetch(self._folder)

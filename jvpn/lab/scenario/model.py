@@ -82,7 +82,8 @@ class Assertion:
 class Scenario:
     """*name* is the file's stem and the parameters: `f2-blackhole[direction=up,rtt_ms=20]`.
 
-    *policy*, *gateway* and *client* are fields over those that the lab writes into its own files.
+    *policy*, *gateway* and *client* are fields over those that the lab writes into its own files. *pace*: real seconds
+    to each of those that assertions name.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Scenario:
     timeline: tuple[Step, ...]
     ends_at_s: float
     assertions: tuple[Assertion, ...]
+    pace: float = 1.0
 
     @property
     def keylogs(self) -> frozenset[str]:

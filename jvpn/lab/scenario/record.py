@@ -96,7 +96,7 @@ class Transfer(Protocol):
 @dataclass(slots=True)
 class Record:
     """*summaries*: of scripts, by mark; *tallies*: of captures, by the router's device; *findings*: the auditor's;
-    *logs*: of nodes, by name."""
+    *logs*: of nodes, by name; *pace*: real seconds to one of the scenario's."""
 
     topology: Topology
     devices: Mapping[str, str]
@@ -112,6 +112,7 @@ class Record:
     summaries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tallies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     logs: Mapping[str, str] = field(default_factory=dict)
+    pace: float = 1.0
 
     def told_by(self, who: str) -> list[Told]:
         """Of "gateway" what all gateways told, in its order."""
@@ -146,7 +147,7 @@ class Record:
         if edge is None:
             return otherwise_ns
         if not edge.mark:
-            return self.start_ns + round(edge.at_s * NS)
+            return self.start_ns + round(edge.at_s * self.pace * NS)
         mark = self._mark(edge.mark)
         if not edge.at_end:
             return mark.start_ns
