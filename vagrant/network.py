@@ -1,7 +1,7 @@
 """Give this machine of the lab its interfaces' names, addresses and routes, from topology.json; again at each boot.
 
-``python3 network.py NAME`` as root. Interfaces are found by their MAC addresses, whatever the box calls them. Runs with
-the machine's own interpreter and nothing but its library.
+``python3 -m vagrant.network NAME`` as root. Interfaces are found by their MAC addresses, whatever the box calls them.
+Runs with the machine's own interpreter and nothing but its library.
 """
 
 import json
@@ -28,6 +28,9 @@ OF_INTERFACE = {
 }
 
 
+SUPERPACKETS = ("tso", "gso", "tx-udp-segmentation")
+
+
 def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
@@ -36,7 +39,17 @@ def device_of(mac: str) -> str:
     for device in Path("/sys/class/net").iterdir():
         if (device / "address").read_text().strip() == mac:
             return device.name
-    sys.exit(f"network.py: no interface has the address {mac}: the machine was not made by this Vagrantfile")
+    sys.exit(
+        f"vagrant.network: no interface has the address {mac}: the machine was not made by this Vagrantfile"
+    )
+
+
+def pass_frames_singly(device: str) -> None:
+    """What a line does to frames it does to each, so none of them travels as one of a superpacket."""
+    off = [word for feature in SUPERPACKETS for word in (feature, "off")]
+    subprocess.run(
+        ["ethtool", "-K", device, *off], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+    )
 
 
 def write(settings: dict[str, str]) -> None:
@@ -50,6 +63,8 @@ def set_up(name: str, interface: dict[str, Any]) -> None:
         ip(f"link set {device} down")
         ip(f"link set {device} name {name}")
     write({key.format(name): value for key, value in OF_INTERFACE.items()})
+    if interface["network"].startswith("up"):
+        pass_frames_singly(name)
     ip(f"link set {name} up")
     for address in interface["addresses"]:
         prefix, _, flags = address.partition(" ")
@@ -59,7 +74,7 @@ def set_up(name: str, interface: dict[str, Any]) -> None:
 def main(machine: str) -> None:
     topology = json.loads((HERE / "topology.json").read_text())
     if machine not in topology:
-        sys.exit(f"network.py: no machine {machine}; there are {', '.join(topology)}")
+        sys.exit(f"vagrant.network: no machine {machine}; there are {', '.join(topology)}")
     write(SETTINGS)
     if machine == "router":
         write(FORWARDING)

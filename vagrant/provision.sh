@@ -18,6 +18,12 @@ fi
 "$checkout/script/setup"
 ln -sf "$checkout/.venv/bin/jvpn" /usr/local/bin/jvpn
 
+# `jvpn lab` runs everything as root, over one connection.
+install -d -m 700 /root/.ssh
+install -m 600 /home/vagrant/.ssh/authorized_keys /root/.ssh/authorized_keys
+printf 'PermitRootLogin prohibit-password\nMaxSessions 100\nUseDNS no\n' >/etc/ssh/sshd_config.d/jvpn-lab.conf
+systemctl reload ssh.service
+
 if [ "$name" = router ]; then
     printf 'sch_netem\nifb\nact_mirred\nsch_ingress\nnf_tables\n' >/etc/modules-load.d/jvpn-lab.conf
     # Boxes' kernels differ: without netem it is better known now than by a scenario.
@@ -34,7 +40,8 @@ After=network.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/usr/bin/python3 $checkout/vagrant/network.py $name
+WorkingDirectory=$checkout
+ExecStart=/usr/bin/python3 -m vagrant.network $name
 
 [Install]
 WantedBy=multi-user.target

@@ -8,10 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from jvpn.cli import lab_report, lab_run
+from jvpn.cli import lab_machines, lab_report, lab_run
 
 #: Of `jvpn.lab.backends`, which other commands need not load.
-BACKENDS = ("netns",)
+BACKENDS = ("netns", "vagrant")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,6 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _add_list(commands)
     _add_run(commands)
     lab_report.add_parser(commands)
+    lab_machines.add_parsers(commands)
 
 
 def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

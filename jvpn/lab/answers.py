@@ -5,14 +5,15 @@ import threading
 
 from jvpn.lab.namespaces import LabError
 
-ANSWER_TIMEOUT_S = 10.0
+#: For who hangs; an emulated machine under load takes half a minute to start an interpreter.
+ANSWER_TIMEOUT_S = 120.0
 
 
-def answer_of(process: subprocess.Popen[bytes], name: str) -> bytes:
+def answer_of(process: subprocess.Popen[bytes], name: str, timeout_s: float = ANSWER_TIMEOUT_S) -> bytes:
     """Its next line. Raises LabError, with its last words, when it has ended, or says nothing in time and is killed."""
     assert process.stdout is not None
     assert process.stderr is not None
-    watchdog = threading.Timer(ANSWER_TIMEOUT_S, process.kill)
+    watchdog = threading.Timer(timeout_s, process.kill)
     watchdog.start()
     line = process.stdout.readline()
     watchdog.cancel()

@@ -19,7 +19,9 @@ INTERFACES = [
 
 
 def checked(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=VAGRANT.parent, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -100,6 +102,6 @@ def test_machines_get_the_sources_and_the_compiled_modules_but_no_environment(tm
 
 def test_the_boot_script_needs_nothing_but_the_library() -> None:
     """It runs at boot, before anything of the project is imported."""
-    done = checked("/usr/bin/python3", "-I", VAGRANT / "network.py", "nobody")
+    done = checked("/usr/bin/python3", "-S", "-m", "vagrant.network", "nobody")
     assert done.returncode == 1
     assert "no machine nobody; there are gw1, gw2, router, client" in done.stderr

@@ -8,7 +8,7 @@ from typing import Final, cast
 from jvpn.lab.backends.machine import Backend
 
 #: Names for the command line, the usual one first: each a module of this package and its class.
-BACKENDS: Final = {"netns": ("netns", "NetnsBackend")}
+BACKENDS: Final = {"netns": ("netns", "NetnsBackend"), "vagrant": ("vagrant", "VagrantBackend")}
 
 
 def backend(name: str) -> Backend:
