@@ -25,6 +25,8 @@ from jvpn.lab.ssh import SshMachine
 
 #: Machines up to so much slower are as fast as this one: KVM, and a busy host.
 SAME_SPEED: Final = 2.0
+#: No limit is stretched further than this, however slowly an interpreter runs: what waits for links is no slower.
+MOST_SLOWER: Final = 10.0
 _ROUNDS: Final = 7
 _LOOP: Final = """
 import time
@@ -182,7 +184,7 @@ class VagrantBackend:
         return About(
             self.name,
             "netem",
-            time_factor=round(ratio, 1) if ratio > SAME_SPEED else 1.0,
+            time_factor=min(round(ratio, 1), MOST_SLOWER) if ratio > SAME_SPEED else 1.0,
             details={
                 "kernel": kernel,
                 "cpus": f"{cpus} each",
