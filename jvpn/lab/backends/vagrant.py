@@ -1,7 +1,7 @@
 """The lab in virtual machines that Vagrant made: real kernels and NICs, with netem where faults strike.
 
 ``jvpn lab up`` makes the machines; here they are reset for one scenario after the other. What an uplink is like from
-the beginning a process on the router has in force until its stdin closes (vagrant/traffic/shape.py).
+the beginning a process on the router has in force until its stdin closes (vagrant/traffic/faults/means/shape.py).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class VagrantBackend:
             }
             for name, shape in uplinks.items()
         }
-        argv = [*router.python, "-m", "vagrant.traffic.shape", "--seed", str(seed)]
+        argv = [*router.python, "-m", "vagrant.traffic.faults.means.shape", "--seed", str(seed)]
         for name, shape in uplinks.items():
             if shape.mtu:
                 argv += ["--mtu", f"{router.device(f'r{name}')}={shape.mtu}"]

@@ -1,6 +1,6 @@
 """Have uplinks be what a topology says, in the router's netem, until stdin closes; faults come on top of it.
 
-python -m vagrant.traffic.shape [--seed N] [--mtu DEVICE=BYTES] '{"rA": {"delay_ms": 10}, …}'
+python -m vagrant.traffic.faults.means.shape [--seed N] [--mtu DEVICE=BYTES] '{"rA": {"delay_ms": 10}, …}'
 
 Fields are those of jvpn.lab.link_model.LinkParams, the same for both directions. A line on stdout says that it is in
 force.
@@ -17,7 +17,7 @@ from vagrant.traffic.script import BAD_ARGUMENTS, FAILED, Failed
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m vagrant.traffic.shape", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vagrant.traffic.faults.means.shape", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--mtu", action="append", default=[], metavar="DEVICE=BYTES")
     parser.add_argument("uplinks", type=json.loads, metavar="JSON")
