@@ -18,16 +18,22 @@ from jvpn.observability.admin import AdminError
 
 
 class Attended:
-    """Methods may be called from any thread. LabError when the attendant is gone, AdminError for what it refuses."""
+    """Begins with the constructor; ``greet`` waits until it answers. Methods may be called from any thread.
+
+    LabError when the attendant is gone, AdminError for what it refuses.
+    """
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self._lock = threading.Lock()
         self._process = machine.popen([*machine.python, "-m", "jvpn.lab.attendant"])
+        #: The machine's wall clock minus this process's CLOCK_MONOTONIC, from ``greet`` on.
+        self.wall_ns = 0
+
+    def greet(self) -> None:
+        """Wait for its first answer, and know its clock."""
         clock = self._request({"op": "clock"})
-        offset_ns = machine.clock_offset_ns()
-        #: The machine's wall clock minus this process's CLOCK_MONOTONIC.
-        self.wall_ns = clock["wall_ns"] - clock["monotonic_ns"] + offset_ns
+        self.wall_ns = clock["wall_ns"] - clock["monotonic_ns"] + self.machine.clock_offset_ns()
 
     def start(self, name: str, argv: Sequence[str], log: Path) -> int:
         """A process of that name; its pid there."""

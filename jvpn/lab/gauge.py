@@ -17,10 +17,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from jvpn.lab.answers import ANSWER_TIMEOUT_S, answer_of
+from jvpn.lab.answers import answer_of
 from jvpn.lab.namespaces import LabError, Namespace
 
 Times = npt.NDArray[np.int64]
+#: Who is told to end and does not is killed.
+END_TIMEOUT_S = 20.0
 #: What an end reads from its own clock; when a datagram departed it has from the other end.
 _OWN_CLOCK = ("sent_ns", "arrival_ns", "skipped_at_ns")
 
@@ -149,17 +151,22 @@ class GaugeEnd:
         return header
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(ANSWER_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        end(self._process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Close the stdin of a `jvpn.lab.gauge_end`, and wait until it has ended."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def _ended_in(namespace: Namespace, *args: str) -> GaugeEnd:

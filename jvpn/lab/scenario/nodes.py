@@ -66,6 +66,8 @@ class Nodes:
         for name in self.backend.machines:
             self.attended[name] = Attended(self.machine(name))
         self._write()
+        for attended in self.attended.values():
+            attended.greet()
         prepare()
         if self.topology.gateways > 1:
             self.start_store()

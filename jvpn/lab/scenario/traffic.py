@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import time
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from jvpn.lab.backends.machine import Machine
 from jvpn.lab.backends.topology import CLIENT, GATEWAY_INNER, HOST_BEHIND, ROUTER
-from jvpn.lab.gauge import Gauge, GaugeEnd, GaugeResult
-from jvpn.lab.namespaces import LabError
+from jvpn.lab.gauge import Gauge, GaugeEnd, GaugeResult, end
 from jvpn.lab.scenario.model import Scenario, Traffic
 from jvpn.lab.scenario.nodes import Nodes
 from jvpn.lab.scenario.transfers import Bulk, Transferred
 
+Started: TypeAlias = "tuple[Machine, subprocess.Popen[bytes]]"
 #: What is under way when a stream stops has so long, besides a round trip, to arrive.
 DRAIN_S = 0.5
 
@@ -29,13 +31,21 @@ class TrafficOf:
         self._nodes = nodes
         self._gauges: dict[str, Gauge] = {}
         self._bulks: dict[str, Bulk] = {}
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
+        gauged = [traffic for traffic in self._scenario.traffic if traffic.kind != "iperf"]
+        # All of a kind at once: an interpreter takes a while to come up.
+        servers = {traffic.name: self._serve(traffic) for traffic in gauged}
+        theirs = {name: self._gauge_end(name, *one) for name, one in servers.items()}
+        clients = {traffic.name: self._call(traffic, theirs[traffic.name].port) for traffic in gauged}
+        for name, one in clients.items():
+            self._gauges[name] = Gauge(self._gauge_end(name, *one), theirs[name])
+        for gauge in self._gauges.values():
+            gauge.start(10.0 * self._nodes.time_factor)
         for turn, traffic in enumerate(self._scenario.traffic):
             if traffic.kind == "iperf":
                 self._start_bulk(traffic, turn)
-            else:
-                self._start_gauge(traffic)
 
     def _ends(self, traffic: Traffic) -> tuple[Machine, Machine, str]:
         """Client, server and the server's address."""
@@ -44,26 +54,25 @@ class TrafficOf:
         )
         return self._nodes.machine(CLIENT), self._nodes.machine(machine), traffic.to or address
 
-    def _start_gauge(self, traffic: Traffic) -> None:
-        client, server, address = self._ends(traffic)
-        pace = ["--hz", f"{traffic.hz:g}", "--bytes", str(traffic.bytes)]
-        pace += ["--tcp"] if traffic.kind == "tcp" else []
-        theirs = self._gauge_end(traffic.name, server, ["--bind", address, *pace])
-        try:
-            anywhere = "::" if ":" in address else "0.0.0.0"
-            peer = ["--bind", anywhere, "--peer", f"{address}:{theirs.port}"]
-            ours = self._gauge_end(traffic.name, client, [*peer, *pace])
-        except LabError:
-            theirs.end()
-            raise
-        gauge = Gauge(ours, theirs)
-        self._gauges[traffic.name] = gauge
-        gauge.start(10.0 * self._nodes.time_factor)
+    def _serve(self, traffic: Traffic) -> Started:
+        _, server, address = self._ends(traffic)
+        return self._popen(server, ["--bind", address, *_pace(traffic)])
 
-    def _gauge_end(self, name: str, machine: Machine, options: list[str]) -> GaugeEnd:
+    def _call(self, traffic: Traffic, port: int) -> Started:
+        client, _, address = self._ends(traffic)
+        anywhere = "::" if ":" in address else "0.0.0.0"
+        return self._popen(client, ["--bind", anywhere, "--peer", f"{address}:{port}", *_pace(traffic)])
+
+    def _popen(self, machine: Machine, options: list[str]) -> Started:
         argv = [*machine.python, "-m", "jvpn.lab.gauge_end", *options]
         self._nodes.commands.append(f"{machine.name}# {' '.join(argv)}")
-        return GaugeEnd(machine.popen(argv), f'"{name}" on {machine.name}', machine.clock_offset_ns())
+        process = machine.popen(argv)
+        self._started.append(process)
+        return machine, process
+
+    @staticmethod
+    def _gauge_end(name: str, machine: Machine, process: subprocess.Popen[bytes]) -> GaugeEnd:
+        return GaugeEnd(process, f'"{name}" on {machine.name}', machine.clock_offset_ns())
 
     def _start_bulk(self, traffic: Traffic, turn: int) -> None:
         client, server, address = self._ends(traffic)
@@ -86,8 +95,13 @@ class TrafficOf:
 
     def close(self) -> None:
         """End every process of it."""
-        for gauge in self._gauges.values():
-            gauge.close()
         for bulk in self._bulks.values():
             bulk.close()
-        self._gauges, self._bulks = {}, {}
+        for process in self._started:
+            end(process)
+        self._gauges, self._bulks, self._started = {}, {}, []
+
+
+def _pace(traffic: Traffic) -> list[str]:
+    pace = ["--hz", f"{traffic.hz:g}", "--bytes", str(traffic.bytes)]
+    return [*pace, "--tcp"] if traffic.kind == "tcp" else pace
