@@ -22,6 +22,7 @@ from vagrant.traffic.attacks.means import options
 from vagrant.traffic.attacks.means.batches import BATCH, RawSender
 from vagrant.traffic.attacks.means.filters import attach, udp_filter
 from vagrant.traffic.attacks.means.offloads import FOREIGN, MAKERS, abusive
+from vagrant.traffic.attacks.means.packets import packet
 from vagrant.traffic.attacks.means.place import Pace
 from vagrant.traffic.attacks.means.sources import drawn, upper_half
 from vagrant.traffic.attacks.means.tap import datagrams, read_capture
@@ -247,6 +248,17 @@ def test_a_pool_goes_round_from_where_it_stopped() -> None:
         assert [sink.recv(100) for _ in range(5)] == [b"\0", b"\1\1", b"\2\2\2", b"\0", b"\1\1"]
         assert BATCH > 3
     sender.close()
+
+
+@pytest.mark.parametrize(("source", "goal"), [(CLIENT, GATEWAY), (CLIENT6, GATEWAY6)])
+@pytest.mark.parametrize("size", [0, 1, 36, 1_400])
+def test_packets_are_those_that_scapy_makes(
+    source: tuple[str, int], goal: tuple[str, int], size: int
+) -> None:
+    data = random.Random(size).randbytes(size)
+    wide = ":" in source[0]
+    ip = IPv6(src=source[0], dst=goal[0]) if wide else IP(src=source[0], dst=goal[0], id=0, chksum=0)
+    assert packet(source, goal, data) == bytes(ip / UDP(sport=source[1], dport=goal[1]) / Raw(data))
 
 
 def test_an_endpoint_has_a_port_of_its_own() -> None:

@@ -152,3 +152,16 @@ def test_the_clock_is_the_machines(talk: Talk) -> None:
     after = time.monotonic_ns(), time.time_ns()
     assert before[0] <= answer["monotonic_ns"] <= after[0]
     assert before[1] <= answer["wall_ns"] <= after[1]
+
+
+def test_memory_is_of_all_that_it_has_started_and_of_nobody_else(talk: Talk) -> None:
+    assert talk.ask("memory")["ok"] == 0
+    talk.start("small", "sleep", "600")
+    wait_until(lambda: talk.ask("memory")["ok"] > 0)
+    small_kb = talk.ask("memory")["ok"]
+    talk.start(
+        "large", sys.executable, "-c", "kept = bytearray(b'x') * (50 << 20); import time; time.sleep(600)"
+    )
+    wait_until(lambda: talk.ask("memory")["ok"] > small_kb + (50 << 10))
+    talk.ask("signal", name="large", signal_name="SIGKILL")
+    wait_until(lambda: talk.ask("memory")["ok"] <= small_kb)

@@ -11,12 +11,13 @@ from typing import Final
 from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, PacketType
 from vagrant.traffic.attacks.means import options
 from vagrant.traffic.attacks.means.learned import flood_on_the_wire
-from vagrant.traffic.attacks.means.place import Place, packet, variety
+from vagrant.traffic.attacks.means.packets import packet
+from vagrant.traffic.attacks.means.place import Place, variety
 from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.jvp import JVP, LAYERS, SIZES
 from vagrant.traffic.script import Run, main
 
-VARIETY: Final = 512
+VARIETY: Final = 128
 #: Counters are at most so much ahead of what the client has sent, so that none is too old.
 AHEAD: Final = 4_096
 
@@ -36,7 +37,7 @@ def work(run: Run) -> None:
 
         def garbage(shown: Datagram) -> list[bytes]:
             made = (sealed_by_nobody(place, shown) for _ in range(variety(run, VARIETY)))
-            return [packet(shown.source, place.goal, each) for each in made]
+            return [packet(shown.source, place.goal, bytes(each)) for each in made]
 
         run.in_force()
         flood_on_the_wire(place, garbage)

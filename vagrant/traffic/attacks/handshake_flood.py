@@ -17,12 +17,12 @@ from jvpn.protocol import keys
 from jvpn.protocol.constants import KEY_SIZE, MAC_SIZE, TAG_SIZE
 from jvpn.protocol.suites import suite
 from vagrant.traffic.attacks.means import options
-from vagrant.traffic.attacks.means.place import Place, paced, packet, variety
-from vagrant.traffic.attacks.means.sources import drawn, forged_sources
+from vagrant.traffic.attacks.means.place import Place, paced, variety
+from vagrant.traffic.attacks.means.sources import forged_sources
 from vagrant.traffic.jvp import JVP, JVPHandshakeInit
 from vagrant.traffic.script import Run, main
 
-VARIETY: Final = 1_024
+VARIETY: Final = 128
 #: Timestamp, capabilities, the length of the policy's name and "default".
 _PAYLOAD: Final = 8 + 4 + 1 + 7 + TAG_SIZE
 
@@ -42,8 +42,7 @@ def work(run: Run) -> None:
     key = run.options.public_key
     run.parameters["public_key"] = key and base64.b64encode(key).decode()
     with Place(run, forged=network) as place:
-        made = (init(place, key) for _ in range(variety(run, VARIETY)))
-        pool = place.pool([packet(drawn(place.dice, network), place.goal, each) for each in made])
+        pool = place.from_everywhere([bytes(init(place, key)) for _ in range(variety(run, VARIETY))], network)
         run.in_force()
         for size in paced(run):
             place.flood(pool, size)

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from jvpn.protocol.constants import HEADER_SIZE, TAG_SIZE, TICKET_SIZE, PacketType
 from vagrant.traffic.attacks.means import options
-from vagrant.traffic.attacks.means.place import Place, paced, packet, variety
-from vagrant.traffic.attacks.means.sources import drawn, forged_sources
+from vagrant.traffic.attacks.means.place import Place, paced, variety
+from vagrant.traffic.attacks.means.sources import forged_sources
 from vagrant.traffic.jvp import JVP, LAYERS, SIZES, JVPReattachRequest
 from vagrant.traffic.script import Run, main
 
-VARIETY: Final = 1_024
+VARIETY: Final = 128
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def work(run: Run) -> None:
     network = forged_sources(run.options)
     with Place(run, forged=network) as place:
-        made = (unknown(place) for _ in range(variety(run, VARIETY)))
-        pool = place.pool([packet(drawn(place.dice, network), place.goal, each) for each in made])
+        pool = place.from_everywhere([bytes(unknown(place)) for _ in range(variety(run, VARIETY))], network)
         run.in_force()
         for size in paced(run):
             place.flood(pool, size)

@@ -12,14 +12,15 @@ from typing import Final
 from jvpn.protocol.constants import HEADER_SIZE, REATTACH_REQUEST_SIZE, TAG_SIZE, TICKET_SIZE
 from vagrant.traffic.attacks.means import options
 from vagrant.traffic.attacks.means.learned import flood_on_the_wire, steering_id
-from vagrant.traffic.attacks.means.place import Place, packet, variety
+from vagrant.traffic.attacks.means.packets import packet
+from vagrant.traffic.attacks.means.place import Place, variety
 from vagrant.traffic.attacks.means.sources import drawn, forged_sources
 from vagrant.traffic.attacks.means.tap import Datagram
 from vagrant.traffic.jvp import JVP, JVPReattachRequest
 from vagrant.traffic.script import Run, main
 
 #: Different ones; they are sent again and again.
-VARIETY: Final = 512
+VARIETY: Final = 128
 _SEALED: Final = REATTACH_REQUEST_SIZE - HEADER_SIZE - TICKET_SIZE - TAG_SIZE
 
 
@@ -42,7 +43,7 @@ def work(run: Run) -> None:
             for number in range(variety(run, VARIETY)):
                 own = run.options.source == "own" or (run.options.source == "both" and number % 2)
                 source = shown.source if own else drawn(place.dice, network)
-                made.append(packet(source, place.goal, request(place, shown)))
+                made.append(packet(source, place.goal, bytes(request(place, shown))))
             return made
 
         run.in_force()

@@ -9,14 +9,11 @@ import time
 from collections.abc import Iterator
 from typing import Final, Self
 
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.packet import Packet, Raw
-
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic.attacks.means.batches import BATCH, Pool, RawSender
 from vagrant.traffic.attacks.means.filters import End, Network
-from vagrant.traffic.attacks.means.sources import route_to
+from vagrant.traffic.attacks.means.packets import IPV4_OVERHEAD, IPV6_OVERHEAD, packet
+from vagrant.traffic.attacks.means.sources import drawn, route_to
 from vagrant.traffic.attacks.means.tap import Datagram, Tap
 from vagrant.traffic.ours import Endpoint, guard_address, guard_device
 from vagrant.traffic.script import Failed, Run
@@ -34,6 +31,8 @@ FROM_GATEWAY: Final = (
     PacketType.PATH,
     PacketType.RESET,
 )
+#: Different sources of a flood that forges them.
+SOURCES: Final = 1_024
 #: Between two looks at what has passed.
 LOOK_S: Final = 0.002
 
@@ -120,11 +119,21 @@ class Place:
         """One datagram, to the gateway unless told otherwise."""
         goal = destination or self.gateway
         sender = self._sender(goal[0])
-        self._count(sender, sender.pool([packet(source, goal, Raw(data))]), 1, asked=source == self.own)
+        self._count(sender, sender.pool([packet(source, goal, data)]), 1, asked=source == self.own)
 
     def pool(self, packets: list[bytes]) -> Pool:
         """Whole IP packets to `goal`, for `flood`."""
         return self._sender(self.goal[0]).pool(packets)
+
+    def from_everywhere(self, datagrams: list[bytes], network: Network) -> Pool:
+        """Each of these datagrams from several forged sources."""
+        number = max(len(datagrams), variety(self.run, SOURCES))
+        return self.pool(
+            [
+                packet(drawn(self.dice, network), self.goal, datagrams[n % len(datagrams)])
+                for n in range(number)
+            ]
+        )
 
     def flood(self, pool: Pool, count: int) -> None:
         """The next `count` of a pool; they come from forged sources if there are any."""
@@ -226,11 +235,5 @@ def named(data: bytes) -> str:
         return "unknown"
 
 
-def packet(source: End, destination: End, payload: Packet) -> bytes:
-    """A whole IP packet."""
-    ip = IPv6 if ":" in source[0] else IP
-    return bytes(ip(src=source[0], dst=destination[0]) / UDP(sport=source[1], dport=destination[1]) / payload)
-
-
 def _overhead(address: str) -> int:
-    return 48 if ":" in address else 28
+    return IPV6_OVERHEAD if ":" in address else IPV4_OVERHEAD
