@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jvpn.lab.backends.topology import Topology, further_addresses, roles, routes
+
 VAGRANT = Path(__file__).resolve().parents[2] / "vagrant"
 SCRIPTS = ("provision.sh", "box/build", "box/lab-here")
 TOPOLOGY = json.loads((VAGRANT / "topology.json").read_text())
@@ -52,6 +54,17 @@ def test_machines_have_one_interface_for_each_address_of_the_wire() -> None:
     assert all(re.fullmatch("52:54:00(:[0-9a-f]{2}){3}", mac) for mac in macs)
     addresses = [address for *_, interface in INTERFACES for address in interface["addresses"]]
     assert len(set(addresses)) == len(addresses)
+
+
+def test_machines_boot_with_the_addresses_and_routes_that_scenarios_have() -> None:
+    topology = Topology(gateways=2)
+    for machine, described in TOPOLOGY.items():
+        assert set(described["interfaces"]) == set(roles(machine, topology))
+        for role, address in roles(machine, topology).items():
+            wanted = [address, *further_addresses(machine, role)]
+            assert described["interfaces"][role]["addresses"] == wanted
+        devices = {role: role for role in described["interfaces"]}
+        assert described["routes"] == routes(machine, topology, devices)
 
 
 def test_every_segment_joins_the_router_and_who_is_behind_it() -> None:
