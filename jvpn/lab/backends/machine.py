@@ -92,4 +92,4 @@ class Backend(Protocol):
         emulator carries them `--wire SOCKET --link A`."""
 
     def about(self) -> About:
-        """Asked while machines are up."""
+        """May be asked before ``up`` too."""

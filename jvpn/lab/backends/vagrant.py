@@ -165,8 +165,7 @@ class VagrantBackend:
 
     def about(self) -> About:
         if self._about is None:
-            if CLIENT not in self._connections:
-                raise LabError("the lab is not up: nothing is known of its machines")
+            self._connect([CLIENT])
             self._about = self._look(self._connections[CLIENT])
         return self._about
 

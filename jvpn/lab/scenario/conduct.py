@@ -97,9 +97,9 @@ class _Conduct:
         scenario, backend = self._scenario, self._backend
         begun_s = time.monotonic()
         self._teller.now(f"{'':>8}    setting machines up")
-        backend.up(scenario.topology)
         about = backend.about()
         self._scenario = scenario = stretched(scenario, about.time_factor)
+        backend.up(scenario.topology)
         self._about = replace(about, time_factor=about.time_factor * self._about.time_factor)
         self._nodes = nodes = Nodes(backend, scenario, self._about.time_factor)
         self._run = run = Run(scenario, backend, nodes, self._folder, self._teller)

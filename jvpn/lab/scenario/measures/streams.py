@@ -95,6 +95,10 @@ def check(measure: Measure, kind: str) -> None:
 def value(record: Record, measure: Measure) -> Value:
     span = record.span(measure.window)
     if measure.path[0] in record.transfers:
-        return record.transfers[measure.path[0]].measure(measure.path[1], span.start_ns, span.end_ns)
+        found = record.transfers[measure.path[0]].measure(measure.path[1], span.start_ns, span.end_ns)
+        # In seconds of the scenario, which its links are slowed by too.
+        if measure.path[1] == "mbit_s" and isinstance(found, float):
+            return round(found * record.pace, 2)
+        return found
     stream: Stream = getattr(record.streams[measure.path[0]], measure.path[1])
     return OF_GAUGE[measure.path[2]](stream, span)
