@@ -32,6 +32,8 @@ ETCD_CLIENT_PORT, ETCD_PEER_PORT = 2379, 2380
 PACE: Final = ("probe_interval_ms", "latency_floor_ms", "jitter_floor_ms", "resend_window_ms")
 #: Where a node that is asked for its keys writes them.
 KEYLOG_FILE: Final = "session.keys"
+#: Beyond that a death would be found later than scenarios wait for it.
+MOST_SLOWED: Final = 5.0
 _FAMILIES: Final = {"v4": 4, "v6": 6}
 
 
@@ -84,8 +86,9 @@ def gateway_config(scenario: Scenario, name: str, node_id: str, folder: Path, se
 def policy(scenario: Scenario, time_factor: float = 1.0) -> bytes:
     """YAML of the policy "default". Where machines are *time_factor* times slower, so are those of its times that judge
     how quick a path is, unless the scenario gives them: else a busy machine would be a bad network."""
-    usual = {name: getattr(Policy.default(), name) for name in PACE} if time_factor > 1 else {}
-    slower = {name: min(round(value * time_factor), int(BY_NAME[name].high)) for name, value in usual.items()}
+    factor = min(time_factor, MOST_SLOWED)
+    usual = {name: getattr(Policy.default(), name) for name in PACE} if factor > 1 else {}
+    slower = {name: min(round(value * factor), int(BY_NAME[name].high)) for name, value in usual.items()}
     return _yaml({"name": "default", **slower}, scenario.policy)
 
 
