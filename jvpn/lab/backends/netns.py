@@ -36,6 +36,7 @@ from jvpn.lab.places import ROOT
 from jvpn.lab.wire import Wire
 
 PREFIX: Final = "jvpn-lab-"
+PINS: Final = Path("/sys/fs/bpf/jvpn")
 #: A frame that is forwarded goes where routes say, also back where it came from, and without a redirect.
 _FORWARDING: Final = {
     "net.ipv4.ip_forward": 1,
@@ -267,8 +268,12 @@ def _remove(folder: Path) -> None:
 
 
 def sweep() -> None:
-    """Remove the folders of labs whose process was killed; ``Lab.sweep`` does so with their namespaces."""
-    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+    """Remove folders and pins of labs whose process was killed; ``Lab.sweep`` does so with their namespaces."""
+    folders = (
+        (left, left.name.removeprefix(PREFIX)) for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*")
+    )
+    pins = ((left, left.name.partition("-lab")[2]) for left in PINS.glob("gw?-lab*-*"))
+    for left, name in (*folders, *pins):
+        owner = name.partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
-            _remove(left)
+            shutil.rmtree(left, ignore_errors=True)

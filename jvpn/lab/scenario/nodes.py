@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -39,7 +40,7 @@ class Nodes:
         #: Command lines that ran, for the report.
         self.commands: list[str] = []
         token = secrets.token_hex(4)
-        self._node_ids = {name: f"{name}-{token}" for name in self.topology.gateway_names}
+        self._node_ids = {name: f"{name}-lab{os.getpid()}-{token}" for name in self.topology.gateway_names}
         self._secrets = configs.Secrets()
         self._members = [
             Member(name, address, configs.ETCD_CLIENT_PORT, configs.ETCD_PEER_PORT)
