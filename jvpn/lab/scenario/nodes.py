@@ -26,7 +26,7 @@ _LAST_WORDS = 1500
 
 
 class Nodes:
-    """Everybody that a scenario has running. *waiting* is called now and then while something is waited for.
+    """Everybody that a scenario has running. *time_factor*: how many times longer than usual things may take.
 
     LabError when somebody does not start or has ended, with its last words; AdminError for what it refuses.
     """

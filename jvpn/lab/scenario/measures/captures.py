@@ -1,4 +1,4 @@
-"""Measures of what travelled: `captures.rA.types.DATA`, anything that `vagrant.traffic.tally` says of a capture.
+"""Measures of what travelled: `captures.rA.up.DATA.packets`, anything that `vagrant.traffic.tally` says of a capture.
 
 Captured are the devices that assertions name: the router's "rA", "rB", "w1", "w2" and "lan".
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def check(measure: Measure, topology: Topology) -> None:
     timeless(measure)
     if len(measure.path) < 3:
-        raise ExpressionError("say of which device and what, as captures.rA.NAME")
+        raise ExpressionError("say of which device and what, as captures.rA.up.DATA.packets")
     one_of(measure.path[1], roles(ROUTER, topology), "device of the router")
 
 
