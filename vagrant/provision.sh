@@ -18,10 +18,10 @@ fi
 "$checkout/script/setup"
 ln -sf "$checkout/.venv/bin/jvpn" /usr/local/bin/jvpn
 
-# `jvpn lab` runs everything as root, over one connection.
+# `jvpn lab` runs everything as root, over one connection; without PAM a command costs no session of logind's.
 install -d -m 700 /root/.ssh
 install -m 600 /home/vagrant/.ssh/authorized_keys /root/.ssh/authorized_keys
-printf 'PermitRootLogin prohibit-password\nMaxSessions 100\nUseDNS no\n' >/etc/ssh/sshd_config.d/jvpn-lab.conf
+printf 'PermitRootLogin prohibit-password\nMaxSessions 100\nUseDNS no\nUsePAM no\n' >/etc/ssh/sshd_config.d/jvpn-lab.conf
 systemctl reload ssh.service
 
 if [ "$name" = router ]; then

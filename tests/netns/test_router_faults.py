@@ -130,6 +130,20 @@ def lab_flow(routed: Routed, flow: Datagrams) -> Iterator[Datagrams]:
     flow.greet()
 
 
+def test_a_nat_takes_a_flow_that_the_gateway_seems_to_have_begun(routed: Routed, lab_flow: Datagrams) -> None:
+    """Who has connections tracked in the middle of a flow sees either end first."""
+    chain = "add chain inet tracked every { type filter hook forward priority 10; }"
+    for rule in ("add table inet tracked", chain, "add rule inet tracked every ct state established"):
+        routed.router.run(["nft", rule])
+    try:
+        assert not missing(lab_flow.down(1), 1)
+        with Fault(routed, "nat_rebind", *AT, "--port", "41000") as fault:
+            assert lab_flow.greet() == (CLIENT, 41_000)
+        assert fault.summary["counters"]["forgotten"] == 1
+    finally:
+        routed.router.run(["nft", "delete table inet tracked"])
+
+
 def test_a_nat_for_ipv6_and_a_port_alone(routed: Routed) -> None:
     with (
         Datagrams(routed, CLIENT6, GATEWAY6, PORT) as six,

@@ -26,7 +26,7 @@ from jvpn.lab.ssh import SshMachine
 #: Machines up to so much slower are as fast as this one: KVM, and a busy host.
 SAME_SPEED: Final = 2.0
 #: No limit is stretched further than this, however slowly an interpreter runs: what waits for links is no slower.
-MOST_SLOWER: Final = 6.0
+MOST_SLOWER: Final = 10.0
 _ROUNDS: Final = 7
 _LOOP: Final = """
 import time

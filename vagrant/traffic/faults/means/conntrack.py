@@ -17,14 +17,17 @@ from vagrant.traffic.script import Failed
 
 
 def forget(clients: Sequence[Network], port: int) -> int:
-    """Forget UDP flows from *clients* to *port*, as a NAT that restarts; how many there were. Raises Failed."""
+    """Forget UDP flows between *clients* and *port*, as a NAT that restarts; how many there were. Raises Failed.
+
+    Whichever end it has seen first: tracking that begins in the middle of a flow takes its next packet for the first.
+    """
     forgotten = 0
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             with contextlib.closing(NFCTSocket(nfgen_family=family)) as tracking:
                 for flow in _flows(tracking, family):
-                    source = ip_address(flow.saddr)
-                    if flow.dport == port and any(source in network for network in clients):
+                    client = {flow.dport: flow.saddr, flow.sport: flow.daddr}.get(port)
+                    if client is not None and any(ip_address(client) in network for network in clients):
                         with contextlib.suppress(NetlinkError):  # it ended by itself
                             tracking.entry("del", tuple_orig=flow)
                             forgotten += 1

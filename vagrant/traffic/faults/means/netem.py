@@ -103,12 +103,25 @@ def _clear(device: str, where: str) -> None:
 
 
 def counters(device: str, direction: str) -> dict[str, int]:
-    """Packets offered and dropped since the queueing discipline came; empty when there is none of ours."""
+    """Packets offered and dropped since the queueing discipline came, and of these lost by netem and turned away by the
+    bottleneck's queue; empty when there is none of ours."""
     where = inlet(device) if direction == "up" else device
-    for row in kernel.shown(["tc", "-s", "-j", "qdisc", "show", "dev", where]):
-        if row.get("root") and row["handle"] in ("1:", "10:", "20:"):
-            return {"offered": row["packets"] + row["drops"], "dropped": row["drops"]}
-    return {}
+    ours = {
+        row["handle"]: row
+        for row in kernel.shown(["tc", "-s", "-j", "qdisc", "show", "dev", where])
+        if row["handle"] in ("1:", "10:", "20:")
+    }
+    root = next((row for row in ours.values() if row.get("root")), None)
+    if root is None:
+        return {}
+    # What an inner discipline turns away is counted by those around it too.
+    queue_dropped = ours["20:"]["drops"] if "20:" in ours else 0
+    return {
+        "offered": root["packets"] + root["drops"],
+        "dropped": root["drops"],
+        "lost": root["drops"] - queue_dropped,
+        "queue_dropped": queue_dropped,
+    }
 
 
 def inlet(device: str) -> str:
