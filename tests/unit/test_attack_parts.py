@@ -134,6 +134,17 @@ def told(*argv: str) -> argparse.Namespace:
         ("--gateway", "2001:4860::8888"),
         ("--gateway", "10.202.1.2", "--sources", "10.0.0.0/8"),
         ("--gateway", "10.202.1.2", "--sources", "10.200.0.0/16"),
+        # Its ends are owned, and what lies between them is everybody else's.
+        (
+            "--gateway",
+            "10.202.1.2",
+            "--sources",
+            "0.0.0.0/0",
+            "--i-own",
+            "0.0.0.0",
+            "--i-own",
+            "255.255.255.255",
+        ),
         ("--gateway", "10.202.1.2", "--sources", "fd00:201::/48"),
         ("--gateway", "10.202.1.2"),
     ],
@@ -149,6 +160,7 @@ def test_whom_an_attack_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "guard_device", lambda *_: None)
     options.check(told("--gateway", "10.202.1.2:51821", "--sources", "10.201.1.128/25"))
     options.check(told("--gateway", "9.9.9.9", "--i-own", "9.9.9.9"))
+    options.check(told("--gateway", "9.9.9.9", "--sources", "9.9.9.9/32", "--i-own", "9.9.9.9"))
 
 
 def test_types_are_told_by_name() -> None:

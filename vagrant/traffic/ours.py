@@ -8,10 +8,11 @@ import json
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final
 
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 #: The lab's own: uplinks, the gateways' side, the network behind them, inner addresses; 203.0.113.0/24 and
 #: 2001:db8::/32 are documentation's (RFC 5737, RFC 3849) and nobody's.
@@ -72,6 +73,18 @@ def guard_address(address: Address, owned: Collection[Address] = ()) -> None:
     """Raises Refused when *address* is neither the lab's nor *owned*."""
     if not is_ours(address, owned):
         raise Refused(f"{address} is not one of the lab's addresses{_ADVICE} --i-own {address}")
+
+
+def guard_network(network: Network, owned: Collection[Address] = ()) -> None:
+    """Raises Refused unless all of *network* lies in one of the lab's, or is the one address that is *owned*: of a
+    larger network --i-own says nothing."""
+    if network.num_addresses == 1:
+        guard_address(network.network_address, owned)
+    elif not any(network.version == ours.version and network.subnet_of(ours) for ours in LAB):  # type: ignore[arg-type]
+        raise Refused(
+            f"{network} does not lie in one of the lab's networks ({', '.join(map(str, LAB))}), and others live there: "
+            "name a part of one, or a single address that is yours with --i-own"
+        )
 
 
 def guard_device(device: str, owned: Collection[Address] = ()) -> None:

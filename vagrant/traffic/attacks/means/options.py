@@ -8,7 +8,7 @@ from typing import Any
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic.attacks.means.filters import Network
 from vagrant.traffic.keylog import KeyLog, KeyLogError
-from vagrant.traffic.ours import Endpoint, Refused, endpoint, guard_address, guard_device
+from vagrant.traffic.ours import Endpoint, Refused, endpoint, guard_address, guard_device, guard_network
 from vagrant.traffic.script import positive
 
 
@@ -81,8 +81,7 @@ def check(options: argparse.Namespace) -> None:
     if sources is not None:
         if sources.version != options.gateway.address.version:
             raise Refused(f"{sources} is of another address family than {options.gateway}")
-        for address in (sources.network_address, sources.broadcast_address):
-            guard_address(address, options.i_own)
+        guard_network(sources, options.i_own)
 
 
 def one_of(*kinds: PacketType) -> dict[str, Any]:

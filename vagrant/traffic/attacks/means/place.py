@@ -62,6 +62,7 @@ class Place:
         self.held.setblocking(False)
         self.own: End = (own, self.held.getsockname()[1])
         self._senders: dict[str, RawSender] = {}
+        self._sources = {own}
         self._forged = forged
         self._answers = Tap(
             self.way_out, source=self.gateway, beside=forged or ipaddress.ip_network(self.own[0])
@@ -116,8 +117,11 @@ class Place:
     # Sending
 
     def send(self, data: bytes, source: End, destination: End | None = None) -> None:
-        """One datagram, to the gateway unless told otherwise."""
+        """One datagram, to the gateway unless told otherwise. Raises Refused: it, or its answer, would go to others."""
         goal = destination or self.gateway
+        if source[0] not in self._sources:
+            guard_address(ipaddress.ip_address(source[0]), self.run.options.i_own)
+            self._sources.add(source[0])
         sender = self._sender(goal[0])
         self._count(sender, sender.pool([packet(source, goal, data)]), 1, asked=source == self.own)
 
@@ -153,6 +157,8 @@ class Place:
     def _sender(self, address: str) -> RawSender:
         if address not in self._senders:
             guard_address(ipaddress.ip_address(address), self.run.options.i_own)
+            # The lab's addresses are private ones, and by another device they would be somebody else's.
+            guard_device(route_to(address)[0], self.run.options.i_own)
             self._senders[address] = RawSender(address)
         return self._senders[address]
 

@@ -8,21 +8,24 @@ from ipaddress import ip_network
 from typing import Any, Final
 
 from vagrant.traffic.attacks.means.filters import End, Network
-from vagrant.traffic.ours import Refused, addresses_of
+from vagrant.traffic.ours import Refused, addresses_of, guard_network
 from vagrant.traffic.script import Failed
 
 _PORTS: Final = range(1_024, 65_536)
 
 
 def forged_sources(options: argparse.Namespace) -> Network:
-    """Where forged sources come from. Raises Refused when the device has no network of the gateway's family."""
+    """Where forged sources come from. Raises Refused when the device has no network of the gateway's family, or one in
+    which others than the lab live."""
     if options.sources is not None:
         told: Network = options.sources
         return told
     version = options.gateway.address.version
     for address in addresses_of(options.device):
         if address.version == version:
-            return upper_half(network_of(options.device, str(address)))
+            upper = upper_half(network_of(options.device, str(address)))
+            guard_network(upper, options.i_own)
+            return upper
     raise Refused(f"{options.device} has no address of the gateway's family: name a network with --sources")
 
 
