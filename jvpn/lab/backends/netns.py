@@ -276,4 +276,4 @@ def sweep() -> None:
     for left, name in (*folders, *pins):
         owner = name.partition("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
