@@ -329,6 +329,11 @@ def test_a_run_that_did_not_finish_says_why_and_draws_nothing(tmp_path: Path) ->
     assert not list((tmp_path / "plots").iterdir())
 
 
+def test_numbers_of_any_size_are_written(tmp_path: Path) -> None:
+    write([made(measures={"whole": 10**400, "real": 1e300})], tmp_path)
+    assert "1 000 000 000" in (tmp_path / "report.html").read_text()
+
+
 def test_scaled_limits_and_differing_machines_are_said(tmp_path: Path) -> None:
     slow = made(scenario="slow", backend="vagrant", about={"kernel": "6.1.0-slow", "time_factor": 8})
     write([made(), slow], tmp_path)

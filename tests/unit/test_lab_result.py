@@ -35,13 +35,25 @@ def test_a_result_is_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"marks": [{"at_s": "soon"}]}, "at_s"), ({"scenario": None}, "scenario"), (None, "demo")],
+    [
+        ({"marks": [{"at_s": "soon"}]}, "at_s"),
+        ({"scenario": None}, "scenario"),
+        ({"series": {"stream.up": {"at_s": [0, 1], "mbit_s": [1]}}}, "2 times for 1 rates"),
+        (None, "demo"),
+    ],
 )
 def test_what_is_no_result_is_named_with_file_and_field(tmp_path: Path, change: object, named: str) -> None:
     file = tmp_path / "demo.json"
     document = json.loads(encode(made())) | change if isinstance(change, dict) else "rubbish"
     file.write_text(json.dumps(document))
     with pytest.raises(ResultError, match=rf"demo\.json.*{named}|{named}\.json"):
+        load(file)
+
+
+def test_what_is_nested_too_deeply_is_no_result(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    file.write_bytes(b'{"about":' * 50_000)
+    with pytest.raises(ResultError, match="not the result of a lab run"):
         load(file)
 
 

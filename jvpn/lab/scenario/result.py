@@ -42,10 +42,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """Throughput as the receiver saw it: Mbit/s in the bin that begins at `at_s`."""
+    """Throughput as the receiver saw it: Mbit/s in the bin that begins at `at_s`. ValueError: not one for each."""
 
     at_s: list[float]
     mbit_s: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.at_s) != len(self.mbit_s):
+            raise ValueError(f"{len(self.at_s)} times for {len(self.mbit_s)} rates")
 
 
 class StateStep(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
@@ -105,5 +109,5 @@ def load(path: Path) -> Result:
     """ResultError, with file and field, when it is not a result; OSError when it cannot be read."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Result)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ResultError(f"{path}: not the result of a lab run: {error}") from None
