@@ -76,3 +76,11 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; what the lab had made is gone", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who read along has gone, which is nothing that was to be written
+        raise
+    except OSError as refused:
+        print(
+            f"jvpn lab run: cannot write what came of it: {refused}; name another folder with --out",
+            file=sys.stderr,
+        )
+        return 1

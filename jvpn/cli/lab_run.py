@@ -53,7 +53,7 @@ def _described(scenario: "Scenario") -> dict[str, object]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 when one did not pass. Raises ScenarioError."""
+    """0; 1 when one did not pass. Raises ScenarioError, and OSError when its folder cannot be written."""
     from jvpn.lab import report
     from jvpn.lab.scenario.choosing import choose
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from jvpn.lab.scenario.teller import Teller
 
     folder: Path = args.out or REPORTS / time.strftime("%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)  # before anything runs whose result could not be kept
     results: list[Result] = []
     try:
         _run_all(args, chosen, folder, Teller(sys.stderr if args.json else sys.stdout), results)

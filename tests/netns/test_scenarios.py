@@ -114,3 +114,14 @@ def test_a_mistake_in_a_file_is_told_before_anything_runs(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (2, "")
     assert f"{tmp_path}/bad.yaml:4: traffic[0].kind: 'upd' is not one of the choices" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "brief.yaml").write_text(BRIEF)
+    done = lab_run(str(tmp_path / "brief.yaml"), "--out", str(tmp_path / "brief.yaml" / "out"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        f"cannot write what came of it: [Errno 20] Not a directory: '{tmp_path}/brief.yaml/out'"
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
