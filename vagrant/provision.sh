@@ -22,6 +22,10 @@ ln -sf "$checkout/.venv/bin/jvpn" /usr/local/bin/jvpn
 install -d -m 700 /root/.ssh
 install -m 600 /home/vagrant/.ssh/authorized_keys /root/.ssh/authorized_keys
 printf 'PermitRootLogin prohibit-password\nMaxSessions 100\nUseDNS no\nUsePAM no\n' >/etc/ssh/sshd_config.d/jvpn-lab.conf
+# Without PAM an account that has no password is closed to keys too, unless it says so by a star.
+case $(passwd --status vagrant) in
+*' L '*) usermod --password '*' vagrant ;;
+esac
 systemctl reload ssh.service
 
 if [ "$name" = router ]; then
