@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from jvpn.cli import lab_machines, lab_report, lab_run
+from jvpn.cli.ending import ended_once
 
 #: Of `jvpn.lab.backends`, which other commands need not load.
 BACKENDS = ("netns", "vagrant")
@@ -70,9 +71,10 @@ def _factor(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 when a scenario did not pass. Raises ScenarioError."""
+    """0; 1 when a scenario did not pass; 130 interrupted. Raises ScenarioError."""
     try:
-        return lab_run.run(args)
+        with ended_once():
+            return lab_run.run(args)
     except KeyboardInterrupt:
         print("\ninterrupted; what the lab had made is gone", file=sys.stderr)
         return 130

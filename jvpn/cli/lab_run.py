@@ -90,15 +90,18 @@ def _run_all(
     from jvpn.lab.scenario.conduct import conduct, folder_name
 
     backend = backend_of(args.backend)
-    for number, scenario in enumerate(chosen, 1):
-        teller.line(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
-        where = folder / folder_name(scenario)
-        result = conduct(scenario, backend, where, teller, pcap=args.pcap, time_factor=args.time_factor)
-        _tell(result, where, teller)
-        results.append(result)
-        if not result.passed and not args.keep_going and number < len(chosen):
-            teller.line("the others are not run: --keep-going runs them all the same")
-            break
+    try:
+        for number, scenario in enumerate(chosen, 1):
+            teller.line(f"{number}/{len(chosen)}  {scenario.name}  {scenario.title}")
+            where = folder / folder_name(scenario)
+            result = conduct(scenario, backend, where, teller, pcap=args.pcap, time_factor=args.time_factor)
+            _tell(result, where, teller)
+            results.append(result)
+            if not result.passed and not args.keep_going and number < len(chosen):
+                teller.line("the others are not run: --keep-going runs them all the same")
+                break
+    finally:
+        backend.down()  # again, where somebody interrupted just this
 
 
 def _tell(result: "Result", where: Path, teller: "Teller") -> None:

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from etcd_cluster import installed
 
-from jvpn.lab.namespaces import module_environment
+from jvpn.lab.backends.netns import PINS
+from jvpn.lab.namespaces import NETNS_DIR, module_environment
 from jvpn.lab.places import ROOT
 from jvpn.lab.running import JVPN
 from jvpn.lab.scenario.choosing import SHORT, choose
@@ -125,3 +129,29 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path: Pat
         in done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+def test_who_ends_it_again_and_again_has_nothing_left(tmp_path: Path) -> None:
+    (tmp_path / "brief.yaml").write_text(BRIEF.replace("ends_at_s: 0.5", "ends_at_s: 300"))
+    process = subprocess.Popen(
+        [*JVPN, "lab", "run", str(tmp_path / "brief.yaml"), "--json", "--out", str(tmp_path / "out")],
+        cwd=ROOT, env=module_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = next((line for line in process.stderr if "ready in" in line), "")
+        assert said, "it ended before its session began"
+        until = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < until:
+            process.terminate()
+            time.sleep(0.1)
+        assert process.communicate(timeout=5)[1].endswith("what the lab had made is gone\n")
+        assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait()
+    mine = f"lab-?{process.pid}[-.]"
+    places = (NETNS_DIR, PINS, Path(tempfile.gettempdir()))
+    assert [
+        path for place in places if place.exists() for path in place.iterdir() if re.search(mine, path.name)
+    ] == []
