@@ -12,7 +12,7 @@ import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from jvpn.observability.linefile import LineFile
 from jvpn.protocol.keylog import line
@@ -23,6 +23,7 @@ CAPACITY: Final = 16_384
 #: A symbolic link is not followed; a pipe that nobody reads holds nobody up, and is refused like any.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK
 _MODE: Final = 0o600
+_NOT_REGULAR: Final = "is no regular file; name another"
 
 
 class _PrivateFile(LineFile):
@@ -33,17 +34,24 @@ class _PrivateFile(LineFile):
         self._open()
 
     def _open(self) -> int:
-        fd = super()._open()
+        try:
+            fd = super()._open()
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self._refuse("is a symbolic link; name the file itself")
+            if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+                self._refuse(_NOT_REGULAR)
+            raise
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            self._refuse("is no regular file; name another")
+            self._refuse(_NOT_REGULAR)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             self._refuse(
                 "can be read by others than this process's user; remove it, or chmod 600 and chown it"
             )
         return fd
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, why: str) -> NoReturn:
         self.close()
         raise OSError(errno.EPERM, why)
 

@@ -89,13 +89,22 @@ def somebody_elses(path: Path) -> None:
     os.chown(path, 65534, 65534)
 
 
-@pytest.mark.parametrize("made", [readable_by_others, a_link, os.mkfifo, Path.mkdir, somebody_elses])
-def test_no_other_file_will_do(made: Callable[[Path], object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (readable_by_others, "can be read by others"),
+        (a_link, "is a symbolic link"),
+        (os.mkfifo, "is no regular file"),
+        (Path.mkdir, "Is a directory"),
+        (somebody_elses, "can be read by others"),
+    ],
+)
+def test_no_other_file_will_do(made: Callable[[Path], object], why: str, tmp_path: Path) -> None:
     if made is somebody_elses and os.geteuid() != 0:
         pytest.skip("gives a file away: needs root")
     path = tmp_path / "keys"
     made(path)
-    with pytest.raises(OSError, match=f"the key log {path}: "):
+    with pytest.raises(OSError, match=f"the key log {path}: {why}"):
         KeyLogFile(path)
     assert list(tmp_path.rglob("*")) != []
     assert not any(found.is_file() and found.read_bytes() for found in tmp_path.rglob("*"))
