@@ -101,7 +101,7 @@ def _run_all(
                 teller.line("the others are not run: --keep-going runs them all the same")
                 break
     finally:
-        backend.down()  # again, where somebody interrupted just this
+        backend.close()  # takes back also what somebody interrupted the taking back of
 
 
 def _tell(result: "Result", where: Path, teller: "Teller") -> None:

@@ -84,6 +84,9 @@ class Backend(Protocol):
     def down(self) -> None:
         """End what runs and take back what ``up`` did. No error when nothing is up."""
 
+    def close(self) -> None:
+        """``down``, and what the backend keeps from one ``up`` to the next goes too. May be called twice."""
+
     def carrier(self, uplink: str, up: bool) -> None:
         """Pull the plug of the client's uplink, or put it in again, as near to a real cable as the backend can."""
 

@@ -228,6 +228,9 @@ class NetnsBackend:
         self._lab = self._folder = self._wire_space = None
         self._machines, self._wires = {}, {}
 
+    def close(self) -> None:
+        self.down()
+
     def carrier(self, uplink: str, up: bool) -> None:
         """The client's device stays up and loses carrier, as when a cable is pulled."""
         if self._wire_space is None:
