@@ -119,9 +119,14 @@ class Capture:
 
     def _read(self) -> None:
         self._socket.setblocking(False)
+        # Not select(), which knows no descriptor above 1023.
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        stop = self._stop_there.fileno()
+        poll.register(stop, select.POLLIN)
         stopping = False
         while not stopping:
-            stopping = self._stop_there in select.select((self._socket, self._stop_there), (), ())[0]
+            stopping = any(fd == stop for fd, _ in poll.poll())
             batch: list[Frame] = []
             try:
                 while True:

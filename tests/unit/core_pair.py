@@ -122,7 +122,8 @@ class CorePair:
     ) -> None:
         self.capacity = capacity
         self.pool = pool
-        _made.append(self)
+        if _watched is not None:
+            _watched.append(self)
         self.now_ns = START_MS * NS
         self.random = random.Random(seed)
         self.policy = policy or Policy.default()
@@ -489,7 +490,8 @@ class CorePair:
         return [text for worker in (*self.workers.values(), self.client_worker) for text in worker.refused]
 
 
-_made: list[CorePair] = []
+#: Only while somebody looks at them afterwards: a pair that is kept keeps its pages' descriptors, too.
+_watched: list[CorePair] | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -498,9 +500,11 @@ def every_pair_is_sound() -> Iterator[None]:
 
     Import it into the test module to have it there.
     """
-    _made.clear()
+    global _watched
+    _watched = made = []
     yield
-    for pair in _made:
+    _watched = None
+    for pair in made:
         assert pair.refusals() == []
         assert [str(finding) for finding in audit(pair.gateway_sink.lines())] == []
         # A client that is still asking when the test ends has an attempt without a result: that is no finding.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,8 +108,7 @@ def test_it_ends_after_so_long_with_progress_on_stderr_unless_quiet() -> None:
     status, (_, summary), err = run("--for", "1.2", "--rate", "100")
     assert status == 0
     assert summary["ended_ns"] - summary["started_ns"] >= 1_200_000_000
-    assert err.startswith("tried: 1.")
-    assert ", turns " in err
+    assert re.match(r"tried: \d+\.\d s, turns \d+\n", err), err
     status, _, err = run("--for", "1.2", "--rate", "100", "--quiet")
     assert (status, err) == (0, "")
 
