@@ -37,12 +37,12 @@ def no_quorum(stage: Stage) -> Undo | None:
 @fault(2, (500, 8_000), fleet=True)
 def slow_store(stage: Stage) -> Undo:
     """What one node asks for takes long, now and then longer than anybody waits for it."""
-    gateway, usual = stage.gateway, stage.gateway.way.delay_ms
-    gateway.way.delay_ms = delay_ms = (1.0, stage.draw.choice((100.0, 400.0, 1_500.0, 3_000.0)))
+    gateway, delay_ms = stage.gateway, (1.0, stage.draw.choice((100.0, 400.0, 1_500.0, 3_000.0)))
+    gateway.way.slower_ms.append(delay_ms)
     stage.say(f"the store answers {gateway.name} after up to {2 * delay_ms[1]:g} ms")
 
     def undo() -> None:
-        gateway.way.delay_ms = usual
+        gateway.way.slower_ms.remove(delay_ms)
 
     return undo
 

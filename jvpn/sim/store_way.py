@@ -6,7 +6,7 @@ gives up, and does not know. What is late may be done after that.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -30,11 +30,16 @@ class StoreWay:
     cut: bool = False
     #: The share of answers that are lost.
     lost: float = 0.0
+    #: Instead of `delay_ms`, as long as they last; the newest counts.
+    slower_ms: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
         """Whether a call is answered well within any patience."""
-        return not self.cut and not self.lost and self.delay_ms[1] < 200
+        return not self.cut and not self.lost and self._delay_ms()[1] < 200
+
+    def _delay_ms(self) -> tuple[float, float]:
+        return self.slower_ms[-1] if self.slower_ms else self.delay_ms
 
     def call(
         self,
@@ -71,7 +76,8 @@ class StoreWay:
         return self.lost > 0 and self.draw.random() < self.lost
 
     def _later(self, what: Callable[[], None]) -> None:
-        delay_ms = self.draw.uniform(*self.delay_ms) if self.delay_ms[1] else 0.0
+        least_ms, most_ms = self._delay_ms()
+        delay_ms = self.draw.uniform(least_ms, most_ms) if most_ms else 0.0
         if delay_ms:
             self.agenda.later(delay_ms, what)
         else:
