@@ -33,6 +33,7 @@ from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.wire import Header, WireError
 from jvpn.session.machine import split_version
 from jvpn.session.pool import InnerPool
+from jvpn.sim.worker import make_page
 from jvpn.store.memory import MemoryStore
 from jvpn.supervisor import effects as gateway_does
 from jvpn.supervisor.arrival import Arrival
@@ -45,7 +46,6 @@ from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import Batch, DirectDesk
 from workers import commands
 from workers.commands import Endpoint
-from workers.page import Page
 from workers.udp import UdpSocket
 
 NS: Final = 1_000_000
@@ -142,7 +142,7 @@ class CorePair:
     # Building
 
     def _make_gateway(self, slots: tuple[int, ...]) -> None:
-        self.gateway_page = Page(Page.create(self.capacity, self.random.randbytes(32)))
+        self.gateway_page = make_page(self.capacity, self.random.randbytes(32))
         self.gateway_sink = getattr(self, "gateway_sink", MemorySink())
         self.steered = Steered()
         self.saved: list[gateway_does.SaveSession] = []
@@ -219,7 +219,7 @@ class CorePair:
 
     def _make_client(self) -> None:
         self.client_sink = MemorySink()
-        self.client_page = Page(Page.create(RECORDS, bytes(32)))
+        self.client_page = make_page(RECORDS, bytes(32))
         self.configured: list[client_does.ConfigureTunnel] = []
         self.over: list[client_does.SessionOver] = []
         self.persisted_us = 0
