@@ -27,6 +27,7 @@ from jvpn.protocol.sealed_control import SealedControl
 from jvpn.protocol.suites import suite, x25519_public
 from jvpn.protocol.tickets import NO_TICKET, seal_ticket
 from jvpn.session.machine import Origin
+from jvpn.sim.worker import make_page
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.arrival import Arrival
 from jvpn.supervisor.context import GatewayContext, GatewayFacts
@@ -38,7 +39,6 @@ from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import DirectDesk, ThreadDesk
 from workers import commands
 from workers.commands import Done, Endpoint
-from workers.page import Page
 
 LOCAL = Endpoint(bytes(10) + b"\xff\xff" + bytes((203, 0, 113, 1)), 51820)
 NODE = "gw"
@@ -132,7 +132,7 @@ class LoneGateway:
 
     def __init__(self, work: Path, clients: int, generation: int = 1, *, threaded: bool = False) -> None:
         self.store = SqliteStore(work / STORE)
-        self.page = Page(Page.create(clients + 64, os.urandom(32)))
+        self.page = make_page(clients + 64, os.urandom(32))
         self._sink = open_sink(work / f"events-{generation}.jsonl", NODE, Origin.GATEWAY)
         ours, self._worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel = ours

@@ -34,12 +34,12 @@ from cryptography.exceptions import InvalidTag
 from lone_gateway import LOCAL, TURN, Client, LoneGateway, source
 
 from jvpn.policy.model import Policy
+from jvpn.sim.worker import make_page
 from jvpn.store.sqlite import SqliteStore
 from jvpn.supervisor.peers import Peer, PeerTable
 from workers.bulk import find
 from workers.commands import AddSession, Binding, InstalledIndex, PhaseKeys
 from workers.fakes import FakeNetwork
-from workers.page import Page
 from workers.sessions import Session
 from workers.table import SessionTable
 from workers.udp import UdpSocket
@@ -125,7 +125,7 @@ def warm_bytes(count: int) -> Figures:
 
 
 def _table(capacity: int) -> SessionTable:
-    table = SessionTable(Page(Page.create(capacity, bytes(32))), gateway=True, bulk=find())
+    table = SessionTable(make_page(capacity, bytes(32)), gateway=True, bulk=find())
     address = ("::ffff:203.0.113.1", LOCAL.port)
     table.sockets[0] = UdpSocket(0, FakeNetwork().socket(address, LOCAL.address), segment=True)
     return table

@@ -25,6 +25,7 @@ from jvpn.protocol.suites import x25519_public
 from jvpn.protocol.wire import Header
 from jvpn.session.record import SessionRecord
 from jvpn.sim.owner_history import Claim, Read
+from jvpn.sim.worker import make_page
 from jvpn.store.base import Claimed, StoreError
 from jvpn.store.etcd import EtcdStore
 from jvpn.store.etcd_client import EtcdAccess
@@ -40,7 +41,6 @@ from jvpn.supervisor.peers import Peer, PeerTable
 from jvpn.supervisor.store_desk import DirectDesk
 from workers import commands
 from workers.commands import Endpoint
-from workers.page import Page
 
 CLIENT_KEY, GATEWAY_KEY, CHALLENGE_KEY = b"\x22" * 32, b"\x11" * 32, b"\x33" * 32
 GATEWAY, CLIENT = Endpoint(to_bytes("203.0.113.1"), 51820), Endpoint(to_bytes("192.0.2.7"), 4500)
@@ -86,7 +86,7 @@ class NotedStore(EtcdStore):
 class Node:
     def __init__(self, store: NotedStore, node_id: str) -> None:
         self.store, self.node_id = store, node_id
-        self.page = Page(Page.create(4, CHALLENGE_KEY))
+        self.page = make_page(4, CHALLENGE_KEY)
 
     def judge(self, request: bytes, alive: list[str]) -> dict[str, object]:
         self.store.begin()

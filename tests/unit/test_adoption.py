@@ -13,13 +13,14 @@ from jvpn.protocol.reattach import Result
 from jvpn.protocol.wire import Header
 from jvpn.session.machine import Reason, State
 from jvpn.session.record import SessionRecord
+from jvpn.sim.worker import make_page
 from jvpn.supervisor.adoption import Adopted, Adoption, Found
 from jvpn.supervisor.context import GatewayContext
 from jvpn.supervisor.core import GatewayCore
 from jvpn.supervisor.effects import TellWorker
 from jvpn.supervisor.peers import PeerTable
 from jvpn.supervisor.remembered import NotRemembered, recall
-from workers.page import RECORD_BYTES, RECORDS, Page, TornRow
+from workers.page import RECORD_BYTES, RECORDS, TornRow
 
 __all__ = ["every_pair_is_sound"]
 
@@ -292,7 +293,7 @@ def test_a_half_written_row_is_never_believed(pair: CorePair) -> None:
 def test_a_row_comes_back_as_it_was_written(pair: CorePair) -> None:
     pair.attach()
     row = pair.live.page_row()
-    page = Page(Page.create(2, bytes(32)))
+    page = make_page(2, bytes(32))
     page.write_row(1, row)
     assert page.read_row(1) == row
     assert page.read_row(0).session_id == bytes(16)

@@ -185,7 +185,7 @@ class Sealed(Packet):
     """
 
     __slots__ = ["sealing"]
-    FIELDS: ClassVar[list[Any]] = [
+    fields_desc: ClassVar = [
         XStrField("sealed", b"", remain=TAG_SIZE),
         XStrFixedLenField("tag", bytes(TAG_SIZE), TAG_SIZE),
     ]
@@ -235,10 +235,15 @@ class Sealed(Packet):
 
 class JVPReattachRequest(Sealed):
     name = "JVP REATTACH_REQUEST"
-    fields_desc: ClassVar = [XStrFixedLenField("ticket", bytes(TICKET_SIZE), TICKET_SIZE), *Sealed.FIELDS]
+    fields_desc: ClassVar = [
+        XStrFixedLenField("ticket", bytes(TICKET_SIZE), TICKET_SIZE),
+        *Sealed.fields_desc,
+    ]
 
 
 class _ReattachAnswer(Sealed):
+    fields_desc: ClassVar = [XStrFixedLenField("salt", bytes(SALT_SIZE), SALT_SIZE), *Sealed.fields_desc]
+
     def salt_in_clear(self) -> bytes:
         return bytes(self.salt)
 
@@ -251,37 +256,30 @@ class _ReattachAnswer(Sealed):
 
 class JVPReattachAck(_ReattachAnswer):
     name = "JVP REATTACH_ACK"
-    fields_desc: ClassVar = [XStrFixedLenField("salt", bytes(SALT_SIZE), SALT_SIZE), *Sealed.FIELDS]
 
 
 class JVPReattachFail(_ReattachAnswer):
     name = "JVP REATTACH_FAIL"
-    fields_desc: ClassVar = [XStrFixedLenField("salt", bytes(SALT_SIZE), SALT_SIZE), *Sealed.FIELDS]
 
 
 class JVPData(Sealed):
     name = "JVP DATA"
-    fields_desc: ClassVar = [*Sealed.FIELDS]
 
 
 class JVPControl(Sealed):
     name = "JVP CONTROL"
-    fields_desc: ClassVar = [*Sealed.FIELDS]
 
 
 class JVPPath(Sealed):
     name = "JVP PATH"
-    fields_desc: ClassVar = [*Sealed.FIELDS]
 
 
 class JVPFragment(Sealed):
     name = "JVP FRAGMENT"
-    fields_desc: ClassVar = [*Sealed.FIELDS]
 
 
 class JVPResent(Sealed):
     name = "JVP RESENT"
-    fields_desc: ClassVar = [*Sealed.FIELDS]
 
 
 #: The layer of each type, and what is sealed in it.

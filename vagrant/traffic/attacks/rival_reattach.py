@@ -16,7 +16,7 @@ from jvpn.protocol.constants import PacketType
 from vagrant.traffic import jvp
 from vagrant.traffic.attacks.means import options
 from vagrant.traffic.attacks.means.holding import Holding
-from vagrant.traffic.attacks.means.insider import AGAIN_S, BEYOND, Insider, Wish, opened, opening
+from vagrant.traffic.attacks.means.insider import AGAIN_S, Insider, Wish, joining, opening
 from vagrant.traffic.attacks.means.place import LOOK_S, Place
 from vagrant.traffic.plaintexts import JVPAck, JVPRequest
 from vagrant.traffic.script import Failed, Run, main
@@ -40,11 +40,9 @@ def work(run: Run) -> None:
     jvp.use_keylog(options.keylog(run.options))
     with Place(run) as place:
         run.in_force()
-        shown = opened(place, PacketType.PATH, PacketType.DATA)
-        if shown is None:
+        rival = joining(place, PacketType.PATH, PacketType.DATA)
+        if rival is None:
             return
-        sealing = shown[1].sealing
-        rival = Insider(place, sealing, sealing.index + BEYOND)
         pending = rival.asks(Wish(attempt=1))
         if pending is None:
             return

@@ -11,7 +11,7 @@ import sys
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic import jvp
 from vagrant.traffic.attacks.means import options
-from vagrant.traffic.attacks.means.insider import BEYOND, Insider, Wish, opened
+from vagrant.traffic.attacks.means.insider import Wish, joining
 from vagrant.traffic.attacks.means.place import Place
 from vagrant.traffic.plaintexts import JVPAck
 from vagrant.traffic.script import Run, main
@@ -33,11 +33,9 @@ def work(run: Run) -> None:
     jvp.use_keylog(options.keylog(run.options))
     with Place(run) as place:
         run.in_force()
-        found = opened(place, PacketType.DATA, PacketType.PATH)
-        if found is None:
+        insider = joining(place, PacketType.DATA, PacketType.PATH)
+        if insider is None:
             return
-        sealing = found[1].sealing
-        insider = Insider(place, sealing, sealing.index + BEYOND)
         attempt = run.options.attempt
         pending = insider.asks(Wish(attempt))
         if isinstance(pending, JVPAck):

@@ -107,6 +107,16 @@ def said(answer: Packet) -> str:
     return Result(answer.result).name.lower()
 
 
+def joining(place: Place, *kinds: PacketType) -> Insider | None:
+    """An insider of the session whose client says one of these types next; None: it says none. Raises Failed without
+    its keys."""
+    shown = opened(place, *kinds)
+    if shown is None:
+        return None
+    sealing = shown[1].sealing
+    return Insider(place, sealing, sealing.index + BEYOND)
+
+
 def opened(place: Place, *kinds: PacketType, patience_s: float | None = None) -> tuple[JVP, Packet] | None:
     """The client's next datagram of these types, opened, and its sealed layer; None: none came. Raises Failed when the
     key log does not open it."""
