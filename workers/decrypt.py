@@ -1,13 +1,14 @@
 """UDP → AEAD → TUN. The unit of work is one GRO run; every datagram in it is judged by its own header.
 
     1  receive   one run of datagrams into the one buffer
-    2  judge     type, version, phase, steering id, role, source: vectorised when all headers say the same
+    2  judge     type, version, phase, steering id, role, source: vectorised for all headers that say the same
     3  open      one call for all (bulk.py), or one `map` over the AEAD's decrypt_into
     4  replay    the window takes the whole batch, the page learns the highest counter
     5  deliver   checked, joined and written to the TUN (deliver.py)
 
-A run that is not DATA of one index, or in which a tag fails, goes datagram by datagram
-(singles.py), to the same result.
+A run that is not DATA of one index goes datagram by datagram (singles.py), to the same result. The kernel joins
+whatever comes from one address, so a forgery stands in the midst or at the end of a run of genuine datagrams: it is
+left out, and does not cost the others their batch. Without bulk.py a wrong tag has all go one by one.
 """
 
 import struct
@@ -101,8 +102,8 @@ class Decryptor:
     def _take(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """What is in the buffer."""
         self._count(received)
-        done = self._batch if received.size > received.segment else self._lone
-        if not done(received, now_ns):
+        several = received.size > received.segment
+        if not (self._batch(udp, received, now_ns) if several else self._lone(received, now_ns)):
             self._one_by_one(udp, received, now_ns)
 
     def _take_fenced(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
@@ -180,36 +181,48 @@ class Decryptor:
 
     # 2 judge
 
-    def _batch(self, received: Received, now_ns: int) -> bool:
-        """The whole run at once; False, and nothing done, when it needs to go one by one."""
+    def _batch(self, udp: UdpSocket, received: Received, now_ns: int) -> bool:
+        """The whole run at once, but for what does not belong to it; False, and nothing done, when all go singly."""
         segment = received.segment
-        if self._buffer[0] != PacketType.DATA:
-            return False
         layout = self.layouts.get(segment)
         if layout is None:
             return False
         count, tail = divmod(received.size, segment)
+        if count > layout.capacity:
+            return False
         prefix = bytes(self._buffer[:_PREFIX])
+        strangers: list[int] = []
+        if layout.prefixes[:count].tobytes() != prefix * count:
+            prefix, strangers = layout.commonest(count)
         end = count * segment
-        if (
-            count > layout.capacity
-            or layout.prefixes[:count].tobytes() != prefix * count
-            or (tail and (tail < _MIN_DATA or self._buffer[end : end + _PREFIX] != prefix))
-        ):
-            return False
-        entry = self._accepts(prefix, received.source, now_ns)
-        if entry is None:
-            return False
-        phase = entry.session.receive.get(prefix[1] & 15)
-        if phase is None:
+        tail_fits = tail >= _MIN_DATA and self._buffer[end : end + _PREFIX] == prefix
+        entry = self._accepts(prefix, received.source, now_ns) if prefix[0] == PacketType.DATA else None
+        phase = None if entry is None else entry.session.receive.get(prefix[1] & 15)
+        if entry is None or phase is None:
             return False
         try:
-            last = self._open(phase, entry.index, layout, count, tail)
+            wrong = self._open(phase, entry.index, layout, count)
         except InvalidTag:
             return False
-        self._answers.heard(entry, phase, now_ns)
-        self._replay_and_deliver(entry, layout, count, last, received.size, now_ns)
+        last = self._open_last(phase, entry, end, tail) if tail_fits else None
+        left_out = {*strangers, *wrong}
+        if last is not None or len(left_out) < count:
+            self._answers.heard(entry, phase, now_ns)
+            size = end if last is None else received.size
+            self._replay_and_deliver(entry, layout, count, last, size, left_out, now_ns)
+        for _ in left_out.difference(strangers):
+            self._singles.forged(entry, prefix[1] & 15)
+        for at in strangers:
+            self._alone(udp, received, at * segment, now_ns)
+        if tail and not tail_fits:
+            self._alone(udp, received, end, now_ns)
         return True
+
+    def _alone(self, udp: UdpSocket, received: Received, at: int, now_ns: int) -> None:
+        """The datagram of a run that begins `at` so many bytes."""
+        size = min(received.segment, received.size - at)
+        one = received._replace(size=size, segment=size)
+        self._singles.handle(udp, one, self._view[at : at + size], now_ns)
 
     def _lone(self, received: Received, now_ns: int) -> bool:
         """One DATA datagram by itself, as acknowledgements come; False, and nothing done, when anything is unusual."""
@@ -227,7 +240,8 @@ class Decryptor:
             nonce = _NONCE.pack(entry.index, counter)
             phase.opener()(nonce, view[HEADER_SIZE:size], view[:HEADER_SIZE], plaintext)
         except InvalidTag:
-            return False
+            self._singles.forged(entry, prefix[1] & 15)
+            return True
         self._answers.heard(entry, phase, now_ns)
         new = self._singles.new(PacketType.DATA, entry, counter, plaintext, size, now_ns)
         if new is not None:
@@ -242,29 +256,31 @@ class Decryptor:
 
     # 3 open
 
-    def _open(
-        self, phase: Phase, index: int, layout: ReceiveLayout, count: int, tail: int
-    ) -> memoryview | None:
-        """Decrypt `count` whole datagrams into the layout and return the plaintext of the shorter last one.
+    def _open(self, phase: Phase, index: int, layout: ReceiveLayout, count: int) -> list[int]:
+        """Decrypt `count` whole datagrams into the layout; which of them carry a wrong tag, and may not be looked at.
 
-        Raises InvalidTag when any tag is wrong; what stands in the layout then may not be looked at.
+        Raises InvalidTag when any tag is wrong and the AEAD does not say which; then that is true of all.
         """
         layout.stamp(index)
         layout.nonce_counters[:count] = layout.counters[:count]
-        opener, bulk = phase.opener(), phase.bulk_opener()
-        if bulk is None or not bulk.run(layout.opening, count):
-            nonces = layout.nonces[:count]
-            deque(map(opener, nonces, layout.ciphertexts, layout.aads, layout.plaintexts), maxlen=0)
-        elif not layout.tags_hold(count):
-            raise InvalidTag
-        if not tail:
-            return None
-        at = count * layout.segment
+        bulk = phase.bulk_opener()
+        if bulk is not None and bulk.run(layout.opening, count):
+            return layout.wrong_tags(count)
+        nonces = layout.nonces[:count]
+        deque(map(phase.opener(), nonces, layout.ciphertexts, layout.aads, layout.plaintexts), maxlen=0)
+        return []
+
+    def _open_last(self, phase: Phase, entry: PathEntry, at: int, size: int) -> memoryview | None:
+        """The plaintext of the shorter last datagram, `size` bytes; None, counted, when its tag is wrong."""
         header = self._view[at : at + HEADER_SIZE]
-        last = self._tail[: tail - HEADER_SIZE - TAG_SIZE]
-        nonce = index.to_bytes(4, "big") + bytes(header[_PREFIX:])
-        opener(nonce, self._view[at + HEADER_SIZE : at + tail], header, last)
-        return last
+        plaintext = self._tail[: size - HEADER_SIZE - TAG_SIZE]
+        nonce = entry.index.to_bytes(4, "big") + bytes(header[_PREFIX:])
+        try:
+            phase.opener()(nonce, self._view[at + HEADER_SIZE : at + size], header, plaintext)
+        except InvalidTag:
+            self._singles.forged(entry, header[1] & 15)
+            return None
+        return plaintext
 
     # 4 replay, 5 deliver
 
@@ -275,6 +291,7 @@ class Decryptor:
         count: int,
         last: memoryview | None,
         size: int,
+        left_out: set[int],
         now_ns: int,
     ) -> None:
         session = entry.session
@@ -286,20 +303,20 @@ class Decryptor:
         first = int.from_bytes(numbers[:8], "big")
         window = session.window(entry.index)
         if window is None:
-            self._counters[Counter.REPLAYED] += total
+            self._counters[Counter.REPLAYED] += total - len(left_out)
             return
         fresh: bytes | None
-        if first + total <= NO_COUNTER and numbers == consecutive(first, total):
+        if not left_out and first + total <= NO_COUNTER and numbers == consecutive(first, total):
             fresh = window.check_and_set_run(first, total)
         else:
             fresh = bytes(
-                counter != NO_COUNTER and window.check_and_set(counter)
-                for (counter,) in _COUNTER.iter_unpack(numbers)
+                at not in left_out and counter != NO_COUNTER and window.check_and_set(counter)
+                for at, (counter,) in enumerate(_COUNTER.iter_unpack(numbers))
             )
             fresh = fresh if 0 in fresh else None
         self._page.write_highest(session.record, entry.index, window.highest)
         accepted = total if fresh is None else sum(fresh)
-        self._counters[Counter.REPLAYED] += total - accepted
+        self._counters[Counter.REPLAYED] += total - len(left_out) - accepted
         if not accepted:
             return
         entry.count(window.highest, accepted)

@@ -9,7 +9,7 @@ with a handful of C calls. At most LAYOUTS of each kind are kept, least recently
 """
 
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from hmac import compare_digest
 from typing import Any, Final, Generic, TypeVar
 
@@ -191,9 +191,22 @@ class ReceiveLayout:
             self._nonce_indexes[:] = index
             self._index = index
 
-    def tags_hold(self, count: int) -> bool:
-        """Whether the first `count` datagrams carry the tags that `opening` found; in constant time."""
-        return compare_digest(self._tags[:count].tobytes(), self._own_tags[: count * TAG_SIZE])
+    def wrong_tags(self, count: int) -> list[int]:
+        """Which of the first `count` datagrams do not carry the tags that `opening` found; in constant time."""
+        carried, found = self._tags[:count].tobytes(), self._own_tags[: count * TAG_SIZE]
+        if compare_digest(carried, found):
+            return []
+        return [
+            at // TAG_SIZE
+            for at in range(0, len(carried), TAG_SIZE)
+            if not compare_digest(carried[at : at + TAG_SIZE], found[at : at + TAG_SIZE])
+        ]
+
+    def commonest(self, count: int) -> tuple[bytes, list[int]]:
+        """The first 12 header bytes that most of the first `count` datagrams have, and which have others."""
+        prefixes = self.prefixes[:count].tolist()
+        ((prefix, _),) = Counter(prefixes).most_common(1)
+        return prefix, [at for at, each in enumerate(prefixes) if each != prefix]
 
     def shape(self, headers: int) -> tuple[Column, list[memoryview]]:
         """For plaintexts with inner headers of that length: the headers (one item each), the slices."""

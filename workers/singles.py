@@ -120,11 +120,15 @@ class Singles:
                 plaintext,
             )
         except InvalidTag:
-            self._counters[Counter.BAD_TAG] += 1
-            entry.session.forged(header.phase)
+            self.forged(entry, header.phase)
             return None
         self._answers.heard(entry, phase, now_ns)
         return plaintext
+
+    def forged(self, entry: PathEntry, nibble: int) -> None:
+        """A datagram for this index did not open under the phase that it names."""
+        self._counters[Counter.BAD_TAG] += 1
+        entry.session.forged(nibble)
 
     def _data(
         self, datagram: memoryview, header: Header, entry: PathEntry, now_ns: int

@@ -127,23 +127,23 @@ def test_a_bit_changed_anywhere_in_a_run_is_found(library: Bulk, number: int) ->
     layout.stamp(9)
     layout.nonce_counters[:count] = layout.counters[:count]
 
-    def holds() -> bool:
+    def wrong() -> list[int]:
         assert key.run(layout.opening, count)
-        return layout.tags_hold(count)
+        return layout.wrong_tags(count)
 
     # Sealed under nonces of its own, so none of it holds; sealed anew under the layout's, all of it does.
-    assert not holds()
+    assert wrong() == list(range(count))
     for at in range(count):
         run.nonces[at * NONCE_SIZE : (at + 1) * NONCE_SIZE] = layout.nonces[at]
     assert key.run(run.sealing, count)
-    assert holds()
+    assert not wrong()
     assert layout.opened[: count * size] == run.plain
     for at in range(count):
         for place in (0, HEADER_SIZE, HEADER_SIZE + size - 1, HEADER_SIZE + size, run.segment - 1):
             run.wire[at * run.segment + place] ^= 1 << at % 8
-            assert not holds(), f"datagram {at}, byte {place}"
+            assert wrong() == [at], f"datagram {at}, byte {place}"
             run.wire[at * run.segment + place] ^= 1 << at % 8
-    assert holds()
+    assert not wrong()
 
 
 # Keys

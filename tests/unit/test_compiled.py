@@ -21,6 +21,7 @@ SAME_TESTS = (
     "tests/properties/test_replay_model.py",
     "tests/unit/test_bulk.py",
     "tests/unit/test_fairness.py",
+    "tests/unit/test_forged_runs.py",
     "tests/unit/test_offload.py",
     "tests/unit/test_replay.py",
     "tests/unit/test_worker_pipelines.py",
