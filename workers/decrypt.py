@@ -1,18 +1,21 @@
 """UDP → AEAD → TUN. The unit of work is one GRO run; every datagram in it is judged by its own header.
 
     1  receive   one run of datagrams into the one buffer
-    2  judge     type, version, phase, steering id, role, source: vectorised for all headers that say the same
+    2  judge     type, version, phase, steering id, role, source: vectorised when all headers say the same
     3  open      one call for all (bulk.py), or one `map` over the AEAD's decrypt_into
     4  replay    the window takes the whole batch, the page learns the highest counter
     5  deliver   checked, joined and written to the TUN (deliver.py)
 
-A run that is not DATA of one index goes datagram by datagram (singles.py), to the same result. The kernel joins
-whatever comes from one address, so a forgery stands in the midst or at the end of a run of genuine datagrams: it is
-left out, and does not cost the others their batch. Without bulk.py a wrong tag has all go one by one.
+The kernel joins whatever comes from one address, so a forgery stands in the midst or at the end of a run of genuine
+datagrams, and must not cost these their batch. A run whose headers differ is taken in stretches that are alike; of one
+in which a tag is wrong, the others are taken (without bulk.py it is opened again, one by one). What is not DATA of one
+index, or of a size that is new, goes datagram by datagram (singles.py). All to the same result.
 """
 
 import struct
 from collections import deque
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -102,9 +105,34 @@ class Decryptor:
     def _take(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """What is in the buffer."""
         self._count(received)
-        several = received.size > received.segment
-        if not (self._batch(udp, received, now_ns) if several else self._lone(received, now_ns)):
-            self._one_by_one(udp, received, now_ns)
+        if self._at_once(received, now_ns):
+            return
+        for stretch in self._stretches(received):
+            if stretch.size == received.size or not self._at_once(stretch, now_ns):
+                self._one_by_one(udp, stretch, now_ns)
+
+    def _at_once(self, received: Received, now_ns: int) -> bool:
+        """False, and nothing done, when it needs to go one by one."""
+        if received.size > received.segment:
+            return self._batch(received, now_ns)
+        return self._lone(received, now_ns)
+
+    def _stretches(self, received: Received) -> Iterator[Received]:
+        """The run in pieces whose headers say the same, each at the buffer's front when it is its turn."""
+        segment = received.segment
+        if self.layouts.get(segment) is None:
+            yield received
+            return
+        heads = [
+            bytes(self._buffer[at : at + _PREFIX]) if at + _MIN_DATA <= received.size else b""
+            for at in range(0, received.size, segment)
+        ]
+        at = 0
+        for _, alike in groupby(heads):
+            size = min(len(list(alike)) * segment, received.size - at)
+            self._buffer[:size] = self._buffer[at : at + size]
+            at += size
+            yield received._replace(size=size, segment=min(segment, size))
 
     def _take_fenced(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """As `_take`, while the sessions may be another gateway's."""
@@ -181,48 +209,41 @@ class Decryptor:
 
     # 2 judge
 
-    def _batch(self, udp: UdpSocket, received: Received, now_ns: int) -> bool:
-        """The whole run at once, but for what does not belong to it; False, and nothing done, when all go singly."""
+    def _batch(self, received: Received, now_ns: int) -> bool:
+        """The whole run at once; False, and nothing done, when it needs to go one by one."""
         segment = received.segment
+        if self._buffer[0] != PacketType.DATA:
+            return False
         layout = self.layouts.get(segment)
         if layout is None:
             return False
         count, tail = divmod(received.size, segment)
-        if count > layout.capacity:
-            return False
         prefix = bytes(self._buffer[:_PREFIX])
-        strangers: list[int] = []
-        if layout.prefixes[:count].tobytes() != prefix * count:
-            prefix, strangers = layout.commonest(count)
         end = count * segment
-        tail_fits = tail >= _MIN_DATA and self._buffer[end : end + _PREFIX] == prefix
-        entry = self._accepts(prefix, received.source, now_ns) if prefix[0] == PacketType.DATA else None
-        phase = None if entry is None else entry.session.receive.get(prefix[1] & 15)
-        if entry is None or phase is None:
+        if (
+            count > layout.capacity
+            or layout.prefixes[:count].tobytes() != prefix * count
+            or (tail and (tail < _MIN_DATA or self._buffer[end : end + _PREFIX] != prefix))
+        ):
+            return False
+        entry = self._accepts(prefix, received.source, now_ns)
+        if entry is None:
+            return False
+        phase = entry.session.receive.get(prefix[1] & 15)
+        if phase is None:
             return False
         try:
             wrong = self._open(phase, entry.index, layout, count)
         except InvalidTag:
             return False
-        last = self._open_last(phase, entry, end, tail) if tail_fits else None
-        left_out = {*strangers, *wrong}
-        if last is not None or len(left_out) < count:
+        last = self._open_last(phase, entry, end, tail) if tail else None
+        if last is not None or len(wrong) < count:
             self._answers.heard(entry, phase, now_ns)
             size = end if last is None else received.size
-            self._replay_and_deliver(entry, layout, count, last, size, left_out, now_ns)
-        for _ in left_out.difference(strangers):
+            self._replay_and_deliver(entry, layout, count, last, size, wrong, now_ns)
+        for _ in wrong:
             self._singles.forged(entry, prefix[1] & 15)
-        for at in strangers:
-            self._alone(udp, received, at * segment, now_ns)
-        if tail and not tail_fits:
-            self._alone(udp, received, end, now_ns)
         return True
-
-    def _alone(self, udp: UdpSocket, received: Received, at: int, now_ns: int) -> None:
-        """The datagram of a run that begins `at` so many bytes."""
-        size = min(received.segment, received.size - at)
-        one = received._replace(size=size, segment=size)
-        self._singles.handle(udp, one, self._view[at : at + size], now_ns)
 
     def _lone(self, received: Received, now_ns: int) -> bool:
         """One DATA datagram by itself, as acknowledgements come; False, and nothing done, when anything is unusual."""
@@ -291,7 +312,7 @@ class Decryptor:
         count: int,
         last: memoryview | None,
         size: int,
-        left_out: set[int],
+        wrong: list[int],
         now_ns: int,
     ) -> None:
         session = entry.session
@@ -303,20 +324,20 @@ class Decryptor:
         first = int.from_bytes(numbers[:8], "big")
         window = session.window(entry.index)
         if window is None:
-            self._counters[Counter.REPLAYED] += total - len(left_out)
+            self._counters[Counter.REPLAYED] += total - len(wrong)
             return
         fresh: bytes | None
-        if not left_out and first + total <= NO_COUNTER and numbers == consecutive(first, total):
+        if not wrong and first + total <= NO_COUNTER and numbers == consecutive(first, total):
             fresh = window.check_and_set_run(first, total)
         else:
             fresh = bytes(
-                at not in left_out and counter != NO_COUNTER and window.check_and_set(counter)
+                at not in wrong and counter != NO_COUNTER and window.check_and_set(counter)
                 for at, (counter,) in enumerate(_COUNTER.iter_unpack(numbers))
             )
             fresh = fresh if 0 in fresh else None
         self._page.write_highest(session.record, entry.index, window.highest)
         accepted = total if fresh is None else sum(fresh)
-        self._counters[Counter.REPLAYED] += total - len(left_out) - accepted
+        self._counters[Counter.REPLAYED] += total - len(wrong) - accepted
         if not accepted:
             return
         entry.count(window.highest, accepted)

@@ -9,7 +9,7 @@ with a handful of C calls. At most LAYOUTS of each kind are kept, least recently
 """
 
 import struct
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from hmac import compare_digest
 from typing import Any, Final, Generic, TypeVar
 
@@ -201,12 +201,6 @@ class ReceiveLayout:
             for at in range(0, len(carried), TAG_SIZE)
             if not compare_digest(carried[at : at + TAG_SIZE], found[at : at + TAG_SIZE])
         ]
-
-    def commonest(self, count: int) -> tuple[bytes, list[int]]:
-        """The first 12 header bytes that most of the first `count` datagrams have, and which have others."""
-        prefixes = self.prefixes[:count].tolist()
-        ((prefix, _),) = Counter(prefixes).most_common(1)
-        return prefix, [at for at, each in enumerate(prefixes) if each != prefix]
 
     def shape(self, headers: int) -> tuple[Column, list[memoryview]]:
         """For plaintexts with inner headers of that length: the headers (one item each), the slices."""
