@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -119,21 +119,21 @@ class Nodes:
         command = member_command(member, self._members, self.machine(machine).folder, self._token, state)
         self._start(machine, STORE, command, "etcd.log")
 
-    def start_gateway(self, name: str) -> None:
-        """Returns at once."""
-        self._start_jvpn(name, SERVER)
+    def start_gateway(self, name: str, *prefix: str) -> None:
+        """Returns at once. *prefix*: what goes before the command."""
+        self._start_jvpn(name, SERVER, prefix)
 
     def start_client(self) -> None:
         """Returns at once."""
         self._start_jvpn(CLIENT, CLIENT)
 
-    def _start_jvpn(self, machine: str, command: str) -> None:
+    def _start_jvpn(self, machine: str, command: str, prefix: Sequence[str] = ()) -> None:
         there = self.machine(machine)
         name = "gateway" if command == SERVER else CLIENT
         python = [*there.python]
         if machine in self.clocks:
             python += ["-m", "jvpn.lab.wall_clock", str(self.clocks[machine]), there.python[-1]]
-        argv = [*python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]
+        argv = [*prefix, *python, "-m", "jvpn.cli", command, "-c", str(there.folder / f"{name}.yaml")]
         if machine in self.scenario.keylogs:
             argv += ["--keylog", str(there.folder / configs.KEYLOG_FILE)]
         self._start(machine, command, argv, f"{name}.log")
