@@ -9,7 +9,8 @@
 The kernel joins whatever comes from one address, so a forgery stands in the midst or at the end of a run of genuine
 datagrams, and must not cost these their batch. A run whose headers differ is taken in stretches that are alike; of one
 in which a tag is wrong, the others are taken (without bulk.py it is opened again, one by one). What is not DATA of one
-index, or of a size that is new, goes datagram by datagram (singles.py). All to the same result.
+index, or of a size that is new, goes datagram by datagram (singles.py). All to the same result, but for a key's limit
+of forgeries, which a batch meets at its end.
 """
 
 import struct
@@ -28,6 +29,7 @@ from jvpn.protocol.constants import (
     PacketType,
 )
 from workers.answers import Answers
+from workers.bulk import LEAST
 from workers.counters import Counter
 from workers.deliver import Delivery
 from workers.fair import QUEUED, READ_AHEAD, Crowd
@@ -107,8 +109,8 @@ class Decryptor:
         self._count(received)
         if self._at_once(received, now_ns):
             return
-        for stretch in self._stretches(received):
-            if stretch.size == received.size or not self._at_once(stretch, now_ns):
+        for stretch, long in self._stretches(received):
+            if not long or stretch.size == received.size or not self._at_once(stretch, now_ns):
                 self._one_by_one(udp, stretch, now_ns)
 
     def _at_once(self, received: Received, now_ns: int) -> bool:
@@ -117,22 +119,32 @@ class Decryptor:
             return self._batch(received, now_ns)
         return self._lone(received, now_ns)
 
-    def _stretches(self, received: Received) -> Iterator[Received]:
-        """The run in pieces whose headers say the same, each at the buffer's front when it is its turn."""
+    def _stretches(self, received: Received) -> Iterator[tuple[Received, bool]]:
+        """The run in pieces, each at the buffer's front when it is its turn; and whether all its headers say the same,
+        in so many datagrams that they are worth a batch."""
         segment = received.segment
         if self.layouts.get(segment) is None:
-            yield received
+            yield received, False
             return
         heads = [
             bytes(self._buffer[at : at + _PREFIX]) if at + _MIN_DATA <= received.size else b""
             for at in range(0, received.size, segment)
         ]
-        at = 0
+        pieces: list[tuple[int, bool]] = []
         for _, alike in groupby(heads):
-            size = min(len(list(alike)) * segment, received.size - at)
-            self._buffer[:size] = self._buffer[at : at + size]
+            count = len(list(alike))
+            long = count >= LEAST
+            # Short ones go together, or a run of ever other headers would cost more than its datagrams.
+            if pieces and not long and not pieces[-1][1]:
+                count += pieces.pop()[0]
+            pieces.append((count, long))
+        at = 0
+        for count, long in pieces:
+            size = min(count * segment, received.size - at)
+            if at:
+                self._buffer[:size] = self._buffer[at : at + size]
             at += size
-            yield received._replace(size=size, segment=min(segment, size))
+            yield received._replace(size=size, segment=min(segment, size)), long
 
     def _take_fenced(self, udp: UdpSocket, received: Received, now_ns: int) -> None:
         """As `_take`, while the sessions may be another gateway's."""
@@ -239,8 +251,7 @@ class Decryptor:
         last = self._open_last(phase, entry, end, tail) if tail else None
         if last is not None or len(wrong) < count:
             self._answers.heard(entry, phase, now_ns)
-            size = end if last is None else received.size
-            self._replay_and_deliver(entry, layout, count, last, size, wrong, now_ns)
+            self._replay_and_deliver(entry, layout, count, last, wrong, now_ns)
         for _ in wrong:
             self._singles.forged(entry, prefix[1] & 15)
         return True
@@ -311,7 +322,6 @@ class Decryptor:
         layout: ReceiveLayout,
         count: int,
         last: memoryview | None,
-        size: int,
         wrong: list[int],
         now_ns: int,
     ) -> None:
@@ -341,7 +351,10 @@ class Decryptor:
         if not accepted:
             return
         entry.count(window.highest, accepted)
-        session.received(now_ns, size * accepted // total, accepted)
+        size = accepted * layout.segment
+        if last is not None and (fresh is None or fresh[-1]):
+            size += len(last) - layout.plaintext
+        session.received(now_ns, size, accepted)
         if fresh is None and self._delivery.deliver_run(session, layout, count, last):
             return
         plaintexts = layout.plaintexts[:count]

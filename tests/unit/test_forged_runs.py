@@ -84,12 +84,13 @@ def counting(opener: IntoCall, calls: list[int]) -> IntoCall:
 HOW = {Counter.UDP_READS, Counter.TUN_WRITES}
 
 
-def outcome(worker: FakeWorker) -> tuple[list[bytes], dict[str, int], int, object]:
+def outcome(worker: FakeWorker) -> tuple[object, ...]:
     counted = {counter.name: worker.counters[counter] for counter in Counter if counter not in HOW}
     (session,) = worker.table.by_record.values()
     heard = worker.page.read_highest(session.record, INDEX)
     forwarded = sum(type(report).__name__ == "Datagram" for report in worker.reports)
-    return [written[10:] for written in worker.tun.written], counted, forwarded, heard
+    activity = worker.page.read_activity(session.record)
+    return [written[10:] for written in worker.tun.written], counted, forwarded, heard, activity
 
 
 @given(st.lists(st.sampled_from(sorted(MADE)), min_size=2, max_size=45))
