@@ -49,7 +49,8 @@ def test_an_attack_is_given_the_keys_of_who_was_asked_for_them(tmp_path: Path) -
     for machine in machines.values():
         machine.folder.mkdir()
     nodes = SimpleNamespace(public_key="KEY=")
-    run: Any = SimpleNamespace(machine=lambda name: machines[name], nodes=nodes)
+    scenario = SimpleNamespace(topology=Topology())
+    run: Any = SimpleNamespace(machine=lambda name: machines[name], nodes=nodes, scenario=scenario)
     step = Step(1.0, ATTACK, "fuzz", "A", "", {"keylog": "client", "public_key": "gw1", "rate": 5}, 1)
     (tmp_path / "client" / "session.keys").write_bytes(b"")
     with pytest.raises(LabError, match="no keys yet"):
@@ -61,3 +62,11 @@ def test_an_attack_is_given_the_keys_of_who_was_asked_for_them(tmp_path: Path) -
     assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (b"JVP1 1", 0o600)
     assert filled.parameters | {"keylog": ""} == {"keylog": "", "public_key": "KEY=", "rate": 5}
     assert filled_in(run, replace(step, parameters={"rate": 5})).parameters == {"rate": 5}
+
+
+def test_an_attack_is_told_where_a_node_is() -> None:
+    run: Any = SimpleNamespace(scenario=SimpleNamespace(topology=Topology(gateways=2)))
+    step = Step(1.0, ATTACK, "rival-reattach", "A", "", {"gateway": "gw2", "owner": "gw1"}, 1)
+    assert filled_in(run, step).parameters == {"gateway": "10.202.2.2:51820", "owner": "10.202.1.2:51820"}
+    told = replace(step, parameters={"gateway": "[fd00:202:1::2]:51820"})
+    assert filled_in(run, told).parameters == told.parameters

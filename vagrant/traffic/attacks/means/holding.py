@@ -40,7 +40,7 @@ class Holding:
             _nft(f"delete table {TABLE}")
 
     def _rules(self) -> str:
-        device, (address, port) = self._place.run.options.device, self._place.gateway
+        device, (address, port) = self._place.run.options.device, self._place.watched
         family = "ip6" if ":" in address else "ip"
         types = ", ".join(map(str, sorted(self._kinds)))
         return f"""
@@ -75,7 +75,7 @@ class Holding:
     def _send(self, until_s: float) -> None:
         while self._late and self._late[0][0] <= until_s:
             _, _, seen = heapq.heappop(self._late)
-            self._place.send(seen.data, seen.source)
+            self._place.send(seen.data, seen.source, self._place.watched)
             self._place.run.counters["sent_on"] += 1
 
 

@@ -61,6 +61,16 @@ def keylog(options: argparse.Namespace) -> KeyLog | None:
     return log
 
 
+def add_owner(parser: argparse.ArgumentParser) -> None:
+    """For attacks on another node of a fleet than the client's."""
+    parser.add_argument(
+        "--owner",
+        type=_endpoint,
+        metavar="ADDR[:PORT]",
+        help="the node that has the session, when --gateway is another one of its fleet",
+    )
+
+
 def add_sink(parser: argparse.ArgumentParser) -> None:
     """For floods: what a gateway does about one is told from what the flood itself costs by sending it elsewhere."""
     parser.add_argument(
@@ -72,11 +82,12 @@ def add_sink(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises Refused when the gateway, the device or the forged sources are not the lab's."""
+    """Raises Refused when a gateway, the device or the forged sources are not the lab's."""
     guard_device(options.device, options.i_own)
     guard_address(options.gateway.address, options.i_own)
-    if getattr(options, "sink", None) is not None:
-        guard_address(options.sink.address, options.i_own)
+    for other in ("owner", "sink"):
+        if getattr(options, other, None) is not None:
+            guard_address(getattr(options, other).address, options.i_own)
     sources: Network | None = getattr(options, "sources", None)
     if sources is not None:
         if sources.version != options.gateway.address.version:

@@ -51,6 +51,9 @@ class Place:
         self.dice = random.Random(run.options.seed)
         target: Endpoint = run.options.gateway
         self.gateway: End = (str(target.address), target.port)
+        owner: Endpoint | None = getattr(run.options, "owner", None)
+        #: Whom the client is seen to send to.
+        self.watched: End = self.gateway if owner is None else (str(owner.address), owner.port)
         #: Whom floods are sent to.
         sink: Endpoint | None = getattr(run.options, "sink", None)
         self.goal: End = self.gateway if sink is None else (str(sink.address), sink.port)
@@ -77,7 +80,7 @@ class Place:
 
     def towards_gateway(self) -> Tap:
         """A new tap on what the client sends; the caller reads it."""
-        self.taps.append(Tap(self.run.options.device, destination=self.gateway))
+        self.taps.append(Tap(self.run.options.device, destination=self.watched))
         return self.taps[-1]
 
     def towards_client(self) -> Tap:
@@ -87,7 +90,7 @@ class Place:
 
     def learn(self, *kinds: PacketType, patience_s: float | None = None) -> Datagram | None:
         """The next datagram of these types that the client sends; None: not in time, or the run is over before."""
-        tap = Tap(self.run.options.device, destination=self.gateway)
+        tap = Tap(self.run.options.device, destination=self.watched)
         until = None if patience_s is None else time.monotonic() + patience_s
         try:
             while self.run.wait(LOOK_S) and (until is None or time.monotonic() < until):
