@@ -72,6 +72,10 @@ def test_a_run_leaves_a_result_a_report_and_what_it_was_made_of(tmp_path: Path) 
     assert result.about["xdp"] == {"gw1": {"out": "native"}}
     assert result.measures["stream.up.received"] > 0
     assert sum(result.series["stream.up"].mbit_s) > 0
+    assert {(state.who, state.to) for state in result.states[:2]} == {
+        ("gw1", "ATTACHED"),
+        ("client", "ATTACHED"),
+    }
     files = [name for names in result.files.values() for name in names]
     assert {"rA.pcap", "w1.pcap", "client-events.jsonl", "gw1-events.jsonl", "gw1-gateway.log"} <= set(files)
     assert all((out / "brief" / name).stat().st_size > 0 for name in files)
