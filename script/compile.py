@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jvpn.compiled import FOLDER, MODULES, SUFFIX, digest  # noqa: E402
+from jvpn.compiled import FOLDER, MODULES, SUFFIX, Interpreted, digest, look  # noqa: E402
 
 NEEDED = ("jvpn", "workers", "script", "pyproject.toml", "requirements.lock")
 
@@ -82,6 +82,9 @@ def remove_others(compiled: Path, kept: str) -> None:
 
 
 def main() -> None:
+    # Made before, or brought from a machine that has a compiler and the same Python.
+    if not isinstance(look(ROOT), Interpreted):
+        return
     if not has_compiler():
         say(
             "the busiest modules stay interpreted, which is slower: to compile them, install gcc and python3-dev"

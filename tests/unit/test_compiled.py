@@ -170,6 +170,8 @@ def test_without_a_compiler_setup_says_so_and_makes_nothing(checkout: Path):
     assert len(said.splitlines()) == 1
     assert not (checkout / FOLDER).exists()
     assert run(checkout, "-c", WHICH).strip() == str(checkout / "workers/encrypt.py")
+    pretend(checkout)
+    assert run(checkout, "script/compile.py", PATH=str(checkout)) == ""
 
 
 @pytest.mark.skipif(
