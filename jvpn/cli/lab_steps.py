@@ -40,7 +40,14 @@ def _lines(name: str, kind: "StepKind") -> list[str]:
 
 
 def _shown(usual: object) -> str:
-    """A field's usual value; of one that must be given its type."""
+    """A field's usual value, of one that must be given its type; all values where there are few."""
+    from jvpn.lab.scenario.steps.registry import OneOf, Within
+
+    if isinstance(usual, OneOf):
+        words = "|".join(map(str, usual.values))
+        return f"<{words}>" if usual.given else words
+    if isinstance(usual, Within):
+        usual = usual.usual
     if isinstance(usual, type):
         return f"<{usual.__name__}>"
     return str(usual).lower() if isinstance(usual, bool) else str(usual)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from jvpn.lab.backends.topology import Topology
+from jvpn.lab.backends.topology import CLIENT, GATEWAYS, Topology, roles
 from jvpn.lab.places import SCRIPTS
+from jvpn.lab.scenario.given import ENDS
 from jvpn.lab.scenario.model import (
     ATTACK,
     DO,
@@ -21,6 +23,7 @@ from jvpn.lab.scenario.model import (
     Step,
 )
 from jvpn.lab.scenario.steps import STEPS
+from jvpn.lab.scenario.steps.registry import OneOf, Within
 from jvpn.lab.scenario.values import mapping
 from jvpn.policy.source import Source, join, nearest
 
@@ -42,17 +45,24 @@ def timeline(
         if steps and step.at_s < steps[-1].at_s:
             source.fail(item, join(field, "at_s"), "earlier than the line before", "put the lines in order")
         running = {earlier.label for earlier in steps if earlier.label and earlier.kind != STOP}
-        if step.kind == STOP and step.name not in running:
-            _unknown_stop(source, item, field, step, running)
+        if step.kind == STOP:
+            _may_be_stopped(source, item, join(field, STOP), step, steps)
         if step.kind != STOP and step.label and step.label in running | streams:
             source.fail(item, join(field, "as"), f"{step.label!r} is taken", "give another name")
         steps.append(step)
     return tuple(steps)
 
 
-def _unknown_stop(source: Source, item: yaml.Node, field: str, step: Step, running: set[str]) -> None:
-    remedy = nearest(step.name, running) if running else "give that line a name with as: NAME"
-    source.fail(item, join(field, STOP), f"nothing before it is called {step.name!r}", remedy)
+def _may_be_stopped(source: Source, item: yaml.Node, field: str, step: Step, before: list[Step]) -> None:
+    begun = {each.label: each for each in before if each.label and each.kind != STOP}
+    if step.name not in begun:
+        remedy = nearest(step.name, begun) if begun else "give that line a name with as: NAME"
+        source.fail(item, field, f"nothing before it is called {step.name!r}", remedy)
+    if any(each.kind == STOP and each.name == step.name for each in before):
+        source.fail(item, field, f"{step.name!r} is stopped before", "remove one of the two lines")
+    ended = begun[step.name]
+    if ended.kind == DO and STEPS[ended.name].undo is None:
+        source.fail(item, field, f"{ended.name} cannot be taken back", "remove this line")
 
 
 def _step(source: Source, item: yaml.Node, field: str, topology: Topology) -> Step:
@@ -75,9 +85,15 @@ def _step(source: Source, item: yaml.Node, field: str, topology: Topology) -> St
         source.fail(nodes["as"], join(field, "as"), f"{label!r} cannot be a mark's name", LABEL_RULE)
     if kind in (FAULT, ATTACK):
         _known_script(source, nodes[kind], join(field, kind), kind, name)
+        _names_of_script(source, nodes, field, topology)
         on = on or "active"
     elif kind == DO:
         parameters = _fields_of_step(source, item, field, name, parameters, on)
+        if STEPS[name].fleet and topology.gateways < 2:
+            source.fail(
+                nodes[DO], join(field, DO), f"{name} is about a fleet's store", "add gateways: 2 to topology"
+            )
+        _names_of_step(source, item, field, name, parameters, topology)
     elif parameters or on or label:
         source.fail(item, field, "a stop takes nothing else", f"write {{at_s: 6, stop: {name}}}")
     at_s = source.number(nodes["at_s"], join(field, "at_s"), 0, 3600)
@@ -89,6 +105,44 @@ def _known_script(source: Source, node: yaml.Node, field: str, kind: str, name: 
     if name not in known:
         remedy = nearest(name, known) if known else f"there are no scripts in vagrant/traffic/{kind}s"
         source.fail(node, field, f"there is no {kind} {name!r}", remedy)
+
+
+def _names_of_script(source: Source, nodes: dict[str, yaml.Node], field: str, topology: Topology) -> None:
+    """What a script is told of machines by their names."""
+    holders, gateways = (CLIENT, *topology.gateway_names), topology.gateway_names
+    for key, names in (("machine", topology.machine_names), ("keylog", holders), ("public_key", gateways)):
+        if key in nodes:
+            source.choice(nodes[key], join(field, key), names)
+    for key in ENDS:
+        if key in nodes and (name := source.text(nodes[key], join(field, key))) in GATEWAYS:
+            _known(source, nodes[key], join(field, key), name, gateways)
+
+
+def _names_of_step(
+    source: Source, item: yaml.Node, field: str, name: str, values: dict[str, Any], topology: Topology
+) -> None:
+    nodes = {key.value: value for key, value in item.value}
+    usual = STEPS[name].fields
+    known = {
+        "gateway": topology.gateway_names,
+        "machine": topology.machine_names,
+        "who": (
+            CLIENT,
+            *topology.gateway_names,
+            *([usual["who"]] if isinstance(usual.get("who"), str) else []),
+        ),
+    }
+    for key, names in known.items():
+        if key in values:
+            _known(source, nodes.get(key, item), join(field, key), values[key], names)
+    if "device" in values:
+        devices = tuple(roles(values["gateway"], topology))
+        _known(source, nodes.get("device", item), join(field, "device"), values["device"], devices)
+
+
+def _known(source: Source, node: yaml.Node, field: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        source.fail(node, field, f"there is no {name!r} in this scenario", f"use one of {', '.join(names)}")
 
 
 def _runs(path: Path) -> bool:
@@ -108,17 +162,27 @@ def _fields_of_step(
         source.fail(nodes["on"], join(field, "on"), f"{name} is of no uplink", "remove it")
     if kind.takes_on and not on:
         source.fail(item, join(field, "on"), "missing", f"add on: with one of {', '.join(ON)}")
-    values = {key: value for key, value in kind.fields.items() if not isinstance(value, type)}
+    fields = {key: getattr(usual, "usual", usual) for key, usual in kind.fields.items()}
+    values = {key: value for key, value in fields.items() if not isinstance(value, type)}
     for key, value in given.items():
         if key not in kind.fields:
             remedy = nearest(key, kind.fields) if kind.fields else f"{name} takes none"
             source.fail(nodes[key], join(field, key), "unknown field", remedy)
-        usual = kind.fields[key]
-        values[key] = _of_type(source, nodes[key], join(field, key), value, usual)
-    for key, usual in kind.fields.items():
+        values[key] = _of_type(source, nodes[key], join(field, key), value, fields[key])
+        _within(source, nodes[key], join(field, key), values[key], kind.fields[key])
+    for key, usual in fields.items():
         if key not in values:
             source.fail(item, join(field, key), "missing", f"add {_TYPES[usual]}")
     return values
+
+
+def _within(source: Source, node: yaml.Node, field: str, value: Any, usual: Any) -> None:
+    if isinstance(usual, OneOf) and value not in usual.values:
+        words = ", ".join(map(str, usual.values))
+        source.fail(node, field, f"{value!r} is none of {words}", f"use one of {words}")
+    if isinstance(usual, Within) and not usual.least <= value <= usual.most:
+        problem = f"{value} is not in {usual.least} … {usual.most}"
+        source.fail(node, field, problem, "give a number of that range")
 
 
 def _of_type(source: Source, node: yaml.Node, field: str, value: Any, usual: Any) -> Any:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from jvpn.lab.answers import answer_of
-from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario.model import Step
 from jvpn.lab.scenario.run import Run
-from jvpn.lab.scenario.steps.registry import step
+from jvpn.lab.scenario.steps.registry import OneOf, step
 from jvpn.lab.scenario.telling import EVENTS
 
 SIZE: Final = "512k"
@@ -25,10 +24,7 @@ _FILES: Final = {"store": STORE, "events": EVENTS}
 
 
 def _disk(run: Run, at: Step) -> Path:
-    what = at.parameters["what"]
-    if what not in _FILES:
-        raise LabError(f"{what!r} is not on a disk of its own: write what: {' or '.join(_FILES)}")
-    return run.machine(at.parameters["gateway"]).folder / f"disk-{what}"
+    return run.machine(at.parameters["gateway"]).folder / f"disk-{at.parameters['what']}"
 
 
 def _mount(run: Run, at: Step) -> None:
@@ -49,7 +45,7 @@ def _free(run: Run, at: Step) -> None:
     run.machine(at.parameters["gateway"]).run(["rm", str(_disk(run, at) / "filling")])
 
 
-@step("fill-disk", prepare=_mount, undo=_free, gateway="gw1", what=str)
+@step("fill-disk", prepare=_mount, undo=_free, gateway="gw1", what=OneOf(tuple(_FILES), given=True))
 def fill_disk(run: Run, at: Step) -> None:
     """Not a byte is left on the disk of the gateway's `what: store` or `what: events`; a `stop` makes room again."""
     disk = _disk(run, at)

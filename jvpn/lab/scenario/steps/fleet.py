@@ -20,7 +20,7 @@ def _reach(run: Run, at: Step) -> None:
     run.machine(at.parameters["gateway"]).run(["nft", "delete", "table", "inet", TABLE])
 
 
-@step("cut-store", undo=_reach, gateway="gw1")
+@step("cut-store", fleet=True, undo=_reach, gateway="gw1")
 def cut_store(run: Run, at: Step) -> None:
     """The gateway and the member of etcd beside it hear nothing of the other members, nor these of them; all else
     goes on. A `stop` joins them again."""
@@ -35,7 +35,7 @@ def cut_store(run: Run, at: Step) -> None:
     machine.run(["nft", "-f", "-"], input=f"table inet {TABLE} {{\n{rules}}}\n".encode())
 
 
-@step("kill-leader", undo=lambda run, at: run.nodes.start_member(str(run.kept.pop("leader"))))
+@step("kill-leader", fleet=True, undo=lambda run, at: run.nodes.start_member(str(run.kept.pop("leader"))))
 def kill_leader(run: Run, at: Step) -> None:
     """SIGKILL to the member of the fleet's etcd that leads; a `stop` starts it again."""
     name = _leader(run)

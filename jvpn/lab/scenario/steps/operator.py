@@ -7,7 +7,7 @@ from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario.model import Step
 from jvpn.lab.scenario.nodes import SERVER
 from jvpn.lab.scenario.run import Run
-from jvpn.lab.scenario.steps.registry import step
+from jvpn.lab.scenario.steps.registry import Within, step
 
 
 def _session(run: Run, gateway: str) -> str:
@@ -48,7 +48,7 @@ def _undrain(run: Run, at: Step) -> None:
     run.nodes.ask(at.parameters["gateway"], "undrain", node="", by="lab")
 
 
-@step("drain", gateway="gw1", per_s=100, undo=_undrain)
+@step("drain", fleet=True, gateway="gw1", per_s=Within(1, 100_000, 100), undo=_undrain)
 def drain(run: Run, at: Step) -> None:
     """`jvpn drain` of a fleet's node, without waiting until it is empty; a `stop` of it is `--undo`."""
     run.nodes.ask(at.parameters["gateway"], "drain", per_s=at.parameters["per_s"], node="", by="lab")

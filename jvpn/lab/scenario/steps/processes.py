@@ -70,13 +70,13 @@ def start_client(run: Run, at: Step) -> None:
     run.nodes.start_client()
 
 
-@step("kill-store", machine="router")
+@step("kill-store", fleet=True, machine="router")
 def kill_store(run: Run, at: Step) -> None:
     """SIGKILL to the member of the fleet's etcd on that machine."""
     run.nodes.attended[at.parameters["machine"]].signal("SIGKILL", name=STORE)
 
 
-@step("start-store", machine="router")
+@step("start-store", fleet=True, machine="router")
 def start_store(run: Run, at: Step) -> None:
     """The member again, with the data it had."""
     run.nodes.start_member(at.parameters["machine"])
