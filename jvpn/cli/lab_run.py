@@ -56,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 when one did not pass. Raises ScenarioError, and OSError when its folder cannot be written."""
     from jvpn.lab import report
     from jvpn.lab.scenario.choosing import choose
+    from jvpn.lab.scenario.examined import examine
 
     chosen = choose(args.scenarios)
+    examine(chosen)
     if os.geteuid() != 0 and args.backend == "netns":
         print(
             "jvpn lab: it makes network namespaces and needs root: run it as root or with sudo",

@@ -198,7 +198,7 @@ def main(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments(parser)
-    _add_common(parser)
+    add_common(parser)
     options = parser.parse_args(argv)
     try:
         if check:
@@ -238,7 +238,8 @@ def positive(text: str) -> float:
     return value
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What every script is told besides its own."""
     group = parser.add_argument_group("the run")
     group.add_argument("--for", dest="for_s", type=positive, metavar="SECONDS", help="end after so long")
     group.add_argument("--seed", type=int, default=1, metavar="N", help="what chance follows (default 1)")

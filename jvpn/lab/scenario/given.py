@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from jvpn.lab.backends.topology import PORT, outer
+from jvpn.lab.backends.topology import GATEWAYS, PORT, outer
 from jvpn.lab.namespaces import LabError
 from jvpn.lab.scenario import scripts
 from jvpn.lab.scenario.configs import KEYLOG_FILE
@@ -29,10 +29,15 @@ def filled_in(run: Run, step: Step) -> Step:
     if PUBLIC_KEY in parameters:
         run.machine(str(parameters[PUBLIC_KEY]))
         parameters[PUBLIC_KEY] = run.nodes.public_key
-    for end in ENDS:
-        if parameters.get(end) in run.scenario.topology.gateway_names:
-            parameters[end] = f"{outer(str(parameters[end]))}:{PORT}"
-    return replace(step, parameters=parameters)
+    return located(replace(step, parameters=parameters))
+
+
+def located(step: Step) -> Step:
+    """The step with addresses in place of nodes' names."""
+    ends = {
+        end: f"{outer(step.parameters[end])}:{PORT}" for end in ENDS if step.parameters.get(end) in GATEWAYS
+    }
+    return replace(step, parameters={**step.parameters, **ends})
 
 
 def _copied(run: Run, step: Step, who: str) -> str:

@@ -24,25 +24,30 @@ FORCE_TIMEOUT_S: Final = 30.0
 _LAST_WORDS: Final = 2000
 #: Parameters of a step that say where its script runs, and not to the script.
 MACHINE: Final = "machine"
+DEVICE: Final = "device"
 
 
 def command(step: Step, on: str, backend: Backend, machine: Machine) -> list[str]:
     """The command line of a step's script; *on*: its uplink by name."""
-    module = f"vagrant.traffic.{step.kind}s.{step.name.replace('-', '_')}"
-    argv = [*machine.python, "-m", module]
-    given = dict(step.parameters)
-    given.pop(MACHINE, None)
-    if step.kind == FAULT and "device" not in given:
-        argv += backend.wire(on)
-    elif step.kind == ATTACK:
-        argv += ["--device", machine.device(str(given.pop("device", f"r{on}")))]
-        if "gateway" not in given:
-            argv += ["--gateway", f"{outer('gw1')}:{PORT}"]
-    if "device" in given:
-        argv += ["--device", machine.device(str(given.pop("device")))]
-    for name, value in given.items():
-        argv += _option(name, value)
-    return [*argv, "--until-eof", "--start-on-line"]
+    if step.kind == FAULT and DEVICE not in step.parameters:
+        place = backend.wire(on)
+    else:
+        place = ["--device", machine.device(str(step.parameters.get(DEVICE, f"r{on}")))]
+    module = f"vagrant.traffic.{step.kind}s.{module_name(step)}"
+    return [*machine.python, "-m", module, *place, *options(step), "--until-eof", "--start-on-line"]
+
+
+def module_name(step: Step) -> str:
+    """What a step's script is called where the others of its kind are."""
+    return step.name.replace("-", "_")
+
+
+def options(step: Step) -> list[str]:
+    """What a step tells its script, but for the place."""
+    given = {name: value for name, value in step.parameters.items() if name not in (MACHINE, DEVICE)}
+    if step.kind == ATTACK:
+        given = {"gateway": f"{outer('gw1')}:{PORT}", **given}
+    return [word for name, value in given.items() for word in _option(name, value)]
 
 
 def _option(name: str, value: object) -> list[str]:
