@@ -1,4 +1,4 @@
-"""What a scenario tells scripts of vagrant/traffic is checked with their own parsers, before there is any machine."""
+"""What a scenario tells scripts and configurations is checked by their own parsers, before there is any machine."""
 
 import pytest
 
@@ -40,6 +40,21 @@ def test_a_mistake_is_told_with_its_line(line: str, said: str) -> None:
     with pytest.raises(ScenarioError) as refused:
         examine(parse(SCENARIO % f"{{at_s: 2, {line}}}", "scripts.yaml"))
     assert str(refused.value).startswith(f"scripts.yaml:7: {said}")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("gateway: {workers: abc}", "gateway.workers: 'abc' is "),
+        ("gateway: {suites: [7]}", "gateway.suites[0]: "),
+        ("client: {routes: [here]}", "client.routes[0]: "),
+    ],
+)
+def test_what_nodes_would_not_read_is_told(line: str, said: str) -> None:
+    text = SCENARIO.replace("topology:", f"{line}\ntopology:") % "{at_s: 2, do: link-up, on: A}"
+    with pytest.raises(ScenarioError) as refused:
+        examine(parse(text, "scripts.yaml"))
+    assert str(refused.value).startswith(f"scripts.yaml: {said}")
 
 
 def test_what_kept_scenarios_tell_is_taken() -> None:

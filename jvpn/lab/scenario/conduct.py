@@ -6,6 +6,7 @@ import datetime
 import re
 import subprocess
 import time
+import traceback
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
@@ -89,6 +90,9 @@ class _Conduct:
             self._perform()
         except TROUBLE as trouble:
             error = str(trouble) or repr(trouble)
+        except Exception:  # noqa: BLE001
+            # A mistake of this program: who runs many still gets the others, and a report that says where it was.
+            error = f"the lab itself failed: {traceback.format_exc()}"
         finally:
             error = self._leave(error)
         return self._result(started.isoformat(timespec="seconds"), time.monotonic() - begun_s, error)
