@@ -33,7 +33,7 @@ BEGUN = "{at_s: 1, fault: blackhole, on: A, as: hole}"
         ("{at_s: 1, do: address-lost, on: A, version: 5}", "[0].version: 5 is none of 4, 6"),
         ("{at_s: 1, do: flap, on: A, times: -4}", "[0].times: -4 is not in 1 … 1000"),
         ("{at_s: 1, do: wall-clock, days: 99999999999}", "[0].days: 99999999999 is not in"),
-        ("{at_s: 1, do: wall-clock, who: x, days: 1}", "[0].who: there is no 'x' in this scenario; use one of client, g"),
+        ("{at_s: 1, do: wall-clock, who: x, days: 1}", "[0].who: there is no 'x' in this scenario; use one of client"),
         ("{at_s: 1, do: kill-store}", "[0].do: kill-store is about a fleet's store; add gateways: 2"),
         ("{at_s: 1, attack: replay, gateway: gw2}", "[0].gateway: there is no 'gw2'"),
         ("{at_s: 1, attack: fuzz, keylog: router}", "[0].keylog: 'router' is not one of the choices"),
