@@ -14,9 +14,12 @@ def answer_of(process: subprocess.Popen[bytes], name: str, timeout_s: float = AN
     assert process.stdout is not None
     assert process.stderr is not None
     watchdog = threading.Timer(timeout_s, process.kill)
-    watchdog.start()
-    line = process.stdout.readline()
-    watchdog.cancel()
+    watchdog.daemon = True  # who is interrupted here must not wait for it on the way out
+    try:
+        watchdog.start()
+        line = process.stdout.readline()
+    finally:
+        watchdog.cancel()
     if not line:
         process.wait()
         words = process.stderr.read().decode(errors="replace").strip()

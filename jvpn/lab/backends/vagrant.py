@@ -66,14 +66,17 @@ class VagrantBackend:
         try:
             self._connect(topology.machine_names)
             about = self.about()
-            with ThreadPoolExecutor(len(self._connections)) as pool:
-                names = topology.machine_names
-                for name, devices in zip(
-                    names, pool.map(lambda name: self._reset(name, topology), names), strict=True
-                ):
-                    machine = self._connections[name]
-                    machine.devices, machine.slower = devices, about.time_factor
-                    self._machines[name] = machine
+            names = topology.machine_names
+            with ThreadPoolExecutor(len(names)) as pool:
+                try:
+                    found = list(pool.map(lambda name: self._reset(name, topology), names))
+                except BaseException:
+                    self.close()  # else the pool would wait for what still runs there, on the way out
+                    raise
+            for name, devices in zip(names, found, strict=True):
+                machine = self._connections[name]
+                machine.devices, machine.slower = devices, about.time_factor
+                self._machines[name] = machine
             self._shape(topology.uplinks, topology.seed)
         except BaseException:
             self.close()
