@@ -21,6 +21,7 @@ from jvpn.cli.client import DEFAULT_CONFIG as CLIENT_CONFIG
 from jvpn.cli.plans import BPFFS, gateway_plan
 from jvpn.cli.plans import DEFAULT_CONFIG as GATEWAY_CONFIG
 from jvpn.config import ClientConfig, ConfigError, GatewayConfig, load_client, load_gateway
+from jvpn.policy.source import Source
 from jvpn.supervisor import leftovers
 
 STEPS: Final = ("native XDP", "generic XDP", "reuseport program alone", "no BPF, one worker")
@@ -129,10 +130,10 @@ def _configuration(path: Path | None) -> tuple[GatewayConfig | ClientConfig | No
 def _is_client(path: Path) -> bool:
     """A client's file names its gateway; anything else is judged as a gateway's."""
     try:
-        root: Any = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        root = Source(str(path), ConfigError).root(path.read_text())
+    except (OSError, ValueError):
         return False
-    return isinstance(root, dict) and "gateway" in root
+    return isinstance(root, yaml.MappingNode) and any(key.value == "gateway" for key, _ in root.value)
 
 
 def _client(config: ClientConfig) -> list[Check]:

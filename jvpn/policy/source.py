@@ -7,7 +7,7 @@ base 60. Sans-I/O: the text is an argument. The same reader serves policies and 
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import yaml
 
@@ -16,6 +16,8 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9][0-9_]*(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _TRUE: Final = frozenset({"true", "yes", "on"})
 _FALSE: Final = frozenset({"false", "no", "off"})
 _LONGEST_SHOWN: Final = 60
+#: Levels of lists and fields inside each other; nothing that is read here has half as many.
+_DEEPEST: Final = 32
 
 Parsed = TypeVar("Parsed")
 
@@ -52,6 +54,38 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
 
 
+class _Refused(Exception):
+    """YAML that is valid and not taken all the same: its place (PyYAML's), why, and what to do."""
+
+    def __init__(self, mark: Any, problem: str, remedy: str) -> None:
+        self.mark = mark
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(problem)
+
+
+class _Loader(yaml.SafeLoader):
+    """Nodes are a tree of some depth, so that whoever walks through them ends: an alias may be a part of itself, and
+    a few lines of them can stand for more values than there is memory. Raises _Refused."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _Refused(
+                event.start_mark,
+                f"*{event.anchor} is an alias, which is not read here",
+                "write the value itself, or put it in quotes if it is text",
+            )
+        if self._depth == _DEEPEST:
+            raise _Refused(event.start_mark, "nested too deeply", "remove the nesting")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+
 class Source:
     """One YAML text and the errors it can have; every method raises `error` (a SourceError) with the node's line."""
 
@@ -66,7 +100,10 @@ class Source:
     def root(self, text: str) -> yaml.Node:
         """The document's node. Anything that is not one YAML document is an error."""
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            node = yaml.compose(text, Loader=_Loader)
+        except _Refused as refused:
+            line = refused.mark.line + 1
+            raise self.error(self.file, line, "", refused.problem, refused.remedy) from None
         except yaml.MarkedYAMLError as broken:
             mark = broken.problem_mark or broken.context_mark
             line = mark.line + 1 if mark is not None else 0
@@ -76,8 +113,9 @@ class Source:
         except yaml.reader.ReaderError as broken:
             remedy = "save the file as UTF-8 text"
             raise self.error(self.file, 0, "", f"not text: {broken.reason}", remedy) from broken
-        except RecursionError as broken:
-            raise self.error(self.file, 0, "", "nested too deeply", "remove the nesting") from broken
+        except (ValueError, OverflowError) as broken:  # a number of eight digits behind \U
+            remedy = "write the character itself"
+            raise self.error(self.file, 0, "", "an escape in quotes names no character", remedy) from broken
         if node is None:
             raise self.error(
                 self.file, 0, "", "the file is empty", "start from the example beside the documentation"

@@ -90,7 +90,7 @@ def test_the_version_is_of_the_values_and_not_of_the_text():
         ("- one\n", 1, "", "name: value"),
         ("", 0, "", "empty"),
         ("a: 1\n---\nb: 2\n", 2, "", "not valid YAML"),
-        ("[" * 5_000, 0, "", "nested"),
+        ("[" * 5_000, 1, "", "nested"),
         ("loss_floor: \x01\n", 0, "", "UTF-8"),
         ("resend_bytes: " + "9" * 5_000 + "\n", 1, "resend_bytes", "whole number"),
     ],
