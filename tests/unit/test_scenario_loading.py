@@ -124,6 +124,27 @@ def test_a_scenario_is_read_once_for_each_variant_with_its_parameters_filled_in(
         ("< 2", "< < 2", ":20: assertions[1]"),
         ("TRANSPORT_SWITCH", "TRANSPORT_SWICH", ":21: assertions[2]"),
         ("events.gateway", "events.gw2", ":21: assertions[2]"),
+        (
+            "events.gateway.TRANSPORT_SWITCH",
+            "grown.gateway.worker_bad_tg",
+            ":21: assertions[2]: grown.gateway.worker_bad_tg == 1: there is no counter of gateway called "
+            "'worker_bad_tg'; nearest: worker_bad_tag",
+        ),
+        (
+            "events.gateway.TRANSPORT_SWITCH",
+            "counters.client.takeovers",
+            ":21: assertions[2]: counters.client.takeovers == 1: there is no counter of client called",
+        ),
+        ("events.gateway.TRANSPORT_SWITCH", "counters.gateway.handshakes.done", ":21: assertions[2]"),
+        (
+            "TRANSPORT_SWITCH",
+            "TRANSPORT_SWITCH.QUALTY_SWITCH",
+            ":21: assertions[2]: events.gateway.TRANSPORT_SWITCH.QUALTY_SWITCH == 1: there is no reason of a "
+            "TRANSPORT_SWITCH called 'QUALTY_SWITCH'; did you mean QUALITY_SWITCH?",
+        ),
+        ("TRANSPORT_SWITCH", "TRANSPORT_SWITCH.HANDSHAKE_OK", "no reason of a TRANSPORT_SWITCH called"),
+        ("TRANSPORT_SWITCH", "KEY_EVENT.NOPE.after_ms[hole]", "no reason of a KEY_EVENT called 'NOPE'"),
+        ("TRANSPORT_SWITCH", "TRANSPORT_SWITCH.QUALITY_SWITCH.NODE_DRAIN", "an event has one reason"),
         ("- session.same", "- {session: same}", ":19: assertions[0]: not a single value"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Whose events, states and counters: the client's, all gateways' together, one gateway's.
 WHO: Final = ("client", "gateway", "gw1", "gw2")
+#: Of more names than these a sentence has only the nearest.
+_MOST_SHOWN: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,13 @@ class Family:
 def one_of(word: str, known: Iterable[str], what: str) -> None:
     """Raises ExpressionError unless *word* is known."""
     names = list(known)
-    if word not in names:
-        raise ExpressionError(f"there is no {what} {word!r}; {nearest(word, names)}")
+    if word in names:
+        return
+    if len(names) <= _MOST_SHOWN:
+        remedy = nearest(word, names)
+    else:
+        remedy = f"nearest: {', '.join(difflib.get_close_matches(word, sorted(names), 3, 0))}"
+    raise ExpressionError(f"there is no {what} {word!r}; {remedy}")
 
 
 def length(measure: Measure, least: int, most: int, shape: str) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario.expressions import Measure, Value
 from jvpn.lab.scenario.measures.family import length, one_of, timeless, who
+from jvpn.lab.scenario.measures.known import counters_of
 from jvpn.session.version import split_version
 
 if TYPE_CHECKING:
@@ -105,18 +106,19 @@ def gateway(record: Record, measure: Measure) -> Value:
 
 
 def check_counters(measure: Measure, topology: Topology) -> None:
-    length(measure, 3, 4, f"{measure.path[0]}.WHO.NAME")
+    length(measure, 3, 3, f"{measure.path[0]}.WHO.NAME")
     who(measure.path[1], topology)
+    one_of(measure.path[2], counters_of(measure.path[1]), f"counter of {measure.path[1]} called")
     timeless(measure)
 
 
 def counters(record: Record, measure: Measure) -> Value:
-    return record.after.counter(measure.path[1], ".".join(measure.path[2:]))
+    return record.after.counter(measure.path[1], measure.path[2])
 
 
 def grown(record: Record, measure: Measure) -> Value:
-    name = ".".join(measure.path[2:])
-    return record.after.counter(measure.path[1], name) - record.before.counter(measure.path[1], name)
+    _, node, name = measure.path
+    return record.after.counter(node, name) - record.before.counter(node, name)
 
 
 def check_memory(measure: Measure, topology: Topology) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, get_args
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario.expressions import ExpressionError, Measure, Value
 from jvpn.lab.scenario.measures.family import length, one_of, timeless, who
+from jvpn.lab.scenario.measures.known import reasons_of
 from jvpn.observability.events import AnyEvent
 from jvpn.session.machine import State
 
@@ -29,7 +30,14 @@ KINDS: Final = tuple(kind.__struct_config__.tag for kind in get_args(AnyEvent))
 def check_events(measure: Measure, topology: Topology) -> None:
     length(measure, 3, 5, "events.WHO.KIND or events.WHO.KIND.REASON, with or without .after_ms[MARK]")
     who(measure.path[1], topology)
-    one_of(measure.path[2], KINDS, "kind of event")
+    kind, more = measure.path[2], [*measure.path[3:]]
+    one_of(kind, KINDS, "kind of event")
+    if more and more[-1] == AFTER:
+        more.pop()
+    if more:
+        one_of(more.pop(0), reasons_of(kind), f"reason of a {kind} called")
+    if more:
+        raise ExpressionError(f"an event has one reason: remove {more[0]!r}")
     _check_after(measure)
 
 
