@@ -14,6 +14,7 @@ MEASURED: dict[str, Value] = {
     "client.running": False,
     "client.active": "B",
     "client.candidates": ["A"],
+    "client.first": "none",
     "stream.up.first_ms": None,
 }
 
@@ -41,6 +42,11 @@ def judged(text: str, time_factor: float = 1.0) -> tuple[Value, bool]:
         "client.candidates == [A]",
         "B in client.active",
         "stream.up.first_ms == none",
+        "none == stream.up.first_ms",
+        "stream.up.first_ms in [A, none]",
+        "client.first == none",
+        "client.first in [A, none]",
+        "client.active != none",
         "-stream.up.lost / 2 == 0",
     ],
 )
@@ -58,6 +64,8 @@ def test_what_holds_passes(text: str) -> None:
         ("client.active == A", "B"),
         ("client.active in [A, none]", "B"),
         ("flooded.mbit_s >= calm.mbit_s", 9.5),
+        ("client.first != none", "none"),
+        ("client.active == none", "B"),
     ],
 )
 def test_what_does_not_hold_fails_and_says_what_was_measured(text: str, value: Value) -> None:
@@ -65,13 +73,43 @@ def test_what_does_not_hold_fails_and_says_what_was_measured(text: str, value: V
 
 
 @pytest.mark.parametrize(
-    "text", ["stream.up.first_ms < 10", "stream.up.first_ms > 10", "stream.up.first_ms + 1 > 0"]
+    "text",
+    [
+        "stream.up.first_ms < 10",
+        "stream.up.first_ms > 10",
+        "stream.up.first_ms + 1 > 0",
+        "stream.up.first_ms != 3",
+        "stream.up.first_ms == 3",
+        "stream.up.first_ms != none",
+        "stream.up.first_ms != A",
+        "stream.up.first_ms not in [1, 2]",
+        "stream.up.first_ms == stream.up.first_ms",
+        "stream.up.first_ms != stream.up.lost",
+    ],
 )
 def test_what_there_was_nothing_of_to_measure_fails_whatever_it_is_compared_with(text: str) -> None:
     assert judged(text) == (None, False)
 
 
-@pytest.mark.parametrize("text", ["stream.up.lost", "client.active < 3", "client.candidates > 1"])
+@pytest.mark.parametrize(
+    "text", ["stream.up.lost != stream.up.first_ms", "stream.up.lost not in [stream.up.first_ms]"]
+)
+def test_nor_does_what_is_compared_with_nothing(text: str) -> None:
+    assert judged(text) == (0, False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stream.up.lost",
+        "client.active < 3",
+        "client.candidates > 1",
+        "stream.up.lost != many",
+        "client.active != 3",
+        "client.running != 0",
+        "client.candidates != A",
+    ],
+)
 def test_a_comparison_that_means_nothing_says_so(text: str) -> None:
     with pytest.raises(ExpressionError):
         judged(text)

@@ -145,6 +145,16 @@ def test_a_scenario_is_read_once_for_each_variant_with_its_parameters_filled_in(
         ("TRANSPORT_SWITCH", "TRANSPORT_SWITCH.HANDSHAKE_OK", "no reason of a TRANSPORT_SWITCH called"),
         ("TRANSPORT_SWITCH", "KEY_EVENT.NOPE.after_ms[hole]", "no reason of a KEY_EVENT called 'NOPE'"),
         ("TRANSPORT_SWITCH", "TRANSPORT_SWITCH.QUALITY_SWITCH.NODE_DRAIN", "an event has one reason"),
+        (
+            "session.same",
+            "session.state != ATACHED",
+            ":19: assertions[0]: session.state != ATACHED: session.state is never 'ATACHED'; did you mean ATTACHED?",
+        ),
+        ("session.same", "session.owner != gw2", "session.owner is never 'gw2'; did you mean gw1?"),
+        ("session.same", "Z != client.active", "client.active is never 'Z'; known here: A, B"),
+        ("session.same", "client.state not in [ATTACHED, OVER]", "client.state is never 'OVER'"),
+        ("session.same", "Z not in client.candidates", "client.candidates is never 'Z'"),
+        ("session.same", "gateway.xdp != [natve]", "gateway.xdp is never 'natve'; did you mean native?"),
         ("- session.same", "- {session: same}", ":19: assertions[0]: not a single value"),
     ],
 )

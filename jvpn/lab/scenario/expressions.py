@@ -7,9 +7,9 @@
     client.state in [ATTACHED, VOLATILE]
     "disk is full" in said.gw1
 
-A name with dots is a measure; one without is a word. `[hole]` is the time from a timeline's mark
-until what it began was stopped; `[hole:back]` from one mark to the next, `[hole.end:]` and `[2:6.5]` (seconds of the
-scenario) likewise.
+A name with dots is a measure; one without is a word. `[hole]` is the time from a timeline's mark until what it began
+was stopped; `[hole:back]` from one mark to the next, `[hole.end:]` and `[2:6.5]` (seconds of the scenario) likewise.
+What there was nothing of to measure passes no comparison but `== none`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _ARITHMETIC: Final[dict[type[ast.operator], Callable[[float, float], float]]] = 
     ast.Div: operator.truediv,
 }
 _FUNCTIONS: Final[dict[str, Callable[..., float]]] = {"max": max, "min": min, "abs": abs}
-_WORDS: Final = {"true": True, "false": False, "none": None}
+_WORDS: Final = {"true": True, "false": False}
+#: What a measure is equal to where there was nothing to measure; some measures are this word themselves.
+NONE: Final = "none"
 REMEDY: Final = "write METRIC, or METRIC OP VALUE with OP one of == != < <= > >= in"
 
 
@@ -114,6 +116,8 @@ class Expression:
         except (SyntaxError, ValueError, RecursionError) as broken:
             raise ExpressionError(f"cannot be read: {getattr(broken, 'msg', broken)}", REMEDY) from None
         self.measures = tuple(self._walk(self._node))
+        #: Each measure that is compared with words, as it is, and those words.
+        self.words = tuple(_compared_with_words(self._node))
         if not self.measures:
             raise ExpressionError("nothing is measured in it")
 
@@ -144,6 +148,8 @@ class Expression:
         return Verdict(left, passed, scaled, at_most)
 
     def _compare(self, op: ast.cmpop, left: Value, right: Value) -> bool:
+        if _missing(left) or _missing(right):
+            return _is_none(op, left, right)
         if isinstance(op, ast.In | ast.NotIn):
             if isinstance(right, str) and isinstance(left, str):
                 return (left in right) is isinstance(op, ast.In)
@@ -151,11 +157,11 @@ class Expression:
                 raise ExpressionError("what stands behind 'in' is neither a list nor text: write [A, B]")
             return (left in right) is isinstance(op, ast.In)
         if not isinstance(op, ast.Eq | ast.NotEq):
-            if left is None or right is None:
-                return False
             for side in (left, right):
                 if isinstance(side, str | list | bool):
                     raise ExpressionError(f"{side!r} is not a number, so nothing is more or less than it")
+        elif NONE not in (left, right) and _kind(left) is not _kind(right):
+            raise ExpressionError(f"{left!r} and {right!r} are of two kinds, so they are never the same")
         return bool(_COMPARE[type(op)](left, right))
 
     # The few kinds of syntax that there are
@@ -219,6 +225,42 @@ class Expression:
             return function(*numbers)
         except (ArithmeticError, TypeError) as refused:
             raise ExpressionError(f"{self.text!r} cannot be reckoned: {refused}") from None
+
+
+def _missing(value: Value) -> bool:
+    """Whether there was nothing to measure, in it or in some part of it."""
+    return value is None or (isinstance(value, list) and any(_missing(part) for part in value))
+
+
+def _is_none(op: ast.cmpop, left: Value, right: Value) -> bool:
+    """Of two values, one of which is missing: whether the assertion asks for that."""
+    if isinstance(op, ast.In):
+        return left is None and isinstance(right, list) and NONE in right
+    return isinstance(op, ast.Eq) and NONE in (left, right)
+
+
+def _kind(value: Value) -> type:
+    """bool, float for all numbers, str or list."""
+    return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
+
+
+def _compared_with_words(node: ast.expr) -> Iterator[tuple[Measure, tuple[str, ...]]]:
+    if isinstance(node, ast.Compare):
+        left, right = node.left, node.comparators[0]
+        for side, other in ((left, right), (right, left)):
+            for one in side.elts if isinstance(side, ast.List | ast.Tuple) else [side]:
+                if isinstance(one, ast.Attribute | ast.Subscript):
+                    yield _measure(one), tuple(_words(other))
+
+
+def _words(node: ast.expr) -> Iterator[str]:
+    if isinstance(node, ast.List | ast.Tuple):
+        for item in node.elts:
+            yield from _words(item)
+    elif isinstance(node, ast.Name) and node.id not in _WORDS:
+        yield node.id
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
 
 
 def _is_value(node: ast.expr) -> bool:

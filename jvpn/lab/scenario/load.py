@@ -14,7 +14,7 @@ from jvpn.lab.backends.topology import GATEWAYS, UPLINKS, Topology, UplinkShape
 from jvpn.lab.scenario import variants
 from jvpn.lab.scenario.expressions import Expression, ExpressionError
 from jvpn.lab.scenario.load_timeline import timeline
-from jvpn.lab.scenario.measures import check, is_measure
+from jvpn.lab.scenario.measures import check, check_words, is_measure
 from jvpn.lab.scenario.model import (
     LABEL,
     LABEL_RULE,
@@ -218,6 +218,8 @@ class _Reader:
                 expression = Expression(text)
                 for measure in expression.measures:
                     check(measure, streams, scripts, marks, topology)
+                for measure, words in expression.words:
+                    check_words(measure, words, topology)
             except ExpressionError as wrong:
                 self._source.fail(item, field, f"{text}: {wrong}", wrong.remedy)
             found.append(Assertion(expression, item.start_mark.line + 1))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.gauge import GaugeResult
-from jvpn.lab.scenario.expressions import Edge, ExpressionError, Value, Window
+from jvpn.lab.scenario.expressions import NONE, Edge, ExpressionError, Value, Window
 
 NS = 1_000_000_000
 
@@ -73,7 +73,7 @@ class Snapshot:
 
     def owner(self) -> str:
         """Who has a session: a gateway's name, "none", or several with a comma."""
-        return ",".join(name for name, answer in self.answers.items() if answer.sessions) or "none"
+        return ",".join(name for name, answer in self.answers.items() if answer.sessions) or NONE
 
     def counter(self, who: str, name: str) -> int:
         """0 where it has not been counted; of "gateway" the sum over all of them."""

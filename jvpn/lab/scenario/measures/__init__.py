@@ -10,19 +10,20 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final
 
 from jvpn.lab.backends.topology import Topology
-from jvpn.lab.scenario.expressions import ExpressionError, Measure, Value
+from jvpn.lab.scenario.expressions import NONE, ExpressionError, Measure, Value
 from jvpn.lab.scenario.measures import captures, nodes, scripts, streams, telling
 from jvpn.lab.scenario.measures.family import Family, one_of
+from jvpn.policy.source import nearest
 
 if TYPE_CHECKING:
     from jvpn.lab.scenario.record import Record
 
 FAMILIES: Final[Mapping[str, Family]] = {
-    "session": Family(nodes.check_session, nodes.session),
-    "client": Family(nodes.check_client, nodes.client),
-    "gateway": Family(nodes.check_gateway, nodes.gateway),
-    "gw1": Family(nodes.check_gateway, nodes.gateway),
-    "gw2": Family(nodes.check_gateway, nodes.gateway),
+    "session": Family(nodes.check_session, nodes.session, nodes.words_of_session),
+    "client": Family(nodes.check_client, nodes.client, nodes.words_of_client),
+    "gateway": Family(nodes.check_gateway, nodes.gateway, nodes.words_of_gateway),
+    "gw1": Family(nodes.check_gateway, nodes.gateway, nodes.words_of_gateway),
+    "gw2": Family(nodes.check_gateway, nodes.gateway, nodes.words_of_gateway),
     "counters": Family(nodes.check_counters, nodes.counters),
     "grown": Family(nodes.check_counters, nodes.grown),
     "memory": Family(nodes.check_memory, nodes.memory),
@@ -64,6 +65,16 @@ def check(
         FAMILIES[first].check(measure, topology)
     else:
         one_of(first, [*FAMILIES, *streams_of, *scripts_of], "measure")
+
+
+def check_words(measure: Measure, words: Collection[str], topology: Topology) -> None:
+    """Raises ExpressionError for *words* that a measure, which `check` has passed, can never be. All can be
+    none."""
+    family = FAMILIES.get(measure.path[0])
+    known = family.words(measure, topology) if family is not None else ()
+    for word in words if known else ():
+        if word not in known and word != NONE:
+            raise ExpressionError(f"{measure} is never {word!r}; {nearest(word, known)}")
 
 
 def value(record: Record, measure: Measure) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,10 +23,12 @@ _MOST_SHOWN: Final = 40
 @dataclass(frozen=True, slots=True)
 class Family:
     """*check* raises ExpressionError, when the scenario is loaded, for a measure that there cannot be; *value* is what
-    it is in a record, None where there was nothing to measure."""
+    it is in a record, None where there was nothing to measure; *words* are those that it can be, none where it is no
+    word or can be any."""
 
     check: Callable[[Measure, Topology], None]
     value: Callable[[Record, Measure], Value]
+    words: Callable[[Measure, Topology], Collection[str]] = lambda measure, topology: ()
 
 
 def one_of(word: str, known: Iterable[str], what: str) -> None:

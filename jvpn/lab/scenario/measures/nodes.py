@@ -10,13 +10,16 @@ memory.WHO.grown_kb                   resident memory of all processes, since th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final, get_args
 
 from jvpn.lab.backends.topology import Topology
-from jvpn.lab.scenario.expressions import Measure, Value
+from jvpn.lab.scenario.expressions import NONE, Measure, Value
 from jvpn.lab.scenario.measures.family import length, one_of, timeless, who
 from jvpn.lab.scenario.measures.known import counters_of
+from jvpn.session.table import State
 from jvpn.session.version import split_version
+from jvpn.supervisor.steering_backend import XdpMode
 
 if TYPE_CHECKING:
     from jvpn.lab.scenario.record import Record, Snapshot
@@ -24,12 +27,20 @@ if TYPE_CHECKING:
 SESSION: Final = ("same", "count", "state", "steps", "epochs", "owner", "source")
 CLIENT: Final = ("state", "active", "first", "running", "candidates")
 GATEWAY: Final = ("running", "workers", "xdp")
+STATES: Final = tuple(state.value for state in State)
 
 
 def check_session(measure: Measure, topology: Topology) -> None:
     length(measure, 2, 2, "session.MEASURE")
     timeless(measure)
     one_of(measure.path[1], SESSION, "measure of the session called")
+
+
+def words_of_session(measure: Measure, topology: Topology) -> Collection[str]:
+    """An owner is several gateways with a comma when more than one has a session."""
+    names = topology.gateway_names
+    known = {"state": STATES, "owner": {*names, ",".join(names)}}
+    return known.get(measure.path[1], ())
 
 
 def session(record: Record, measure: Measure) -> Value:
@@ -63,18 +74,24 @@ def check_client(measure: Measure, topology: Topology) -> None:
     one_of(measure.path[1], CLIENT, "measure of the client called")
 
 
+def words_of_client(measure: Measure, topology: Topology) -> Collection[str]:
+    uplinks = tuple(topology.uplinks)
+    known = {"state": STATES, "active": uplinks, "first": uplinks, "candidates": uplinks}
+    return known.get(measure.path[1], ())
+
+
 def client(record: Record, measure: Measure) -> Value:
     status, asked = record.after.status("client"), measure.path[1]
     if asked == "running":
         return record.after.running("client")
     if asked == "first":
-        return record.uplink_of(record.before.status("client").get("active")) or "none"
+        return record.uplink_of(record.before.status("client").get("active")) or NONE
     if not status:
         return None
     if asked == "state":
         return str(status["state"])
     if asked == "active":
-        return record.uplink_of(status["active"]) or "none"
+        return record.uplink_of(status["active"]) or NONE
     return _sorted(
         {
             record.uplink_of(path["device"])
@@ -93,6 +110,10 @@ def check_gateway(measure: Measure, topology: Topology) -> None:
     who(measure.path[0], topology)
     timeless(measure)
     one_of(measure.path[1], GATEWAY, "measure of a gateway called")
+
+
+def words_of_gateway(measure: Measure, topology: Topology) -> Collection[str]:
+    return get_args(XdpMode) if measure.path[1] == "xdp" else ()
 
 
 def gateway(record: Record, measure: Measure) -> Value:

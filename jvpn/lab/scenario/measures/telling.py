@@ -106,9 +106,10 @@ def check_said(measure: Measure, topology: Topology) -> None:
 
 def said(record: Record, measure: Measure) -> Value:
     node = measure.path[1]
-    return "".join(
+    logs = [
         text for name, text in record.logs.items() if name == node or (node == "gateway" and name != "client")
-    )
+    ]
+    return "".join(logs) if logs else None
 
 
 def _of(record: Record, node: str, measure: Measure) -> list[Told]:
