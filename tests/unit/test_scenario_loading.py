@@ -155,6 +155,18 @@ def test_a_scenario_is_read_once_for_each_variant_with_its_parameters_filled_in(
         ("session.same", "client.state not in [ATTACHED, OVER]", "client.state is never 'OVER'"),
         ("session.same", "Z not in client.candidates", "client.candidates is never 'Z'"),
         ("session.same", "gateway.xdp != [natve]", "gateway.xdp is never 'natve'; did you mean native?"),
+        (
+            "[hole]",
+            "[8:9]",
+            ":20: assertions[1]: stream.down.silence_ms[8:9] < 2 * 20 + 100: the time asked about begins at 8 s, "
+            "and the scenario ends at 8 s; ask about an earlier time, or let ends_at_s be later",
+        ),
+        ("[hole]", "[9:]", "begins at 9 s, and the scenario ends at 8 s"),
+        ("[hole]", "[2:1]", "begins at 2 s and ends at 1 s; write [from:to] with the earlier one first"),
+        ("[hole]", "[2:2]", "begins at 2 s and ends at 2 s"),
+        ("[hole]", "[hole:1.5]", "begins at 2 s and ends at 1.5 s"),
+        ("[hole]", "[3:hole]", "begins at 3 s and ends at 2 s"),
+        ("[hole]", "[:0]", "begins at 0 s and ends at 0 s"),
         ("- session.same", "- {session: same}", ":19: assertions[0]: not a single value"),
     ],
 )
@@ -164,6 +176,13 @@ def test_a_mistake_is_told_with_its_line_and_field(before: str, after: str, said
         parsed(TEXT.replace(before, after, 1))
     assert str(refused.value).startswith("f2-blackhole.yaml")
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "window", ["[hole]", "[hole:]", "[:hole]", "[2:99]", "[:8]", "[hole.end:]", "[7.9:]", "[:hole.end]"]
+)
+def test_a_time_in_which_something_can_happen_may_be_asked_about(window: str) -> None:
+    assert parsed(TEXT.replace("[hole]", window))[0].assertions[1].text.endswith(f"{window} < 2 * 20 + 100")
 
 
 def write(folder: Path, name: str, row: str, short: str) -> None:

@@ -101,7 +101,7 @@ class _Reader:
             traffic=traffic,
             timeline=steps,
             ends_at_s=ends_at_s,
-            assertions=self._assertions(traffic, steps, topology),
+            assertions=self._assertions(traffic, steps, ends_at_s, topology),
         )
 
     def _short(self) -> bool:
@@ -206,18 +206,18 @@ class _Reader:
         )
 
     def _assertions(
-        self, traffic: tuple[Traffic, ...], steps: tuple[Step, ...], topology: Topology
+        self, traffic: tuple[Traffic, ...], steps: tuple[Step, ...], ends_at_s: float, topology: Topology
     ) -> tuple[Assertion, ...]:
         streams = {one.name: one.kind for one in traffic}
         scripts = {step.label for step in steps if step.label and step.kind in ("fault", "attack")}
-        marks = {step.label for step in steps if step.label}
+        marks = {step.label: step.at_s for step in steps if step.label}
         found = []
         for field, item in self._source.items(self._nodes["assertions"], "assertions"):
             text = self._source.text(item, field)
             try:
                 expression = Expression(text)
                 for measure in expression.measures:
-                    check(measure, streams, scripts, marks, topology)
+                    check(measure, streams, scripts, marks, ends_at_s, topology)
                 for measure, words in expression.words:
                     check_words(measure, words, topology)
             except ExpressionError as wrong:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario.expressions import NONE, ExpressionError, Measure, Value
-from jvpn.lab.scenario.measures import captures, nodes, scripts, streams, telling
+from jvpn.lab.scenario.measures import captures, nodes, scripts, streams, telling, windows
 from jvpn.lab.scenario.measures.family import Family, one_of
 from jvpn.policy.source import nearest
 
@@ -44,18 +44,14 @@ def check(
     measure: Measure,
     streams_of: Mapping[str, str],
     scripts_of: Collection[str],
-    marks: Collection[str],
+    marks: Mapping[str, float],
+    ends_at_s: float,
     topology: Topology,
 ) -> None:
-    """Raises ExpressionError for what no run of the scenario could measure. *streams_of*: kind by name."""
+    """Raises ExpressionError for what no run of the scenario could measure. *streams_of*: kind by name; *marks*: the
+    second by name."""
     if measure.window is not None:
-        for mark in measure.window.marks:
-            if mark not in marks:
-                raise ExpressionError(
-                    f"no line of the timeline is called {mark!r}; give one as: {mark}"
-                    if not marks
-                    else f"no line of the timeline is called {mark!r}; there are {', '.join(sorted(marks))}"
-                )
+        windows.check(measure.window, marks, ends_at_s)
     first = measure.path[0]
     if first in streams_of:
         streams.check(measure, streams_of[first])
