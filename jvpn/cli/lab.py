@@ -64,9 +64,12 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 
 def _factor(text: str) -> float:
-    factor = float(text)
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
     if not 1 <= factor <= 1000:
-        raise argparse.ArgumentTypeError(f"{text} is not within 1 and 1000")
+        raise argparse.ArgumentTypeError(f"{text} is not a number within 1 and 1000")
     return factor
 
 

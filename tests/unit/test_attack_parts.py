@@ -4,6 +4,8 @@ import argparse
 import random
 import socket
 import struct
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from vagrant.traffic.keylog import KeyLog, Sealing
 from vagrant.traffic.ours import Refused, endpoint
 from vagrant.traffic.plaintexts import JVPOffload
 
+ROOT = Path(__file__).parents[2]
 GATEWAY, CLIENT = ("10.202.1.2", 51_820), ("10.201.1.2", 4_000)
 GATEWAY6, CLIENT6 = ("fd00:202:1::2", 51_820), ("fd00:201:1::2", 4_000)
 VNET = struct.Struct("=BBHHHH")
@@ -122,6 +125,9 @@ def told(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
     options.add_arguments(parser, rate=None)
     options.add_sources(parser)
+    options.add_owner(parser)
+    options.add_sink(parser)
+    parser.add_argument("--late", type=options.late)
     parser.add_argument("--types", **options.one_of(PacketType.DATA, PacketType.PATH))
     parser.add_argument("--i-own", action="append", type=ip_address, default=[])
     return parser.parse_args(["--device", "lo", *argv])
@@ -146,6 +152,10 @@ def told(*argv: str) -> argparse.Namespace:
             "255.255.255.255",
         ),
         ("--gateway", "10.202.1.2", "--sources", "fd00:201::/48"),
+        ("--gateway", "10.202.1.2", "--owner", "8.8.8.8"),
+        ("--gateway", "10.202.1.2", "--owner", "10.202.1.2:51820"),
+        ("--gateway", "10.202.1.2", "--owner", "fd00:202:1::2"),
+        ("--gateway", "10.202.1.2", "--sink", "fd00:202:1::2"),
         ("--gateway", "10.202.1.2"),
     ],
 )
@@ -160,7 +170,39 @@ def test_whom_an_attack_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(options, "guard_device", lambda *_: None)
     options.check(told("--gateway", "10.202.1.2:51821", "--sources", "10.201.1.128/25"))
     options.check(told("--gateway", "9.9.9.9", "--i-own", "9.9.9.9"))
+    options.check(told("--gateway", "10.202.1.2", "--owner", "10.202.2.2", "--sink", "10.202.1.2:9"))
     options.check(told("--gateway", "9.9.9.9", "--sources", "9.9.9.9/32", "--i-own", "9.9.9.9"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (("--rate", "abc"), "'abc' is not a number"),
+        (("--rate", "1e-300"), "must be above 0, from 1e-09 to"),
+        (("--count", "abc"), "must be a whole number, at least 1, of up to 18 digits, not 'abc'"),
+        (("--count", "9" * 5_000), "must be a whole number"),
+        (("--late", "nan"), "'nan' is not a number"),
+        (("--late", "-4"), r"seconds lie in 0…60, not -4"),
+        (("--late", "1e300"), r"seconds lie in 0…60, not 1e300"),
+    ],
+)
+def test_what_is_no_number_or_out_of_bounds_is_said(argv: tuple[str, ...], said: str) -> None:
+    with pytest.raises(argparse.ArgumentError, match=said):
+        told("--gateway", "10.202.1.2", *argv)
+
+
+@pytest.mark.parametrize("name", ["rival_reattach", "relay_race", "replay"])
+@pytest.mark.parametrize("given", ["nan", "-4", "1e300"])
+def test_nothing_is_held_back_for_ever(name: str, given: str) -> None:
+    option = "--delay" if name == "replay" else "--late"
+    command = [sys.executable, "-m", f"vagrant.traffic.attacks.{name}", "--device", "lo"]
+    done = subprocess.run(
+        [*command, "--gateway", "10.202.1.2", f"{option}={given}"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: argument {option}: " in done.stderr
+    assert given in done.stderr
 
 
 def test_types_are_told_by_name() -> None:

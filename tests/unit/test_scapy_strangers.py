@@ -139,6 +139,12 @@ def test_other_keys_open_nothing(capture: Capture) -> None:
         f"JVP1 1 16777216 0 {'00' * 32} {'00' * 32}",
         f"JVP1 1 1 0 {'00' * 31} {'00' * 32}",
         f"JVP1 1 1 x {'00' * 32} {'00' * 32}",
+        # What Python takes for a number, and the format does not.
+        f"JVP1 1 0_1 0 {'00' * 32} {'00' * 32}",
+        f"JVP1 1 ١ 0 {'00' * 32} {'00' * 32}",
+        f"JVP1 +1 1 0 {'00' * 32} {'00' * 32}",
+        f"JVP1 1 1 -1 {'00' * 32} {'00' * 32}",
+        f"JVP1 1 1 {'9' * 5_000} {'00' * 32} {'00' * 32}",
     ],
 )
 def test_a_broken_line_of_a_key_log_is_named(line: str) -> None:

@@ -243,11 +243,19 @@ def test_what_cannot_be_read_is_said_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "x.pcap").write_bytes(b"no capture at all, but long enough")
     (tmp_path / "x.keys").write_text("JVP1 1 1\n")
     wrpcap(str(tmp_path / "monitor.pcap"), [Raw(bytes(40))], linktype=105)
+    first, last = (up(PacketType.DATA, 64) for _ in range(2))
+    last.time = first.time + 1_000_000
+    wrpcap(str(tmp_path / "gap.pcap"), [first, last])
     for arguments, status, words in (
         ([str(tmp_path / "x.pcap")], 1, "no pcap or pcapng"),
         ([str(tmp_path / "none.pcap")], 1, "none.pcap"),
         ([str(tmp_path / "monitor.pcap")], 1, "link type 105"),
         ([str(PCAPS[0]), "--keylog", str(tmp_path / "x.keys")], 2, "line 1"),
+        ([str(PCAPS[0]), "--bins", "1e-9"], 2, "bins last 0.001 to 86400 seconds, not 1e-9"),
+        ([str(PCAPS[0]), "--bins", "0"], 2, "bins last 0.001 to 86400 seconds"),
+        ([str(PCAPS[0]), "--bins", "inf"], 2, "bins last 0.001 to 86400 seconds"),
+        ([str(PCAPS[0]), "--bins", "abc"], 2, "'abc' is not a number"),
+        ([str(tmp_path / "gap.pcap"), "--bins", "0.001"], 1, "take longer ones, or cut the capture"),
     ):
         done = tally(*arguments)
         assert (done.returncode, done.stdout) == (status, "")

@@ -8,6 +8,7 @@ Empty lines, lines that begin with #, and lines with another first word say noth
 come from jvpn.protocol; there is no Scapy in this file.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -36,6 +37,8 @@ AHEAD: Final = 256
 
 _ANSWERS: Final = (PacketType.REATTACH_ACK, PacketType.REATTACH_FAIL)
 _REATTACH: Final = (PacketType.REATTACH_REQUEST, *_ANSWERS)
+#: No session lives for a phase number of more digits.
+_DECIMAL: Final = re.compile(r"[0-9]{1,18}")
 
 
 class KeyLogError(ValueError):
@@ -159,14 +162,21 @@ class KeyLog:
 
 def _parsed(words: list[str], number: int) -> tuple[SessionSecrets, int]:
     try:
-        suite_number, epoch, phase_number, session, phase = words
-        known = suite(int(suite_number))
-        secrets = SessionSecrets(known, bytes.fromhex(session), bytes.fromhex(phase), int(phase_number))
+        suite_number, epoch_number, phase_number, session, phase = words
+        known, epoch = suite(_decimal(suite_number)), _decimal(epoch_number)
+        secrets = SessionSecrets(known, bytes.fromhex(session), bytes.fromhex(phase), _decimal(phase_number))
         # Refuses what is no epoch.
-        keys.control_key(secrets, Direction.CLIENT_TO_GATEWAY, int(epoch))
+        keys.control_key(secrets, Direction.CLIENT_TO_GATEWAY, epoch)
     except ValueError as error:
         raise KeyLogError(
             f"key log, line {number}: {error}. A line is: {LABEL} suite epoch phase session-secret phase-secret, "
             "numbers in decimal and secrets of 64 hex digits; remove the line or make the log again"
         ) from None
-    return secrets, int(epoch)
+    return secrets, epoch
+
+
+def _decimal(word: str) -> int:
+    """Digits of ASCII alone, as every reader of the format takes them. Raises ValueError."""
+    if not _DECIMAL.fullmatch(word):
+        raise ValueError(f"{word!r} is no decimal number")
+    return int(word)

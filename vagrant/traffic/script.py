@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -39,6 +40,9 @@ PROGRESS_NS: Final = NS
 #: How often a sender that is behind its pace looks whether it shall end.
 LOOK_NS: Final = 5_000_000
 FAILED, BAD_ARGUMENTS, NOT_ROOT = 1, 2, 77
+#: Of any option in seconds, or so many a second.
+LEAST: Final = 1e-9
+MOST: Final = 1e9
 
 _ABOUT_THE_RUN: Final = frozenset({"for_s", "seed", "until_eof", "start_on_line", "quiet", "i_own"})
 _ENDS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -230,11 +234,22 @@ def _told_to_begin() -> bool:
     return False
 
 
+def number(text: str) -> float:
+    """Any number, for argparse; not a number (nan) is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
 def positive(text: str) -> float:
-    """A finite number above 0, for argparse."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    """A number above 0, within what nanoseconds and their reciprocals can be counted in, for argparse."""
+    value = number(text)
+    if not LEAST <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"must be above 0, from {LEAST:g} to {MOST:g}, not {text}")
     return value
 
 

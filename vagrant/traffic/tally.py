@@ -15,9 +15,13 @@ from vagrant.traffic.datagrams import NS, CaptureError, captured
 from vagrant.traffic.jvp import PORT
 from vagrant.traffic.keylog import KeyLog, KeyLogError
 from vagrant.traffic.opening import Opened
+from vagrant.traffic.script import number
 from vagrant.traffic.tallying import DOWN, UP, Tally
 
 FAILED, BAD_ARGUMENTS = 1, 2
+#: Of a bin.
+SHORTEST_S: Final = 0.001
+LONGEST_S: Final = 86_400.0
 _HEADS: Final = ("", "type", "packets", "bytes", "first s", "last s", "sizes", "ids", "sources")
 
 
@@ -29,7 +33,7 @@ def tallied(
     origin_ns: int | None = None,
     bin_s: float = 0.0,
 ) -> dict[str, Any]:
-    """What `--json` prints of one capture. Raises OSError and CaptureError."""
+    """What `--json` prints of one capture. Raises OSError and CaptureError, the latter for too many bins as well."""
     tally = Tally(ports, origin_ns, round(bin_s * NS))
     opened = None if log is None else Opened(log)
     for one in captured(path):
@@ -93,6 +97,13 @@ def _opened(opened: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _bins(text: str) -> float:
+    length_s = number(text)
+    if not SHORTEST_S <= length_s <= LONGEST_S:
+        raise argparse.ArgumentTypeError(f"bins last {SHORTEST_S:g} to {LONGEST_S:g} seconds, not {text}")
+    return length_s
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0; 1 for a file that cannot be read; 2 for bad arguments or a bad key log."""
     parser = argparse.ArgumentParser(prog="python -m vagrant.traffic.tally", description=__doc__)
@@ -110,12 +121,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="what times count from, CLOCK_REALTIME (default: the first datagram)",
     )
     parser.add_argument(
-        "--bins", type=float, default=0.0, metavar="S", help="count types in bins of so many seconds"
+        "--bins",
+        type=_bins,
+        default=0.0,
+        metavar="S",
+        help="count types in bins of so many seconds, 0.001 to 86400",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, each on a line")
     options = parser.parse_args(arguments)
-    if options.bins < 0:
-        parser.error("--bins: a length in seconds, above zero")
     try:
         log = None if options.keylog is None else KeyLog.read(options.keylog)
     except (OSError, KeyLogError) as error:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from jvpn.protocol.addresses import joined
 from jvpn.protocol.constants import PacketType
 from jvpn.protocol.wire import Header, WireError
-from vagrant.traffic.datagrams import NS, Address, Captured
+from vagrant.traffic.datagrams import NS, Address, Captured, CaptureError
 
 UP, DOWN = "up", "down"
 #: What each answer answers. INIT, REQUEST and PROBE are never answered by more bytes than they had.
@@ -21,6 +21,8 @@ ASKED_BY: Final = {
 }
 #: Sources and steering ids that are told one by one, the busiest; a flood has one for each datagram.
 TOLD: Final = 100
+#: Bins that are told at most; a capture with one wrong time would have them by the thousand million.
+MOST_BINS: Final = 1_000_000
 
 
 @dataclass(slots=True)
@@ -144,7 +146,10 @@ class Tally:
         answers.unasked += asked.answers > asked.packets
 
     def told(self) -> dict[str, Any]:
-        """Everything, for JSON. `types` and each direction have all types, those that were not seen too."""
+        """Everything, for JSON. `types` and each direction have all types, those that were not seen too.
+
+        Raises CaptureError for more than MOST_BINS bins.
+        """
         origin_ns = self.origin_ns or 0
         told: dict[str, Any] = {
             "origin_ns": self.origin_ns,
@@ -176,6 +181,11 @@ class Tally:
         """Counts from the first bin that has something to the last one, of the types that were seen."""
         numbers = [number for _way, _kind, number in self._bins]
         every = range(min(numbers), max(numbers) + 1) if numbers else range(0)
+        if len(every) > MOST_BINS:
+            raise CaptureError(
+                f"the capture lasts {len(every) * self.bin_ns / NS:.0f} s, which is {len(every)} bins and more than "
+                f"{MOST_BINS}: take longer ones, or cut the capture"
+            )
         told: dict[str, Any] = {
             "bin_s": self.bin_ns / NS,
             "at_s": [round(number * self.bin_ns / NS, 6) for number in every],

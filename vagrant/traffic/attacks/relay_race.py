@@ -24,9 +24,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_arguments(parser, rate=None)
     parser.add_argument("--types", **options.one_of(PacketType.REATTACH_REQUEST, PacketType.PATH))
     parser.add_argument(
-        "--late", type=positive, default=0.005, metavar="SECONDS",
+        "--late", type=_late, default=0.005, metavar="SECONDS",
         help="by how much the genuine ones are late (default 0.005)",
     )  # fmt: skip
+
+
+def _late(text: str) -> float:
+    """Above 0: else nothing would be held back."""
+    positive(text)
+    return options.late(text)
 
 
 def work(run: Run) -> None:

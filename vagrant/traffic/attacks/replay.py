@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--copies", type=options.count, default=1, metavar="N", help="of each from each (default 1)"
     )
     parser.add_argument(
-        "--delay", type=float, default=0.05, metavar="SECONDS", help="after it was seen (default 0.05)"
+        "--delay", type=options.late, default=0.05, metavar="SECONDS", help="after it was seen (default 0.05)"
     )
 
 

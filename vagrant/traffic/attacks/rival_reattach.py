@@ -34,10 +34,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.add_owner(parser)
     parser.add_argument(
         "--late",
-        type=float,
+        type=options.late,
         default=0.0,
         metavar="SECONDS",
-        help="how much sooner than the client (default 0)",
+        help="how much sooner than the client, up to 60 (default 0)",
     )
 
 

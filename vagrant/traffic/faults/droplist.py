@@ -5,12 +5,16 @@ import argparse
 import sys
 
 from vagrant.traffic.faults.means.nft import Table, chain, through
-from vagrant.traffic.faults.means.where import add_where, check_device, directions, whole
+from vagrant.traffic.faults.means.where import (
+    MOST_NUMBER,
+    add_where,
+    check_device,
+    directions,
+    port_number,
+    whole,
+)
 from vagrant.traffic.ours import DEFAULT_PORT
 from vagrant.traffic.script import Run, main
-
-#: What nft's numgen counts up to; more datagrams than one run sends.
-_WRAP = 1 << 31
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--numbers", type=_numbers, required=True, metavar="N,…", help="which, the first is 1"
     )
     parser.add_argument(
-        "--port", type=whole, default=DEFAULT_PORT, help=f"the gateway's (default {DEFAULT_PORT})"
+        "--port", type=port_number, default=DEFAULT_PORT, help=f"the gateway's (default {DEFAULT_PORT})"
     )
 
 
@@ -32,7 +36,7 @@ def work(run: Run) -> None:
         flow = f"{through(options.device, way)} udp {'dport' if way == 'up' else 'sport'} {options.port}"
         rules += [
             f"{flow} counter name {way}_offered",
-            f"{flow} numgen inc mod {_WRAP} {{ {listed} }} counter name {way}_dropped drop",
+            f"{flow} numgen inc mod {MOST_NUMBER} {{ {listed} }} counter name {way}_dropped drop",
         ]
     with Table([f"{way}_{what}" for way in ways for what in ("offered", "dropped")]) as table:
         table.load([chain("forward", rules)])

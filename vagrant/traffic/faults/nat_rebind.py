@@ -11,7 +11,7 @@ from itertools import islice, zip_longest
 
 from vagrant.traffic.faults.means import conntrack, kernel, ledger
 from vagrant.traffic.faults.means.nft import Table, chain, through
-from vagrant.traffic.faults.means.where import add_where, check_device, whole
+from vagrant.traffic.faults.means.where import add_where, check_device, port_number
 from vagrant.traffic.ours import DEFAULT_PORT, Address, Refused, address, guard_address
 from vagrant.traffic.script import Run, main, positive
 
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gateway-port",
-        type=whole,
+        type=port_number,
         default=DEFAULT_PORT,
         help=f"the flows' destination (default {DEFAULT_PORT})",
     )
@@ -103,10 +103,7 @@ def rules(device: str, gateway_port: int, mapping: Mapping) -> list[str]:
 
 
 def _ports(text: str) -> list[int]:
-    found = [whole(port) for port in text.split(",")]
-    if max(found) > 65_535:
-        raise argparse.ArgumentTypeError(f"a port lies in 1…65535, not {max(found)}")
-    return found
+    return [port_number(one) for one in text.split(",")]
 
 
 def _addresses(text: str) -> list[Address]:

@@ -3,13 +3,18 @@
 import argparse
 import ipaddress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jvpn.protocol.constants import PacketType
 from vagrant.traffic.attacks.means.filters import Network
 from vagrant.traffic.keylog import KeyLog, KeyLogError
 from vagrant.traffic.ours import Endpoint, Refused, endpoint, guard_address, guard_device, guard_network
-from vagrant.traffic.script import positive
+from vagrant.traffic.script import number, positive
+
+#: Seconds by which datagrams can be held back.
+LATEST_S: Final = 60.0
+#: Of a whole number: what a computer counts up to in a lifetime.
+_DIGITS: Final = 18
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, rate: float | None) -> None:
@@ -85,9 +90,15 @@ def check(options: argparse.Namespace) -> None:
     """Raises Refused when a gateway, the device or the forged sources are not the lab's."""
     guard_device(options.device, options.i_own)
     guard_address(options.gateway.address, options.i_own)
-    for other in ("owner", "sink"):
-        if getattr(options, other, None) is not None:
-            guard_address(getattr(options, other).address, options.i_own)
+    for name in ("owner", "sink"):
+        other: Endpoint | None = getattr(options, name, None)
+        if other is None:
+            continue
+        guard_address(other.address, options.i_own)
+        if other.address.version != options.gateway.address.version:
+            raise Refused(f"--{name} {other} is of another address family than --gateway {options.gateway}")
+        if other == options.gateway:
+            raise Refused(f"--{name} {other} is --gateway itself: name another one, or leave --{name} out")
     sources: Network | None = getattr(options, "sources", None)
     if sources is not None:
         if sources.version != options.gateway.address.version:
@@ -130,7 +141,17 @@ def _network(text: str) -> Network:
 
 def count(text: str) -> int:
     """For argparse: a whole number above 0."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return number
+    found = int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number, at least 1, of up to {_DIGITS} digits, not {text!r}"
+        )
+    return found
+
+
+def late(text: str) -> float:
+    """For argparse: 0…60 seconds by which datagrams come later; the session asks again long before."""
+    value = number(text)
+    if not 0 <= value <= LATEST_S:
+        raise argparse.ArgumentTypeError(f"seconds lie in 0…{LATEST_S:g}, not {text}")
+    return value

@@ -8,9 +8,12 @@ import subprocess
 from typing import Final
 
 from vagrant.traffic.ours import Refused, guard_device
+from vagrant.traffic.script import number
 
 UP, DOWN = "up", "down"
 DIRECTIONS: Final = {UP: (UP,), DOWN: (DOWN,), "both": (UP, DOWN)}
+#: What nft's numgen counts up to; more datagrams than one run sends.
+MOST_NUMBER: Final = 1 << 31
 #: The router's address on an uplink's network, by the link's name.
 ROUTER: Final = {"A": "10.201.1.1", "B": "10.201.2.1"}
 
@@ -39,6 +42,7 @@ def directions(options: argparse.Namespace) -> tuple[str, ...]:
 
 def check(options: argparse.Namespace) -> None:
     """For what emulator or netem do: one of them is named, and the device is the lab's. Raises Refused."""
+    _one_place(options)
     if bool(options.wire) != bool(options.link):
         raise Refused("--wire SOCKET and --link NAME go together: which emulator, and which of its links")
     if not options.wire and not options.device:
@@ -50,7 +54,11 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_device(options: argparse.Namespace) -> None:
-    """For what the router's nft does: the device, which with --link alone is found by its address. Raises Refused."""
+    """For what the router's nft does: the device, which by an emulator's --link is found by its address.
+
+    --wire without effect is no mistake: who knows where a link is says so to all faults alike. Raises Refused.
+    """
+    _one_place(options)
     if not options.device:
         if options.link not in ROUTER:
             raise Refused(
@@ -60,9 +68,17 @@ def check_device(options: argparse.Namespace) -> None:
     guard_device(options.device, options.i_own)
 
 
+def _one_place(options: argparse.Namespace) -> None:
+    other = "--wire" if options.wire else "--link" if options.link else ""
+    if options.device and other:
+        raise Refused(
+            f"--device {options.device} says where already, and {other} another place: leave one of them out"
+        )
+
+
 def share(text: str) -> float:
     """A share of the packets, 0…1, for argparse."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"a share lies in 0…1, not {text}")
     return value
@@ -70,17 +86,26 @@ def share(text: str) -> float:
 
 def milliseconds(text: str) -> float:
     """0…1 000 000, for argparse."""
-    value = float(text)
+    value = number(text)
     if not 0 <= value <= 1e6:
         raise argparse.ArgumentTypeError(f"milliseconds lie in 0…1000000, not {text}")
     return value
 
 
 def whole(text: str) -> int:
-    """1, 2, 3, … for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
-    return int(text)
+    """1, 2, 3, … up to what nft counts up to, for argparse."""
+    found = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MOST_NUMBER)) else 0
+    if not 0 < found <= MOST_NUMBER:
+        raise argparse.ArgumentTypeError(f"a whole number above 0, up to {MOST_NUMBER}, not {text!r}")
+    return found
+
+
+def port_number(text: str) -> int:
+    """1…65535, for argparse."""
+    found = whole(text)
+    if found > 65_535:
+        raise argparse.ArgumentTypeError(f"a port lies in 1…65535, not {text}")
+    return found
 
 
 def _device_with(address: str) -> str:
