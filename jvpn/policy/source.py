@@ -7,7 +7,7 @@ base 60. Sans-I/O: the text is an argument. The same reader serves policies and 
 import difflib
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 import yaml
 
@@ -27,6 +27,9 @@ class SourceError(ValueError):
 
     `line` counts from 1; 0 means the whole file.
     """
+
+    #: Where one finds what such a file may look like.
+    EXAMPLE: ClassVar = "docs/configuration.md"
 
     def __init__(self, file: str, line: int, field: str, problem: str, remedy: str) -> None:
         self.file = file
@@ -117,9 +120,8 @@ class Source:
             remedy = "write the character itself"
             raise self.error(self.file, 0, "", "an escape in quotes names no character", remedy) from broken
         if node is None:
-            raise self.error(
-                self.file, 0, "", "the file is empty", "start from the example beside the documentation"
-            )
+            remedy = f"start from the example in {self.error.EXAMPLE}"
+            raise self.error(self.file, 0, "", "the file is empty", remedy)
         return node
 
     def mapping(

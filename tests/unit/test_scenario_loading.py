@@ -231,7 +231,7 @@ def test_all_are_in_the_order_of_their_rows(folder: Path) -> None:
     ("name", "said"),
     [
         ("f2-tow", "did you mean f2-two?"),
-        ("f2-two[speed=3]", "no parameter of this scenario"),
+        ("f2-two[speed=3]", "speed: no parameter of this scenario; it has: direction, rtt_ms"),
         ("f2-two[up]", "not parameter=value"),
         ("f2-two[direction=up", "not a scenario's name"),
         ("F2[direction=up]", "parameters are of one scenario"),
@@ -242,6 +242,16 @@ def test_a_name_that_means_nothing_says_what_to_do(folder: Path, name: str, said
     with pytest.raises(ScenarioError) as refused:
         choose([name], folder)
     assert said in str(refused.value)
+
+
+def test_a_parameter_of_who_takes_none_is_told_so() -> None:
+    lines = [line for line in TEXT.splitlines() if not line.startswith(("parameters", "variants", "short"))]
+    text = "\n".join(lines).replace("${rtt_ms}", "20").replace("$rtt_ms", "20").replace("$direction", "both")
+    assert len(parse(text, "plain.yaml")) == 1
+    with pytest.raises(
+        ScenarioError, match="speed: no parameter of this scenario; it has none: name it without"
+    ):
+        parse(text, "plain.yaml", {"speed": "3"})
 
 
 def test_without_a_checkout_one_is_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from jvpn.lab.places import SCENARIOS
 from jvpn.lab.scenario.load import load
 from jvpn.lab.scenario.model import Scenario, ScenarioError
 from jvpn.lab.scenario.variants import split_name
-from jvpn.policy.source import nearest
 
 ALL, SHORT = "all", "short"
 
@@ -62,7 +62,7 @@ def _meant(name: str, folder: Path) -> list[Scenario]:
         return of_row
     if of_row:
         raise ScenarioError(name, 0, "", "parameters are of one scenario", "name it in place of its row")
-    stems = {Path(scenario.file).stem for scenario in known}
-    raise ScenarioError(
-        name, 0, "", "there is no such scenario", f"{nearest(stem, stems)} See: jvpn lab list"
-    )
+    stems = sorted({Path(scenario.file).stem for scenario in known})
+    close = difflib.get_close_matches(stem, stems, n=3)
+    asked = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ScenarioError(name, 0, "", "there is no such scenario", f"{asked}`jvpn lab list` names them all")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from jvpn.lab.backends.topology import Topology
 from jvpn.lab.scenario.expressions import Expression
@@ -30,6 +30,8 @@ LABEL_RULE: Final = "use up to 32 letters, digits and _, beginning with a letter
 
 class ScenarioError(SourceError):
     """A scenario that cannot be run: file, line, field, problem and remedy in one line."""
+
+    EXAMPLE: ClassVar = "docs/lab.md"
 
 
 @dataclass(frozen=True, slots=True)

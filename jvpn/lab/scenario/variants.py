@@ -118,9 +118,9 @@ def chosen(
     found = [dict(values) for values in all_variants]
     for name, text in given.items():
         if name not in all_variants[0]:
-            raise ScenarioError(
-                file, 0, name, "no parameter of this scenario", _remedy(name, all_variants[0])
-            )
+            names = ", ".join(sorted(all_variants[0]))
+            remedy = f"it has: {names}" if names else "it has none: name it without brackets"
+            raise ScenarioError(file, 0, name, "no parameter of this scenario", remedy)
         having = [values for values in found if text_of(values[name]) == text]
         if having:
             found = having
