@@ -43,6 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def work(run: Run) -> None:
     jvp.use_keylog(options.keylog(run.options))
+    # What it was not told at all is told of, too.
+    run.counters.update(won=0, lost=0, bound=0, NOT_OWNER=0)
     with Place(run) as place:
         run.in_force()
         rival, challenge = None, NO_CHALLENGE
@@ -67,7 +69,6 @@ def race(place: Place, holding: Holding, rival: Insider | None, challenge: bytes
 
     Without a rival it becomes one who is like the client in all but the address.
     """
-    place.run.counters.update(won=0, lost=0)
     wish, told, last_s = None, False, 0.0
     while place.run.wait(LOOK_S):
         for seen in holding.passing():
