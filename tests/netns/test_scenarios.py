@@ -84,14 +84,14 @@ def test_a_run_leaves_a_result_a_report_and_what_it_was_made_of(tmp_path: Path) 
 
 def test_an_assertion_that_does_not_hold_says_what_was_measured(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text(BRIEF + "  - counters.gateway.handshakes == 17\n  - client.active == B\n")
+    first.write_text(BRIEF + "  - counters.gateway.handshakes == 17\n  - session.state == DEGRADED\n")
     second.write_text(BRIEF)
     done = lab_run(str(first), str(second), "--out", str(tmp_path / "out"))
     assert done.returncode == 1
     failed = [line.split() for line in done.stdout.splitlines() if "FAILED" in line]
     assert failed == [
         ["FAILED", "counters.gateway.handshakes", "==", "17", "1"],
-        ["FAILED", "client.active", "==", "B", "A"],
+        ["FAILED", "session.state", "==", "DEGRADED", "ATTACHED"],
     ]
     # Without --keep-going the others are not begun.
     assert "0 of 2 passed, 1 not run" in done.stdout
@@ -101,13 +101,13 @@ def test_an_assertion_that_does_not_hold_says_what_was_measured(tmp_path: Path) 
 
 
 def test_a_step_that_fails_is_told_with_its_line_and_nothing_stays(tmp_path: Path) -> None:
-    text = BRIEF.replace("timeline: []", "timeline:\n  - {at_s: 0.1, do: kill-store}")
+    text = BRIEF.replace("timeline: []", "timeline:\n  - {at_s: 0.1, do: kill-worker, busy: false}")
     (tmp_path / "broken.yaml").write_text(text)
     done = lab_run(str(tmp_path / "broken.yaml"), "--out", str(tmp_path / "out"))
     assert done.returncode == 1
-    assert "line 6, at 0.1 s, kill-store" in done.stdout
+    assert "line 6, at 0.1 s, kill-worker: " in done.stdout
     result = load(tmp_path / "out" / "broken" / "result.json")
-    assert "kill-store" in result.error
+    assert "no worker without sessions" in result.error
     assert not result.passed
     assert "gw1-gateway.log" in result.files["logs"]
 
