@@ -1,4 +1,4 @@
-"""What an attack of a scenario is given of what its nodes know, and what is measured of the nodes' memory."""
+"""What an attack of a scenario is given of what its nodes know, and what is measured of the nodes themselves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,28 @@ def test_memory_is_told_from_before_to_after() -> None:
     assert judged("memory.gateway.grown_kb == 230", **snapshots)
     assert judged("memory.gw2.grown_kb == 30", **snapshots)
     assert judged("memory.client.grown_kb == 0 - 10", **snapshots)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "session.count == 0",
+        "session.same == false",
+        "session.same",
+        "session.owner != gw1",
+        "counters.gateway.takeovers == 0",
+        "grown.gw1.takeovers == 0",
+        "grown.client.sleeps < 1",
+        "memory.gateway.grown_kb < 1",
+    ],
+)
+def test_who_does_not_answer_has_not_counted_nothing_but_says_nothing(text: str) -> None:
+    lives = Answer(True, {"counters": {}, "session": "aa"}, memory_kb=100)
+    before = Snapshot({"client": lives, "gw1": lives})
+    after = Snapshot({name: Answer(False, {}) for name in ("client", "gw1")})
+    assert judged("counters.gateway.takeovers == 0", before, before)
+    assert judged("session.count == 0", before, before)
+    assert not judged(text, before, after)
 
 
 class Machine:

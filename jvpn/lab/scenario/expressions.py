@@ -126,6 +126,8 @@ class Expression:
         node = self._node
         if not isinstance(node, ast.Compare):
             value = self._value(node, look)
+            if value is None:
+                return Verdict(None, False)
             if not isinstance(value, bool):
                 raise ExpressionError(f"it is {value!r}, neither true nor false: compare it with something")
             return Verdict(value, value)

@@ -72,18 +72,24 @@ class Snapshot:
         return next((row for row in self.sessions() if row["session_id"] == ours), None)
 
     def owner(self) -> str:
-        """Who has a session: a gateway's name, "none", or several with a comma."""
+        """Who of those that answer has a session: a gateway's name, "none", or several with a comma."""
         return ",".join(name for name, answer in self.answers.items() if answer.sessions) or NONE
 
-    def counter(self, who: str, name: str) -> int:
-        """0 where it has not been counted; of "gateway" the sum over all of them."""
-        names = [other for other in self.answers if other != "client"] if who == "gateway" else [who]
-        return sum(int(self.status(one).get("counters", {}).get(name, 0)) for one in names)
+    def counter(self, who: str, name: str) -> int | None:
+        """0 where it has not been counted, None where nobody answers; of "gateway" the sum over all who do."""
+        found = [status.get("counters", {}) for one in self._names(who) if (status := self.status(one))]
+        return sum(int(counters.get(name, 0)) for counters in found) if found else None
 
-    def memory_kb(self, who: str) -> int:
-        """Of "gateway" that of all of them."""
-        names = [other for other in self.answers if other != "client"] if who == "gateway" else [who]
-        return sum(self.answers[one].memory_kb for one in names)
+    def memory_kb(self, who: str) -> int | None:
+        """Of "gateway" that of all of them; None where no process is left."""
+        return sum(self.answers[one].memory_kb for one in self._names(who) if one in self.answers) or None
+
+    def any_gateway(self) -> bool:
+        """Whether any gateway answers."""
+        return any(self.status(name) for name in self._names("gateway"))
+
+    def _names(self, who: str) -> list[str]:
+        return [other for other in self.answers if other != "client"] if who == "gateway" else [who]
 
 
 class Transfer(Protocol):

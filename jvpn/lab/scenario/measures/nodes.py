@@ -47,6 +47,8 @@ def session(record: Record, measure: Measure) -> Value:
     before, after = record.before, record.after
     first, last = before.session(), after.session()
     asked = measure.path[1]
+    if not after.any_gateway():
+        return None
     if asked == "count":
         return len(after.sessions())
     if asked == "same":
@@ -139,7 +141,11 @@ def counters(record: Record, measure: Measure) -> Value:
 
 def grown(record: Record, measure: Measure) -> Value:
     _, node, name = measure.path
-    return record.after.counter(node, name) - record.before.counter(node, name)
+    return _less(record.after.counter(node, name), record.before.counter(node, name))
+
+
+def _less(after: int | None, before: int | None) -> int | None:
+    return None if after is None or before is None else after - before
 
 
 def check_memory(measure: Measure, topology: Topology) -> None:
@@ -150,4 +156,4 @@ def check_memory(measure: Measure, topology: Topology) -> None:
 
 
 def memory(record: Record, measure: Measure) -> Value:
-    return record.after.memory_kb(measure.path[1]) - record.before.memory_kb(measure.path[1])
+    return _less(record.after.memory_kb(measure.path[1]), record.before.memory_kb(measure.path[1]))
