@@ -242,10 +242,14 @@ class Switching:
                 lane.prompted = True
                 self._requester.rest(self._requester.racing(now_ms), now_ms)
             return
-        if split_version(ack.state_version).epoch > self._session.epoch:
+        taken_over = split_version(ack.state_version).epoch > self._session.epoch
+        if taken_over:
             self._paths.moved()
         self.installed(ack.highest_installed, path.index)
         bound = next((p for p in (path, *self._paths.paths.values()) if p.index == ack.bound_index), None)
+        if bound is not None and taken_over and bound.uplink.remote != path.uplink.remote:
+            # The new owner has bound an index that was never asked for at that endpoint of its: somebody else did.
+            bound = None
         if bound is None or not bound.uplink.link_up:
             self._request_again(attempt, now_ms)
         else:
