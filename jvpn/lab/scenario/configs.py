@@ -29,7 +29,13 @@ from jvpn.protocol.suites import x25519_public
 ETCD_HOSTS: Final = {"gw1": "192.0.2.11", "gw2": "192.0.2.12", "router": "192.0.2.1"}
 ETCD_CLIENT_PORT, ETCD_PEER_PORT = 2379, 2380
 #: Times of a policy by which paths are judged, and what covers the judging.
-PACE: Final = ("probe_interval_ms", "loss_window_ms", "latency_floor_ms", "jitter_floor_ms", "resend_window_ms")
+PACE: Final = (
+    "probe_interval_ms",
+    "loss_window_ms",
+    "latency_floor_ms",
+    "jitter_floor_ms",
+    "resend_window_ms",
+)
 #: Where a node that is asked for its keys writes them.
 KEYLOG_FILE: Final = "session.keys"
 #: Beyond that a death would be found later than scenarios wait for it.
