@@ -245,6 +245,11 @@ def number(text: str) -> float:
     return value
 
 
+def whole(text: str, digits: int) -> int:
+    """Up to so many digits of ASCII as a number; 0 for any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= digits else 0
+
+
 def positive(text: str) -> float:
     """A number above 0, within what nanoseconds and their reciprocals can be counted in, for argparse."""
     value = number(text)

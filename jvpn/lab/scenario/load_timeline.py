@@ -38,27 +38,32 @@ def timeline(
 ) -> tuple[Step, ...]:
     """The steps in the order of their times, which must be the file's."""
     steps: list[Step] = []
+    begun: dict[str, Step] = {}
+    stopped: set[str] = set()
     for field, item in source.items(node, "timeline"):
         step = _step(source, item, field, topology)
         if step.at_s > ends_at_s:
             source.fail(item, join(field, "at_s"), f"later than ends_at_s, {ends_at_s:g}", "move one of them")
         if steps and step.at_s < steps[-1].at_s:
             source.fail(item, join(field, "at_s"), "earlier than the line before", "put the lines in order")
-        running = {earlier.label for earlier in steps if earlier.label and earlier.kind != STOP}
         if step.kind == STOP:
-            _may_be_stopped(source, item, join(field, STOP), step, steps)
-        if step.kind != STOP and step.label and step.label in running | streams:
+            _may_be_stopped(source, item, join(field, STOP), step, begun, stopped)
+            stopped.add(step.name)
+        elif step.label in begun.keys() | streams:
             source.fail(item, join(field, "as"), f"{step.label!r} is taken", "give another name")
+        elif step.label:
+            begun[step.label] = step
         steps.append(step)
     return tuple(steps)
 
 
-def _may_be_stopped(source: Source, item: yaml.Node, field: str, step: Step, before: list[Step]) -> None:
-    begun = {each.label: each for each in before if each.label and each.kind != STOP}
+def _may_be_stopped(
+    source: Source, item: yaml.Node, field: str, step: Step, begun: dict[str, Step], stopped: set[str]
+) -> None:
     if step.name not in begun:
         remedy = nearest(step.name, begun) if begun else "give that line a name with as: NAME"
         source.fail(item, field, f"nothing before it is called {step.name!r}", remedy)
-    if any(each.kind == STOP and each.name == step.name for each in before):
+    if step.name in stopped:
         source.fail(item, field, f"{step.name!r} is stopped before", "remove one of the two lines")
     ended = begun[step.name]
     if ended.kind == DO and STEPS[ended.name].undo is None:

@@ -9,7 +9,7 @@ from jvpn.protocol.constants import PacketType
 from vagrant.traffic.attacks.means.filters import Network
 from vagrant.traffic.keylog import KeyLog, KeyLogError
 from vagrant.traffic.ours import Endpoint, Refused, endpoint, guard_address, guard_device, guard_network
-from vagrant.traffic.script import number, positive
+from vagrant.traffic.script import number, positive, whole
 
 #: Seconds by which datagrams can be held back.
 LATEST_S: Final = 60.0
@@ -141,7 +141,7 @@ def _network(text: str) -> Network:
 
 def count(text: str) -> int:
     """For argparse: a whole number above 0."""
-    found = int(text) if text.isascii() and text.isdigit() and len(text) <= _DIGITS else 0
+    found = whole(text, _DIGITS)
     if found < 1:
         raise argparse.ArgumentTypeError(
             f"must be a whole number, at least 1, of up to {_DIGITS} digits, not {text!r}"

@@ -7,8 +7,8 @@ import json
 import subprocess
 from typing import Final
 
+from vagrant.traffic import script
 from vagrant.traffic.ours import Refused, guard_device
-from vagrant.traffic.script import number
 
 UP, DOWN = "up", "down"
 DIRECTIONS: Final = {UP: (UP,), DOWN: (DOWN,), "both": (UP, DOWN)}
@@ -78,7 +78,7 @@ def _one_place(options: argparse.Namespace) -> None:
 
 def share(text: str) -> float:
     """A share of the packets, 0…1, for argparse."""
-    value = number(text)
+    value = script.number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"a share lies in 0…1, not {text}")
     return value
@@ -86,7 +86,7 @@ def share(text: str) -> float:
 
 def milliseconds(text: str) -> float:
     """0…1 000 000, for argparse."""
-    value = number(text)
+    value = script.number(text)
     if not 0 <= value <= 1e6:
         raise argparse.ArgumentTypeError(f"milliseconds lie in 0…1000000, not {text}")
     return value
@@ -94,7 +94,7 @@ def milliseconds(text: str) -> float:
 
 def whole(text: str) -> int:
     """1, 2, 3, … up to what nft counts up to, for argparse."""
-    found = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MOST_NUMBER)) else 0
+    found = script.whole(text, len(str(MOST_NUMBER)))
     if not 0 < found <= MOST_NUMBER:
         raise argparse.ArgumentTypeError(f"a whole number above 0, up to {MOST_NUMBER}, not {text!r}")
     return found
